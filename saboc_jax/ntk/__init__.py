@@ -1,0 +1,1 @@
+"""Empirical neural tangent kernels and what is read from them."""

@@ -1,0 +1,1 @@
+"""Training-free scorers, one file per paper."""

@@ -1,0 +1,1 @@
+"""Search methods as init/ask/tell over choices and scores."""

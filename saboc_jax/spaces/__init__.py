@@ -1,0 +1,1 @@
+"""Search spaces: architectures as data, networks as Flax modules."""
