@@ -1,0 +1,101 @@
+"""What an NTK engine sees: a network bound to its variables, and which parameters count."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from saboc_jax.spaces.base import path_names
+from saboc_jax.types import Gates, SearchSpace, Variables
+
+Path = tuple[str, ...]
+Predicate = Callable[[Path], bool]
+WEIGHT_NAMES = ("kernel", "scale", "embedding")  # what PyTorch calls "weight"
+PARAMETERS = ("weights", "all", "cells")
+
+
+class Network(NamedTuple):
+    """A network at fixed weights.
+
+    Attributes:
+        apply: `apply(variables, images, mutable=())` gives (outputs [n, k], state).
+        variables: {"params": ...}.
+        in_cells: does a parameter path lie in the searched cells? None: it has no cells.
+        layers_per_leaf: how many leading axes of a parameter count layers.
+    """
+
+    apply: Callable[..., tuple[Float[Array, "n k"], Variables]]
+    variables: Variables
+    in_cells: Predicate | None = None
+    layers_per_leaf: Callable[[Path], int] = lambda path: 0
+
+
+def bind(space: SearchSpace, variables: Variables, gates: Gates) -> Network:
+    """The network of one architecture or supernet of a space."""
+
+    def apply(variables: Variables, images: Array, mutable: Sequence[str] = ()) -> Any:
+        return space.apply(variables, gates, images, mutable)
+
+    return Network(apply, variables, space.in_cells, space.layers_per_leaf)
+
+
+def from_module(module: nn.Module, variables: Variables, **kwargs: Any) -> Network:
+    """The network of anybody's Flax module; `kwargs` go to its call."""
+
+    def apply(variables: Variables, images: Array, mutable: Sequence[str] = ()) -> Any:
+        if not mutable:
+            return module.apply(variables, images, **kwargs), {}
+        return module.apply(variables, images, mutable=list(mutable), **kwargs)
+
+    return Network(apply, variables)
+
+
+def parameter_predicate(network: Network, params: str | Predicate) -> Predicate:
+    """Which parameters the NTK is taken over.
+
+    Args:
+        network: tells which paths lie in cells.
+        params: "weights" (kernels and scales, no biases: what the peers' codes take),
+            "all", "cells" (weights inside the searched cells), or a predicate of a path.
+
+    Raises:
+        ValueError: if the name is unknown, or "cells" of a network without cells.
+    """
+    if callable(params):
+        return params
+    if params == "all":
+        return lambda path: True
+    if params == "weights":
+        return lambda path: path[-1] in WEIGHT_NAMES
+    if params != "cells":
+        raise ValueError(f"params={params!r}; allowed: {PARAMETERS} or a predicate of a path")
+    if network.in_cells is None:
+        raise ValueError("params='cells', but this network does not say where its cells are")
+    in_cells = network.in_cells
+    return lambda path: in_cells(path) and path[-1] in WEIGHT_NAMES
+
+
+def split_parameters(
+    params: Mapping[str, Any], predicate: Predicate
+) -> tuple[list[Array], Callable[[list[Array]], Any]]:
+    """The chosen leaves, and a function that puts (other) leaves back in their place.
+
+    Raises:
+        ValueError: if no parameter is chosen.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+    chosen = [predicate(path_names(path)) for path, _ in leaves]
+    if not any(chosen):
+        names = sorted("/".join(path_names(path)) for path, _ in leaves)
+        raise ValueError(f"the predicate chooses no parameter; there are {names[:6]}…")
+
+    def restore(values: list[Array]) -> Any:
+        values = iter(values)
+        return jax.tree_util.tree_unflatten(
+            structure, [next(values) if c else leaf
+                        for c, (_, leaf) in zip(chosen, leaves, strict=True)]
+        )
+
+    return [leaf for c, (_, leaf) in zip(chosen, leaves, strict=True) if c], restore

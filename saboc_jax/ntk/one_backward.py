@@ -1,0 +1,306 @@
+"""The exact empirical NTK in one forward and one backward pass.
+
+For a layer with per-example parameter gradient G_i, its part of the NTK is <G_i, G_j>. Every
+layer gets an extra argument, an n x m array of zeros that does not affect its output, and a
+reverse rule that gives the Gram matrix of its per-example gradients as that argument's
+cotangent. JAX adds cotangents, so the gradient with respect to the one array that all layers
+share is the whole NTK. Nothing of size n x P is kept for more than one layer, and an operation
+that `lax.cond` skips costs nothing.
+
+Exact when examples do not interact: batch norm must take its statistics as constants
+("frozen"), and each layer must be called once.
+
+The layers are reached through Flax interceptors, so this works for anybody's module made of
+the layers in `LAYERS`.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+from saboc_jax.ntk.network import Network, Path, Predicate
+from saboc_jax.spaces.base import flatten
+from saboc_jax.spaces.layers import (
+    Interceptor,
+    batch_norm_parameters,
+    batch_norm_statistics,
+    conv_geometry,
+    conv_parameters,
+    convolve,
+    freeze_geometry,
+    input_gradient,
+    is_call,
+    kernel_gradients,
+)
+
+GENERIC = tuple(
+    getattr(nn, name)
+    for name in ("Conv", "ConvTranspose", "ConvLocal", "Dense", "DenseGeneral", "Einsum", "Embed",
+                 "LayerNorm", "RMSNorm", "GroupNorm", "InstanceNorm", "PReLU")
+    if hasattr(nn, name)
+)
+LAYERS = (nn.BatchNorm, *GENERIC)
+_FREE = "__tapped__"  # name of a layer run on its own, which the rule must not tap again
+PRECISION = lax.Precision.HIGHEST  # no TF32: conditioning is the signal
+
+
+def gram(a: Float[Array, "n p"], columns: int) -> Float[Array, "n m"]:
+    """Inner products of all rows with the first `columns` rows."""
+    return jnp.matmul(a, a[:columns].T, precision=PRECISION)
+
+
+@dataclass(frozen=True)
+class ConvLayer:
+    """A 2-d convolution without bias."""
+
+    geometry: tuple[Any, ...]
+    columns: int
+    with_kernel: bool
+
+    def forward(self, params: Any, x: Array) -> Array:
+        """[n, h, w, in] to [n, h', w', out]."""
+        return convolve(self.geometry, x, params["kernel"])
+
+    def input_gradient(self, params: Any, x: Array, g: Array) -> Array:
+        """Cotangent of the input."""
+        return input_gradient(self.geometry, x, params["kernel"], g)
+
+    def gram(self, params: Any, x: Array, g: Array) -> Array:
+        """Gram matrix of the kernel's per-example gradients."""
+        if not self.with_kernel:
+            return jnp.zeros((x.shape[0], self.columns), x.dtype)
+        gradients = kernel_gradients(self.geometry, params["kernel"].shape, x, g)
+        return gram(gradients.reshape(x.shape[0], -1), self.columns)
+
+
+@dataclass(frozen=True)
+class DenseLayer:
+    """A dense layer on vectors: its Gram matrix needs no gradient."""
+
+    columns: int
+    with_kernel: bool
+    with_bias: bool
+
+    def forward(self, params: Any, x: Array) -> Array:
+        """[n, in] to [n, out]."""
+        y = x @ params["kernel"]
+        return y + params["bias"] if "bias" in params else y
+
+    def input_gradient(self, params: Any, x: Array, g: Array) -> Array:
+        """Cotangent of the input."""
+        return g @ params["kernel"].T
+
+    def gram(self, params: Any, x: Array, g: Array) -> Array:
+        """(x x' + 1) * (g g'), the 1 for the bias."""
+        inner = gram(x, self.columns) if self.with_kernel else 0.0
+        return (inner + float(self.with_bias)) * gram(g, self.columns)
+
+
+@dataclass(frozen=True)
+class AffineLayer:
+    """Frozen batch norm: scale * normalised + bias, per channel."""
+
+    columns: int
+    with_scale: bool
+    with_bias: bool
+
+    def forward(self, params: Any, x: Array) -> Array:
+        """[n, ..., c] to the same."""
+        y = (x - params["mean"]) * params["inverse"]
+        y = y * params["scale"] if "scale" in params else y
+        return y + params["bias"] if "bias" in params else y
+
+    def input_gradient(self, params: Any, x: Array, g: Array) -> Array:
+        """Cotangent of the input."""
+        return g * (params["inverse"] * params.get("scale", 1.0))
+
+    def gram(self, params: Any, x: Array, g: Array) -> Array:
+        """Gram matrix of the per-example gradients of scale and bias."""
+        axes = tuple(range(1, x.ndim - 1))
+        kernel = jnp.zeros((x.shape[0], self.columns), x.dtype)
+        if self.with_scale:
+            normalised = (x - params["mean"]) * params["inverse"]
+            kernel += gram((normalised * g).sum(axes), self.columns)
+        return kernel + gram(g.sum(axes), self.columns) if self.with_bias else kernel
+
+
+@dataclass(frozen=True)
+class GenericLayer:
+    """Any layer whose examples do not interact: per-example gradients by vmap."""
+
+    module: nn.Module
+    columns: int
+    chosen: tuple[str, ...]
+
+    def forward(self, params: Any, x: Array) -> Array:
+        """The layer's own call."""
+        return self.module.apply({"params": params}, x)
+
+    def input_gradient(self, params: Any, x: Array, g: Array) -> Array:
+        """Cotangent of the input."""
+        if not jnp.issubdtype(x.dtype, jnp.inexact):
+            return np.zeros(x.shape, jax.dtypes.float0)
+        return jax.vjp(lambda x: self.forward(params, x), x)[1](g)[0]
+
+    def gram(self, params: Any, x: Array, g: Array) -> Array:
+        """Gram matrix of the chosen parameters' per-example gradients."""
+        chosen = {name: params[name] for name in self.chosen}
+
+        def one(x: Array, g: Array) -> Any:
+            run = lambda chosen: self.forward({**params, **chosen}, x[None])  # noqa: E731
+            return jax.vjp(run, chosen)[1](g[None])[0]
+
+        gradients = jax.tree.leaves(jax.vmap(one)(x, g))
+        return sum(gram(leaf.reshape(x.shape[0], -1), self.columns) for leaf in gradients)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def tapped(layer: Any, params: Any, x: Array, tap: Float[Array, "n m"]) -> Array:
+    """The layer's output; the cotangent of `tap` is the layer's part of the NTK."""
+    return layer.forward(params, x)
+
+
+def _tapped_forward(layer: Any, params: Any, x: Array, tap: Array) -> tuple[Array, Any]:
+    return layer.forward(params, x), (params, x)
+
+
+def _tapped_backward(layer: Any, saved: Any, g: Array) -> tuple[Any, Array, Array]:
+    params, x = saved
+    # Parameters are constants here: their gradient is the sum over examples that nobody asks.
+    no_gradient = jax.tree.map(jnp.zeros_like, params)
+    return no_gradient, layer.input_gradient(params, x, g), layer.gram(params, x, g)
+
+
+tapped.defvjp(_tapped_forward, _tapped_backward)
+
+
+def tap_rule(tap: Array, predicate: Predicate, seen: Counter | None = None) -> Interceptor:
+    """An interceptor that gives every layer its tap.
+
+    Args:
+        tap: [n, m] zeros; m is the number of leading examples that are columns.
+        predicate: which parameters count, by path.
+        seen: counts calls per parameter path, where given.
+    """
+    columns = tap.shape[1]
+
+    def rule(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+        module = context.module
+        if kwargs or len(args) != 1 or module.name == _FREE or not is_call(context, LAYERS):
+            return next_fun(*args, **kwargs)
+        x = args[0]
+        params = dict(module.variables.get("params", {}))
+        chosen = tuple(name for name in params if predicate((*module.path, name)))
+        if seen is not None:
+            seen.update((*module.path, name) for name in params)
+        y = _tapped_call(module, params, chosen, x, tap, columns)
+        return next_fun(*args, **kwargs) if y is None else y
+
+    return rule
+
+
+def _tapped_call(
+    module: nn.Module, params: dict[str, Array], chosen: tuple[str, ...], x: Array, tap: Array,
+    columns: int,
+) -> Array | None:
+    """Runs one layer with its tap, by the cheapest rule that fits it; None: it needs none."""
+    if isinstance(module, nn.BatchNorm):
+        mean, variance = batch_norm_statistics(module, x, "frozen", columns)
+        scale, bias = batch_norm_parameters(module)
+        affine = {"mean": mean, "inverse": lax.rsqrt(variance + module.epsilon)}
+        affine |= {} if scale is None else {"scale": scale}
+        affine |= {} if bias is None else {"bias": bias}
+        layer: Any = AffineLayer(columns, "scale" in chosen, "bias" in chosen)
+        return tapped(layer, affine, x, tap)
+    geometry = conv_geometry(module, x.ndim) if type(module) is nn.Conv else None
+    if geometry and "bias" not in chosen:
+        kernel, bias = conv_parameters(module)
+        layer = ConvLayer(freeze_geometry(geometry, x, kernel), columns, bool(chosen))
+        y = tapped(layer, {"kernel": kernel}, x, tap)
+        return y if bias is None else y + bias
+    if not chosen:
+        return None
+    if type(module) is nn.Dense and x.ndim == 2 and module.dtype is None:
+        return tapped(DenseLayer(columns, "kernel" in chosen, "bias" in chosen), params, x, tap)
+    free = module.clone(parent=None, name=_FREE)
+    return tapped(GenericLayer(free, columns, chosen), params, x, tap)
+
+
+def one_backward(
+    network: Network, images: Float[Array, "n ..."], columns: int, predicate: Predicate,
+    outputs: str = "sum",
+) -> Float[Array, "n m"]:
+    """The NTK of all images with the first `columns` of them.
+
+    Args:
+        network: at fixed weights; batch norm is frozen at the statistics of the columns.
+        images: the columns first.
+        columns: m.
+        predicate: which parameters count.
+        outputs: "sum" (NTK of the sum of outputs), "trace" (mean over outputs of each
+            output's NTK) or "full" (every pair of outputs).
+
+    Returns:
+        [n, m], or [n, m, k, k] for "full".
+    """
+    if outputs == "full":
+        return _full(network, images, columns, predicate)
+
+    def run(tap: Array) -> Array:
+        with nn.intercept_methods(tap_rule(tap, predicate)):
+            return network.apply(network.variables, images)[0]
+
+    y, pull = jax.vjp(run, jnp.zeros((images.shape[0], columns), images.dtype))
+    if outputs == "sum":
+        return pull(jnp.ones_like(y))[0]
+    one_hot = jnp.eye(y.shape[-1], dtype=y.dtype)
+    kernels = lax.map(lambda row: pull(jnp.broadcast_to(row, y.shape))[0], one_hot)
+    return kernels.mean(0)
+
+
+def _full(network: Network, images: Array, columns: int, predicate: Predicate) -> Array:
+    """Every output of every example becomes an example of its own: still one backward pass."""
+    width = jax.eval_shape(lambda x: network.apply(network.variables, x)[0], images).shape[-1]
+    repeated = jnp.repeat(images, width, axis=0)
+
+    def run(tap: Array) -> Array:
+        with nn.intercept_methods(tap_rule(tap, predicate)):
+            return network.apply(network.variables, repeated)[0]
+
+    taps = jnp.zeros((images.shape[0] * width, columns * width), images.dtype)
+    pull = jax.vjp(run, taps)[1]
+    kernel = pull(jnp.tile(jnp.eye(width, dtype=images.dtype), (images.shape[0], 1)))[0]
+    kernel = kernel.reshape(images.shape[0], width, columns, width)
+    return kernel.transpose(0, 2, 1, 3)
+
+
+def why_not(network: Network, images: Array, predicate: Predicate) -> str | None:
+    """Why the engine does not apply to a network, or None if it does."""
+    seen: Counter[Path] = Counter()
+    tap = jax.ShapeDtypeStruct((images.shape[0], images.shape[0]), images.dtype)
+
+    def run(tap: Array, images: Array) -> Array:
+        with nn.intercept_methods(tap_rule(tap, predicate, seen)):
+            return network.apply(network.variables, images)[0]
+
+    jax.eval_shape(run, tap, images)
+    for path in flatten(network.variables["params"]):
+        if not predicate(path):
+            continue
+        if path not in seen:
+            return (
+                f"parameter {'/'.join(path)} belongs to no layer it knows; it knows "
+                f"{', '.join(layer.__name__ for layer in LAYERS)}"
+            )
+        if seen[path] > 1 and not network.layers_per_leaf(path):
+            return f"parameter {'/'.join(path)} is used {seen[path]} times in one forward pass"
+    return None

@@ -1,0 +1,255 @@
+"""Layer rules: batch-norm statistics and fast convolution gradients, switched from outside.
+
+A rule is a Flax interceptor (`flax.linen.intercept_methods`). It acts on `nn.BatchNorm` and
+`nn.Conv` wherever they stand: in a supernet under scan and cond, in a specialised module, in
+anybody's Flax module. While a module initialises, rules do nothing.
+
+Batch-norm modes:
+    batch: statistics of the whole batch, gradients flow through them (the peers' protocol).
+    frozen: statistics of the first `num_statistics` examples, no gradient through them; the
+        examples then do not interact.
+    stored: statistics from the collection "batch_stats" (as `batch` or `frozen` records them
+        when that collection is mutable).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+Interceptor = Callable[..., Any]
+BATCH_NORM_MODES = ("batch", "frozen", "stored")
+
+
+def statistics(x: Float[Array, "... c"]) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+    """Mean and (biased) variance of each channel, in two passes: exact to rounding."""
+    axes = tuple(range(x.ndim - 1))
+    mean = x.mean(axes)
+    return mean, jnp.square(x - mean).mean(axes)
+
+
+def batch_norm_parameters(module: nn.BatchNorm) -> tuple[Any, Any]:
+    """Scale and bias of a bound batch norm, None where it has none."""
+    scale = module.get_variable("params", "scale") if module.use_scale else None
+    bias = module.get_variable("params", "bias") if module.use_bias else None
+    return scale, bias
+
+
+def batch_norm_statistics(
+    module: nn.BatchNorm, x: Float[Array, "... c"], mode: str, num_statistics: int | None
+) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+    """The statistics a batch norm uses in a mode; recorded where "batch_stats" is mutable."""
+    if mode == "stored":
+        mean = module.get_variable("batch_stats", "mean")
+        return mean, module.get_variable("batch_stats", "var")
+    if mode == "batch":
+        mean, variance = statistics(x)
+    else:
+        mean, variance = lax.stop_gradient(statistics(x[:num_statistics]))
+    if module.is_mutable_collection("batch_stats"):
+        module.put_variable("batch_stats", "mean", mean)
+        module.put_variable("batch_stats", "var", variance)
+    return mean, variance
+
+
+def is_call(context: Any, kinds: type | tuple[type, ...]) -> bool:
+    """Is this the forward call of a module of these kinds, after initialisation?"""
+    module = context.module
+    return (
+        isinstance(module, kinds)
+        and context.method_name == "__call__"
+        and not module.is_initializing()
+    )
+
+
+def batch_norm_rule(mode: str, num_statistics: int | None = None) -> Interceptor:
+    """An interceptor that sets the statistics of every `nn.BatchNorm`.
+
+    Args:
+        mode: "batch", "frozen" or "stored", see the module's docstring.
+        num_statistics: for "frozen", how many leading examples give the statistics
+            (None: all).
+
+    Raises:
+        ValueError: if the mode is unknown.
+    """
+    if mode not in BATCH_NORM_MODES:
+        raise ValueError(f"batch-norm mode {mode!r} is unknown; allowed: {BATCH_NORM_MODES}")
+
+    def rule(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+        if not is_call(context, nn.BatchNorm):
+            return next_fun(*args, **kwargs)
+        x, module = args[0], context.module
+        mean, variance = batch_norm_statistics(module, x, mode, num_statistics)
+        scale, bias = batch_norm_parameters(module)
+        y = (x - mean) * lax.rsqrt(variance + module.epsilon)
+        y = y if scale is None else y * scale
+        return y if bias is None else y + bias
+
+    return rule
+
+
+# --- convolutions -----------------------------------------------------------------------------
+
+
+def conv_geometry(module: nn.Conv, ndim: int) -> dict[str, Any] | None:
+    """`lax.conv_general_dilated`'s arguments for a 2-d `nn.Conv`, or None if it is exotic."""
+
+    def pair(value: Any) -> tuple[int, int]:
+        return (1, 1) if value is None else (value,) * 2 if isinstance(value, int) else tuple(value)
+
+    if ndim != 4 or len(module.kernel_size) != 2:
+        return None
+    if module.mask is not None or module.dtype is not None:
+        return None
+    padding = module.padding
+    if padding in ("CIRCULAR", "REFLECT", "CAUSAL"):
+        return None
+    if isinstance(padding, int):
+        padding = ((padding, padding), (padding, padding))
+    elif not isinstance(padding, str):
+        padding = tuple((p, p) if isinstance(p, int) else tuple(p) for p in padding)
+    if pair(module.input_dilation) != (1, 1):
+        return None
+    return {
+        "window_strides": pair(module.strides),
+        "padding": padding,
+        "rhs_dilation": pair(module.kernel_dilation),
+        "feature_group_count": module.feature_group_count,
+    }
+
+
+def freeze_geometry(geometry: dict[str, Any], x: Array, kernel: Array) -> tuple[Any, ...]:
+    """A hashable geometry with explicit padding."""
+    padding = geometry["padding"]
+    if isinstance(padding, str):
+        dilated = [d * (k - 1) + 1 for k, d in zip(kernel.shape[:2], geometry["rhs_dilation"],
+                                                   strict=True)]
+        padding = lax.padtype_to_pads(
+            x.shape[1:3], dilated, geometry["window_strides"], padding
+        )
+    return (
+        tuple(geometry["window_strides"]),
+        tuple(map(tuple, padding)),
+        tuple(geometry["rhs_dilation"]),
+        geometry["feature_group_count"],
+    )
+
+
+def convolve(geometry: tuple[Any, ...], x: Array, kernel: Array) -> Array:
+    """A 2-d convolution, NHWC by HWIO."""
+    strides, padding, dilation, groups = geometry
+    return lax.conv_general_dilated(
+        x, kernel, strides, padding, rhs_dilation=dilation, feature_group_count=groups,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def input_gradient(geometry: tuple[Any, ...], x: Array, kernel: Array, g: Array) -> Array:
+    """The gradient with respect to the input of `convolve`.
+
+    At stride 1 it is written as a forward convolution with the flipped kernel: XLA on the
+    CPU has a fast routine for that form and not for the one its own rule makes inside cond.
+    """
+    strides, padding, dilation, groups = geometry
+    if strides != (1, 1) or groups != 1:
+        return jax.vjp(lambda x: convolve(geometry, x, kernel), x)[1](g)[0]
+    flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    reach = [d * (k - 1) for k, d in zip(kernel.shape[:2], dilation, strict=True)]
+    back = tuple((r - low, r - high) for r, (low, high) in zip(reach, padding, strict=True))
+    if any(p < 0 for pair in back for p in pair):
+        return jax.vjp(lambda x: convolve(geometry, x, kernel), x)[1](g)[0]
+    return convolve((strides, back, dilation, 1), g, flipped)
+
+
+def unfold(geometry: tuple[Any, ...], kernel_shape: tuple[int, ...], x: Array) -> Array:
+    """Patches of x, [n, positions, k * k * channels], in the order of the kernel's axes."""
+    (sy, sx), padding, (dy, dx), _ = geometry
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    height = (x.shape[1] - dy * (kernel_shape[0] - 1) - 1) // sy + 1
+    width = (x.shape[2] - dx * (kernel_shape[1] - 1) - 1) // sx + 1
+    patches = [
+        x[:, i * dy : i * dy + sy * (height - 1) + 1 : sy,
+          j * dx : j * dx + sx * (width - 1) + 1 : sx]
+        for i in range(kernel_shape[0]) for j in range(kernel_shape[1])
+    ]
+    return jnp.concatenate(patches, -1).reshape(x.shape[0], height * width, -1)
+
+
+def kernel_gradients(
+    geometry: tuple[Any, ...], kernel_shape: tuple[int, ...], x: Array, g: Array
+) -> Float[Array, "n k k in out"]:
+    """Per-example gradients with respect to the kernel, one example at a time.
+
+    One example is one matrix product of its patches with its cotangent; XLA's own
+    batch-grouped convolution for the same is ten times slower on the CPU.
+    """
+
+    def one(pair: tuple[Array, Array]) -> Array:
+        x, g = pair
+        patches = unfold(geometry, kernel_shape, x[None])[0]
+        return patches.T @ g.reshape(-1, g.shape[-1])
+
+    if geometry[3] != 1:
+        return jax.vmap(partial(_one_kernel_gradient, geometry, kernel_shape))(x, g)
+    return lax.map(one, (x, g)).reshape(x.shape[0], *kernel_shape)
+
+
+def _one_kernel_gradient(
+    geometry: tuple[Any, ...], kernel_shape: tuple[int, ...], x: Array, g: Array
+) -> Array:
+    kernel = jnp.zeros(kernel_shape, x.dtype)
+    return jax.vjp(lambda k: convolve(geometry, x[None], k), kernel)[1](g[None])[0]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def fast_convolve(geometry: tuple[Any, ...], x: Array, kernel: Array) -> Array:
+    """`convolve` whose reverse rule is fast on the CPU inside scan and cond.
+
+    Reverse mode only (twice if need be); no forward mode.
+    """
+    return convolve(geometry, x, kernel)
+
+
+def _fast_forward(geometry: tuple[Any, ...], x: Array, kernel: Array) -> tuple[Array, Any]:
+    return fast_convolve(geometry, x, kernel), (x, kernel)
+
+
+def _fast_backward(geometry: tuple[Any, ...], saved: Any, g: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    if geometry[3] != 1:
+        return jax.vjp(partial(convolve, geometry), x, kernel)[1](g)
+    patches = unfold(geometry, kernel.shape, x)
+    gradient = jnp.einsum("npk,npo->ko", patches, g.reshape(*patches.shape[:2], -1))
+    return input_gradient(geometry, x, kernel, g), gradient.reshape(kernel.shape)
+
+
+fast_convolve.defvjp(_fast_forward, _fast_backward)
+
+
+def conv_parameters(module: nn.Conv) -> tuple[Array, Array | None]:
+    """Kernel and bias of a bound convolution."""
+    bias = module.get_variable("params", "bias") if module.use_bias else None
+    return module.get_variable("params", "kernel"), bias
+
+
+def fast_conv_rule() -> Interceptor:
+    """An interceptor that gives every 2-d `nn.Conv` the reverse rule of `fast_convolve`."""
+
+    def rule(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+        if not is_call(context, nn.Conv) or type(context.module) is not nn.Conv:
+            return next_fun(*args, **kwargs)
+        x, module = args[0], context.module
+        geometry = conv_geometry(module, x.ndim)
+        if geometry is None:
+            return next_fun(*args, **kwargs)
+        kernel, bias = conv_parameters(module)
+        y = fast_convolve(freeze_geometry(geometry, x, kernel), x, kernel)
+        return y if bias is None else y + bias
+
+    return rule

@@ -1,0 +1,185 @@
+"""Linen operations that the search spaces are built from.
+
+They are plain Flax modules. What scorers need beyond a forward pass (batch-norm statistics of
+another batch, Gram matrices, activation patterns) is asked of them from outside, through
+`flax.linen.intercept_methods`: `Relu`, `nn.Conv`, `nn.Dense`, `nn.BatchNorm` and `Block` are
+the points where an interceptor may look or act, in these modules as in anybody else's.
+
+Convolutions pad as PyTorch does (k // 2 on both sides, at stride 2 too), because published
+accuracies and scores were computed so; "SAME" pads an even input on one side only.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+Features = Float[Array, "n height width channels"]
+EPSILON = 1e-5  # of every batch norm of NAS-Bench-201 and DARTS
+
+
+class Initialiser(NamedTuple):
+    """How kernels are drawn: a standardised distribution times a scale for the layer's shape.
+
+    Attributes:
+        distribution: "normal" (variance 1) or "uniform" (on [-1, 1]).
+        scale: the factor for a kernel of a shape [*spatial, in, out].
+    """
+
+    distribution: str
+    scale: Callable[[tuple[int, ...]], float]
+
+
+def fan_in(shape: tuple[int, ...]) -> int:
+    """Inputs that one output of a kernel [*spatial, in, out] sums."""
+    return math.prod(shape[:-1])
+
+
+def fan_out(shape: tuple[int, ...]) -> int:
+    """Outputs that one input of a kernel [*spatial, in, out] feeds."""
+    return math.prod(shape[:-2]) * shape[-1]
+
+
+INITIALISERS: Mapping[str, Initialiser] = {
+    # N(0, 2 / fan_in): decision D11 for the paper's "Kaiming normal".
+    "kaiming_normal_fan_in": Initialiser("normal", lambda s: math.sqrt(2 / fan_in(s))),
+    "kaiming_normal_fan_out": Initialiser("normal", lambda s: math.sqrt(2 / fan_out(s))),
+    # What PyTorch gives a fresh convolution or dense layer, and TE-NAS in truth ran with.
+    "torch_default": Initialiser("uniform", lambda s: 1 / math.sqrt(fan_in(s))),
+    "standard_normal": Initialiser("normal", lambda s: 1.0),
+}
+
+
+class Relu(nn.Module):
+    """ReLU as a module, so that its input can be observed."""
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        return nn.relu(x)
+
+
+class Block(nn.Module):
+    """The identity, marking the output of a block (stem, cell, reduction)."""
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        return x
+
+
+class Conv(nn.Module):
+    """A convolution without bias that pads k // 2 times the dilation on both sides.
+
+    Attributes:
+        features: output channels.
+        kernel_size: k of the k x k kernel.
+        stride: of both axes.
+        dilation: of both axes.
+        groups: feature groups.
+        use_bias: whether a bias is added.
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    dilation: int = 1
+    groups: int = 1
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        pad = self.dilation * (self.kernel_size // 2)
+        return nn.Conv(
+            self.features,
+            (self.kernel_size, self.kernel_size),
+            strides=(self.stride, self.stride),
+            padding=((pad, pad), (pad, pad)),
+            kernel_dilation=(self.dilation, self.dilation),
+            feature_group_count=self.groups,
+            use_bias=self.use_bias,
+            kernel_init=nn.initializers.kaiming_normal(),
+            name="conv",
+        )(x)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation; batch statistics unless `train` is False.
+
+    Attributes:
+        train: use the statistics of the batch (and update the running ones).
+        affine: with scale and bias.
+        epsilon: added to the variance.
+    """
+
+    train: bool = True
+    affine: bool = True
+    epsilon: float = EPSILON
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        return nn.BatchNorm(
+            use_running_average=not self.train,
+            momentum=0.9,
+            epsilon=self.epsilon,
+            use_fast_variance=False,
+            use_bias=self.affine,
+            use_scale=self.affine,
+            name="norm",
+        )(x)
+
+
+class ReluConvNorm(nn.Module):
+    """ReLU, convolution, batch norm: the convolution of NAS-Bench-201 and DARTS cells."""
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    train: bool = True
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        x = Relu(name="relu")(x)
+        x = Conv(self.features, self.kernel_size, self.stride, name="conv")(x)
+        return BatchNorm(self.train, name="norm")(x)
+
+
+def average_pool(x: Features, size: int = 3, stride: int = 1) -> Features:
+    """Average pooling that pads `size // 2` and counts only real pixels (PyTorch's
+    count_include_pad=False). The divisor is computed in NumPy: XLA folds it for seconds.
+    """
+    pad = size // 2 if size % 2 else 0
+    padding = ((0, 0), (pad, pad), (pad, pad), (0, 0))
+    window, strides = (1, size, size, 1), (1, stride, stride, 1)
+    total = lax.reduce_window(x, np.zeros((), x.dtype), lax.add, window, strides, padding)
+    counts = np.outer(*(_window_counts(length, size, stride, pad) for length in x.shape[1:3]))
+    return total / jnp.asarray(counts[None, :, :, None], x.dtype)
+
+
+def _window_counts(length: int, size: int, stride: int, pad: int) -> np.ndarray:
+    starts = np.arange(0, length + 2 * pad - size + 1, stride) - pad
+    return np.minimum(starts + size, length) - np.maximum(starts, 0)
+
+
+def max_pool(x: Features, size: int = 3, stride: int = 1) -> Features:
+    """Max pooling that pads `size // 2` with minus infinity."""
+    pad = size // 2
+    return nn.max_pool(x, (size, size), (stride, stride), ((pad, pad), (pad, pad)))
+
+
+class Within(nn.Module):
+    """Runs a module under a name, so that interceptors see the path it has in the supernet.
+
+    The supernet applies one operation inside a `lax.scan` over stacked parameters; without
+    the name an interceptor could not tell a cell's convolution from a reduction's.
+    """
+
+    label: str
+    make: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        return self.make(name=self.label)(x)
