@@ -1,1 +1,29 @@
 """Training-free scorers, one file per paper."""
+
+from typing import Any
+
+from saboc_jax.scorers.base import load_factory
+from saboc_jax.types import Scorer, SearchSpace
+
+# A new scorer is one file with a factory `f(space, **options) -> Scorer` and one line here.
+SCORERS = {
+    "ntk_score": "saboc_jax.scorers.ntk_score:ntk_score",
+}
+
+
+def make_scorer(name: str, space: SearchSpace, **options: Any) -> Scorer:
+    """A scorer by name.
+
+    Args:
+        name: a key of `SCORERS`.
+        space: the search space it scores.
+        **options: of that scorer's factory.
+
+    Raises:
+        ValueError: if the name is unknown or an option does not exist.
+    """
+    factory = load_factory(SCORERS, name)
+    try:
+        return factory(space, **options)
+    except TypeError as error:
+        raise ValueError(f"scorer {name!r}: {error}") from error

@@ -19,6 +19,8 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
+from saboc_jax.spaces.layers import statistics
+
 Features = Float[Array, "n height width channels"]
 EPSILON = 1e-5  # of every batch norm of NAS-Bench-201 and DARTS
 
@@ -106,6 +108,22 @@ class Conv(nn.Module):
         )(x)
 
 
+class _BatchNorm(nn.BatchNorm):
+    """Flax's, but batch statistics need no collection when nobody records them."""
+
+    @nn.compact
+    def __call__(self, x: Features, use_running_average: bool | None = None) -> Features:
+        training = not (self.use_running_average or use_running_average)
+        if not training or self.is_mutable_collection("batch_stats"):
+            return super().__call__(x, use_running_average)
+        shape = (x.shape[-1],)
+        mean, variance = statistics(x)
+        y = (x - mean) * lax.rsqrt(variance + self.epsilon)
+        if self.use_scale:
+            y = y * self.param("scale", nn.initializers.ones, shape)
+        return y + self.param("bias", nn.initializers.zeros, shape) if self.use_bias else y
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation; batch statistics unless `train` is False.
 
@@ -121,7 +139,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
-        return nn.BatchNorm(
+        return _BatchNorm(
             use_running_average=not self.train,
             momentum=0.9,
             epsilon=self.epsilon,

@@ -1,0 +1,148 @@
+"""What scorers share: weights from a key, observables computed once, direction and policy."""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from saboc_jax.ntk.empirical import NTKOptions, empirical_ntks
+from saboc_jax.ntk.network import bind
+from saboc_jax.types import (
+    Batch,
+    Diagnostics,
+    Gates,
+    Passes,
+    PRNGKey,
+    Scorer,
+    SearchSpace,
+    Variables,
+    fold_name,
+)
+
+
+def draw_weights(space: SearchSpace, key: PRNGKey) -> Variables:
+    """The supernet's weights for a scoring key: the same for every scorer and architecture."""
+    return space.init(fold_name(key, "weights"))
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Observable: the NTKs of the training images and of other images with them.
+
+    Attributes:
+        space: the search space.
+        options: how they are computed.
+        rows: `Batch` fields whose kernels with the training images are wanted.
+    """
+
+    space: SearchSpace
+    options: NTKOptions
+    rows: tuple[str, ...] = ()
+
+    def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> dict[str, Array]:
+        """{"images": [n, n], and for each name in `rows`: [n, n]}."""
+        network = bind(self.space, draw_weights(self.space, key), gates)
+        rows = [getattr(batch, name) for name in self.rows]
+        kernels = empirical_ntks(network, batch.images, rows, self.options)
+        return dict(zip(("images", *self.rows), kernels, strict=True))
+
+
+def observe(scorer: Scorer, key: PRNGKey, gates: Gates, batch: Batch) -> dict[str, Any]:
+    """The quantities a scorer reads; equal ones are computed once."""
+    done: dict[Any, Any] = {}
+    for see in scorer.observables.values():
+        if see not in done:
+            done[see] = see(key, gates, batch)
+    return {name: done[see] for name, see in scorer.observables.items()}
+
+
+def labels_only(batch: Batch) -> Batch:
+    """The batch without its images: what `finish` may read."""
+    return batch._replace(
+        images=None, test_images=None, perturbed_images=None, more_images=None, crops=None
+    )
+
+
+def check_needs(scorer: Scorer, batch: Batch) -> None:
+    """Raises ValueError if a field that the scorer needs is None."""
+    missing = sorted(name for name in scorer.needs if getattr(batch, name) is None)
+    if missing:
+        raise ValueError(f"scorer {scorer.name!r} needs the batch fields {missing}, got None")
+
+
+def combine(scorers: Sequence[Scorer], name: str | None = None) -> Scorer:
+    """Several scorers as one, whose metrics are all of theirs, named "scorer.metric".
+
+    Observables that are equal (the same NTK, the same forward pass) are computed once.
+    """
+    if len(scorers) == 1 and name is None:
+        return scorers[0]
+
+    def finish(
+        observed: Mapping[str, Any], gates: Gates, batch: Batch
+    ) -> tuple[Float[Array, " k"], Diagnostics]:
+        values, notes = [], {}
+        for index, scorer in enumerate(scorers):
+            own = {key: observed[f"{index}.{key}"] for key in scorer.observables}
+            scores, diagnostics = scorer.finish(own, gates, batch)
+            values.append(scores)
+            notes |= {f"{scorer.name}.{key}": value for key, value in diagnostics.items()}
+        return jnp.concatenate(values), notes
+
+    return Scorer(
+        name=name or "+".join(scorer.name for scorer in scorers),
+        metrics=tuple(f"{s.name}.{metric}" for s in scorers for metric in s.metrics),
+        higher_is_better=tuple(up for s in scorers for up in s.higher_is_better),
+        needs=frozenset().union(*(s.needs for s in scorers)),
+        passes=Passes(
+            sum(s.passes.forward for s in scorers), sum(s.passes.backward for s in scorers)
+        ),
+        observables={
+            f"{index}.{key}": see
+            for index, s in enumerate(scorers)
+            for key, see in s.observables.items()
+        },
+        finish=finish,
+        options={s.name: dict(s.options) for s in scorers},
+    )
+
+
+def load_factory(registry: Mapping[str, str], name: str) -> Callable[..., Scorer]:
+    """The factory registered under a name as "module:function".
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if name not in registry:
+        raise ValueError(f"scorer {name!r} is unknown; allowed: {', '.join(sorted(registry))}")
+    module, function = registry[name].split(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def score(
+    scorer: Scorer, key: PRNGKey, gates: Gates, batch: Batch
+) -> tuple[Float[Array, " k"], Diagnostics]:
+    """Scores one architecture or supernet in one pure function.
+
+    `saboc_jax.evaluate` does the same for many, with the second half in float64 on the host.
+
+    Args:
+        scorer: any scorer.
+        key: seeds the weights; consumed.
+        gates: of the architecture or supernet.
+        batch: the images; see `Scorer.needs`.
+
+    Raises:
+        ValueError: if the batch lacks a field.
+    """
+    check_needs(scorer, batch)
+    return scorer.finish(observe(scorer, key, gates, batch), gates, labels_only(batch))
+
+
+def jitted(scorer: Scorer) -> Callable[[PRNGKey, Gates, Batch], tuple[Array, Diagnostics]]:
+    """`score` of one scorer, compiled; one program for every architecture of the space."""
+    return jax.jit(lambda key, gates, batch: score(scorer, key, gates, batch))
