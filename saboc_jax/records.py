@@ -1,0 +1,213 @@
+"""Records of the results store: what identifies a result, and its text, CSV and Parquet forms.
+
+`Request` names one repeat of one score by seven texts, `Result` adds what came out of it.
+Equal options give equal texts (`canonical_json`), so a request is its own database key.
+"""
+
+import contextlib
+import csv
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+IDENTITY = ("space", "architecture", "scorer", "options", "dataset", "seed", "versions")
+"""Fields of a `Request`."""
+
+SETTING = ("space", "scorer", "options", "dataset", "versions")
+"""Those that many results share."""
+
+RECORD = ("finite", "seconds", "created", "diagnostics")
+"""Columns of an exported result between its identity and its metrics."""
+
+
+class Request(NamedTuple):
+    """What identifies one result; make it with `request`.
+
+    Attributes:
+        space: the search space and what configures it, e.g. "nas_bench_201/c16n5".
+        architecture: the space's own text of the architecture or supernet.
+        scorer: name of the scorer.
+        options: canonical JSON of its options.
+        dataset: name of the data scored on.
+        seed: names the key of this repeat, e.g. "0/3".
+        versions: canonical JSON of the software that the result depends on.
+    """
+
+    space: str
+    architecture: str
+    scorer: str
+    options: str
+    dataset: str
+    seed: str
+    versions: str
+
+
+class Result(NamedTuple):
+    """One repeat of one score.
+
+    Attributes:
+        request: what was scored.
+        metrics: numbers by name; NaN and infinities are kept as they are.
+        diagnostics: anything else worth keeping, made of numbers, texts, lists and mappings;
+            arrays are stored as lists.
+        seconds: wall time, not negative.
+        created: UTC time in ISO format; empty until stored.
+    """
+
+    request: Request
+    metrics: Mapping[str, float]
+    diagnostics: Mapping[str, Any] = {}
+    seconds: float = 0.0
+    created: str = ""
+
+    @property
+    def finite(self) -> bool:
+        """Are all metrics finite?"""
+        return all(math.isfinite(value) for value in self.metrics.values())
+
+
+def canonical_json(value: Any) -> str:
+    """JSON text that equal values share: sorted keys, no blanks, arrays as lists.
+
+    Raises:
+        ValueError: names the type of a value that has no such text, e.g. a function.
+    """
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def request(
+    space: str,
+    architecture: str,
+    scorer: str,
+    dataset: str,
+    seed: int | str,
+    options: Mapping[str, Any] | None = None,
+    versions: Mapping[str, str] | None = None,
+) -> Request:
+    """Makes a `Request`; by default without options and with `current_versions`."""
+    versions = current_versions() if versions is None else versions
+    texts = canonical_json(options or {}), canonical_json(versions)
+    return Request(space, architecture, scorer, texts[0], dataset, str(seed), texts[1])
+
+
+def current_versions() -> dict[str, str]:
+    """Installed versions of the packages that decide the numbers; absent ones are left out."""
+    found = {}
+    for name in ("saboc_jax", "jax", "jaxlib", "flax", "neural-tangents"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def setting_of(wanted: Request) -> tuple[str, ...]:
+    """The part of an identity that many results share, in the order of `SETTING`."""
+    return tuple(getattr(wanted, name) for name in SETTING)
+
+
+def checked(wanted: Request) -> Request:
+    """The request itself; ValueError names a field that is no text or empty."""
+    for name, value in zip(IDENTITY, wanted, strict=True):
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"{name} of a request is {value!r}; it must be a text, not empty")
+    return wanted
+
+
+def encode(result: Result) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+    """A result as (setting, values of the other columns); ValueError if it cannot be stored."""
+    wanted = checked(result.request)
+    if not result.metrics:
+        raise ValueError(f"the result of {wanted} has no metrics")
+    clash = set(result.metrics) & {*IDENTITY, *RECORD, ""}
+    if clash:
+        raise ValueError(f"a metric must not be called {sorted(clash)}: a column has that name")
+    if not 0 <= result.seconds < math.inf:
+        raise ValueError(f"seconds is {result.seconds}; it must be finite and not negative")
+    metrics = {name: _number(name, value) for name, value in result.metrics.items()}
+    finite = all(math.isfinite(value) for value in metrics.values())
+    created = result.created or datetime.now(UTC).isoformat(timespec="seconds")
+    texts = json.dumps(metrics), canonical_json(result.diagnostics)
+    seconds = float(result.seconds)
+    values = (wanted.architecture, wanted.seed, *texts, int(finite), seconds, created)
+    return setting_of(wanted), values
+
+
+def decode(wanted: Request, metrics: str, diagnostics: str, seconds: float, created: str) -> Result:
+    """The result that `encode` wrote as these texts."""
+    return Result(wanted, json.loads(metrics), json.loads(diagnostics), seconds, created)
+
+
+def metric_names(results: Iterable[Result]) -> list[str]:
+    """Names of all metrics, in the order in which they first occur."""
+    return list(dict.fromkeys(name for each in results for name in each.metrics))
+
+
+def _records(results: Sequence[Result]) -> Iterator[tuple[Any, ...]]:
+    """Results as rows of identity, record and metrics; None for a metric that is absent."""
+    names = metric_names(results)
+    for each in results:
+        metrics = [each.metrics.get(name) for name in names]
+        texts = each.created, canonical_json(each.diagnostics)
+        yield (*each.request, each.finite, each.seconds, *texts, *metrics)
+
+
+def write_csv(path: Path, results: Sequence[Result]) -> None:
+    """Writes one line per result; a metric that a result does not have is empty."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*IDENTITY, *RECORD, *metric_names(results)])
+        writer.writerows(_records(results))
+
+
+def write_parquet(path: Path, results: Sequence[Result]) -> None:
+    """Writes one row per result; ImportError says what to install if pyarrow is missing."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError(
+            "Parquet needs pyarrow: pip install 'saboc_jax[parquet]', or export to .csv"
+        ) from error
+    text, number = pyarrow.string(), pyarrow.float64()
+    schema = [(name, text) for name in IDENTITY]
+    schema += [("finite", pyarrow.bool_()), ("seconds", number)]
+    schema += [("created", text), ("diagnostics", text)]
+    schema += [(name, number) for name in metric_names(results)]
+    rows = [dict(zip(dict(schema), record, strict=True)) for record in _records(results)]
+    table = pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(schema))
+    pyarrow.parquet.write_table(table, path)
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, str):
+        raise ValueError(f"metric {name!r} is {value!r}; it must be a number")
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"metric {name!r} is {value!r}; it must be one real number") from error
+
+
+def _plain(value: Any) -> Any:
+    """The value as numbers, texts, lists and dicts with text keys."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted((_plain(each) for each in value), key=canonical_json)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    array = np.asarray(value)
+    if array.dtype.name.startswith(("bfloat", "float")):
+        return array.astype(np.float64).tolist()
+    if array.dtype.kind not in "biuU":
+        raise ValueError(
+            f"cannot write {value!r} of type {type(value).__name__} as JSON; allowed are "
+            "numbers, texts, arrays, lists and mappings of them"
+        )
+    return array.tolist()
