@@ -1,0 +1,82 @@
+"""What search methods share: masks, architectures and rules for scores.
+
+A searcher sees the number of options of each decision and the direction of each metric,
+nothing else: no space, no scorer. Decisions may have different numbers of options; masks are
+as wide as the largest, and options beyond a decision's own number are never active.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from saboc_jax.types import PRNGKey
+
+
+def check_choices(choices: Sequence[int], higher_is_better: Sequence[bool]) -> None:
+    """Raises ValueError unless there are decisions with options, and metrics."""
+    if not choices or min(choices) < 1:
+        raise ValueError(f"choices={tuple(choices)}; allowed: at least one, each >= 1")
+    if not higher_is_better:
+        raise ValueError("higher_is_better=(); allowed: one direction for each metric")
+
+
+def check_scores(scores: Any, rows: int, metrics: int) -> None:
+    """Raises ValueError unless scores are [rows, repeats, metrics] with a repeat at least."""
+    shape = np.shape(scores)
+    if len(shape) != 3 or shape[0] != rows or shape[1] < 1 or shape[2] != metrics:
+        raise ValueError(f"scores have shape {shape}; allowed: ({rows}, repeats, {metrics})")
+
+
+def available_options(choices: Sequence[int]) -> Bool[np.ndarray, "decisions options"]:
+    """Which options exist: True for the first `choices[d]` options of decision d."""
+    return np.arange(max(choices)) < np.asarray(choices)[:, None]
+
+
+def options_named(
+    names: Sequence[str], option_names: Sequence[Sequence[str]]
+) -> Bool[np.ndarray, "decisions options"]:
+    """The options that bear one of the names, in every decision.
+
+    Raises:
+        ValueError: if a name is not that of any option.
+    """
+    known = sorted({name for decision in option_names for name in decision})
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise ValueError(f"options {unknown} do not exist; allowed: {known}")
+    width = max(len(decision) for decision in option_names)
+    mask = np.zeros((len(option_names), width), dtype=bool)
+    for row, decision in zip(mask, option_names, strict=True):
+        row[: len(decision)] = [name in names for name in decision]
+    return mask
+
+
+def one_hot_masks(
+    architectures: Int[Any, "*batch decisions"], options: int
+) -> Bool[Array, "*batch decisions options"]:
+    """The masks of architectures; `options` is the largest number of options."""
+    return jnp.asarray(architectures)[..., None] == jnp.arange(options)
+
+
+def architectures_of(
+    masks: Bool[Any, "*batch decisions options"],
+) -> Int[Any, "*batch decisions"]:
+    """The first active option of each decision: the inverse of `one_hot_masks`."""
+    return (jnp if isinstance(masks, jax.Array) else np).argmax(masks, axis=-1)
+
+
+def random_architectures(key: PRNGKey, choices: Sequence[int], n: int) -> Int[Array, "n decisions"]:
+    """Architectures whose options are uniform and independent. `key`: consumed."""
+    return jax.random.randint(key, (n, len(choices)), 0, jnp.asarray(choices))
+
+
+def mean_over_repeats(scores: Float[Any, "b repeats k"]) -> Float[Any, "b k"]:
+    """A candidate's metrics, averaged over repeats (decision D12).
+
+    One non-finite repeat makes the mean non-finite, and the candidate the worst.
+    """
+    return scores.mean(axis=1)

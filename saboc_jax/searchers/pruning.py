@@ -1,0 +1,290 @@
+"""Supernet pruning: remove, round by round, the options whose removal does least harm.
+
+The supernet starts with every option of every decision. In a round each option that could go
+is left out in turn, and the supernet without it is compared with the supernet as it is. With
+S_j the metrics, oriented so that lower is better,
+
+    delta_j = (S_j(before) - S_j(after)) / |S_j(before)|,
+
+averaged over repeats that share weights and images. All candidate removals of the round are
+ranked by every metric, largest delta first, and by the sum of ranks; walking down that list,
+every decision loses `prune_number` options. The search ends with one option per decision.
+
+A removal after which a metric is not finite destroys the network: it is ranked last.
+
+References:
+    Schedule: TE-NAS (Chen, Gong and Wang, ICLR 2021). Three metrics and Borda count:
+    SABoC-NAS, Section 4.3 and Eq. 12.
+
+Deviation: TE-NAS measures the unpruned supernet again for each candidate; here once a round
+and repeat, which gives the same numbers as weights and images are shared.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from saboc_jax import ranking as ranks
+from saboc_jax.searchers import base
+from saboc_jax.types import Architecture, PRNGKey, Ranking, Searcher
+
+# Against division by zero only; small enough not to count, large enough not to overflow.
+_TINY = 1e-30
+
+
+class PruningState(NamedTuple):
+    """Where a pruning search stands.
+
+    Attributes:
+        active: [decisions, options] the supernet's options.
+        removed_in: [decisions, options] the round (from 1) that removed an option; 0 for those
+            that are active, -1 for those that never were.
+        round: [] rounds done.
+        evaluations: [] masks scored so far, the supernets before included.
+        noise: [decisions, options] Gumbel noise of this round; zeros without temperature.
+    """
+
+    active: Bool[np.ndarray, "decisions options"]
+    removed_in: Int[np.ndarray, "decisions options"]
+    round: Int[np.ndarray, ""]
+    evaluations: Int[np.ndarray, ""]
+    noise: Float[np.ndarray, "decisions options"]
+
+
+def removable(active: Bool[np.ndarray, "decisions options"]) -> Int[np.ndarray, "m 2"]:
+    """(decision, option) of every active option that is not the last of its decision."""
+    return np.argwhere(active & (active.sum(axis=1, keepdims=True) > 1))
+
+
+def removal_masks(active: Bool[np.ndarray, "decisions options"]) -> Bool[np.ndarray, "b d o"]:
+    """The supernet as it is, then without each removable option in turn."""
+    candidates = removable(active)
+    masks = np.repeat(active[None], 1 + len(candidates), axis=0)
+    masks[1 + np.arange(len(candidates)), candidates[:, 0], candidates[:, 1]] = False
+    return masks
+
+
+def _stand_in_for_before(
+    before: Float[np.ndarray, "repeats k"], after: Float[np.ndarray, "m repeats k"]
+) -> Float[np.ndarray, "repeats k"]:
+    """`before` where finite, else the median of the finite `after` of its repeat.
+
+    `before` is common to all candidates: it fixes the scale of a repeat, not the order in it.
+    """
+    filled = before.copy()
+    for repeat, metric in np.argwhere(~np.isfinite(before)):
+        finite = after[:, repeat, metric]
+        finite = finite[np.isfinite(finite)]
+        filled[repeat, metric] = np.median(finite) if finite.size else 1.0
+    return filled
+
+
+def _round_significant(values: np.ndarray, digits: int) -> np.ndarray:
+    return np.array([float(f"{value:.{digits}g}") for value in values.flat]).reshape(values.shape)
+
+
+def improvements(
+    scores: Float[np.ndarray, "b repeats k"],
+    higher_is_better: Sequence[bool],
+    rounding: int | None = None,
+) -> Float[np.ndarray, "m k"]:
+    """delta: by how much each removal improves each metric, relative to the supernet before.
+
+    Args:
+        scores: [1 + m, repeats, k] metrics of the supernet before and after each removal.
+        higher_is_better: the direction of each metric.
+        rounding: None, or as TE-NAS: deltas are rounded to this many decimals, their means to
+            this many significant digits, so that near-equal removals tie.
+
+    Returns:
+        [m, k]; positive if the removal improves; NaN if a repeat is not finite after it.
+    """
+    signs = np.where(np.asarray(higher_is_better, dtype=bool), -1.0, 1.0)
+    costs = np.asarray(scores, dtype=np.float64) * signs
+    after = np.where(np.isfinite(costs[1:]), costs[1:], np.nan)
+    before = _stand_in_for_before(costs[0], after)
+    delta = (before - after) / (np.abs(before) + _TINY)
+    if rounding is None:
+        return delta.mean(axis=1)
+    return _round_significant(np.round(delta, rounding).mean(axis=1), rounding)
+
+
+def take_by_quota(
+    order: Int[np.ndarray, " m"], groups: Int[np.ndarray, " m"], quotas: Int[np.ndarray, " g"]
+) -> Int[np.ndarray, " taken"]:
+    """Walks down an order, taking candidates until each group has given its quota.
+
+    Args:
+        order: [m] candidates, the first to go first.
+        groups: [m] the group each candidate belongs to, here its decision.
+        quotas: [g] how many each group gives.
+    """
+    left = np.array(quotas)
+    taken = []
+    for candidate in order:
+        if left[groups[candidate]] > 0:
+            left[groups[candidate]] -= 1
+            taken.append(candidate)
+    return np.array(taken, dtype=int)
+
+
+def removal_order(
+    delta: Float[np.ndarray, "m k"],
+    ranking: Ranking,
+    temperature: float = 0.0,
+    noise: Float[np.ndarray, " m"] | None = None,
+) -> Int[np.ndarray, " m"]:
+    """Candidates in the order in which they should go.
+
+    Args:
+        delta: [m, k] improvements.
+        ranking: how k metrics become one rank S_r.
+        temperature: 0 sorts by S_r. Above, candidates are drawn without replacement with
+            probabilities softmax(-S_r / temperature), by adding Gumbel noise and sorting.
+        noise: [m] standard Gumbel noise, for a temperature above 0.
+    """
+    directions = (True,) * delta.shape[1]
+    if temperature == 0:
+        return ranks.best_first(delta, directions, ranking=ranking)
+    return ranks.order(ranking(delta, directions) / temperature - noise)
+
+
+def _starting_mask(
+    choices: Sequence[int],
+    initially_pruned: Bool[Any, "decisions options"] | Sequence[str],
+    option_names: Sequence[Sequence[str]] | None,
+) -> Bool[np.ndarray, "decisions options"]:
+    active = base.available_options(choices)
+    named = isinstance(initially_pruned, str) or all(
+        isinstance(name, str) for name in initially_pruned
+    )
+    if named and len(initially_pruned):
+        if isinstance(initially_pruned, str) or option_names is None:
+            raise ValueError(
+                f"initially_pruned={initially_pruned!r}; allowed: a mask, or a sequence of "
+                "names together with option_names"
+            )
+        active &= ~base.options_named(initially_pruned, option_names)
+    elif not named:
+        mask = np.asarray(initially_pruned, dtype=bool)
+        if mask.shape != active.shape:
+            raise ValueError(f"initially_pruned is {mask.shape}; allowed: {active.shape}")
+        active &= ~mask
+    if not active.any(axis=1).all():
+        raise ValueError(
+            f"initially_pruned leaves decisions {np.flatnonzero(~active.any(axis=1)).tolist()} "
+            "without options; allowed: at least one each"
+        )
+    return active
+
+
+def _best(state: PruningState) -> Architecture:
+    open_decisions = np.flatnonzero(np.sum(state.active, axis=1) > 1)
+    if open_decisions.size:
+        raise ValueError(f"decisions {open_decisions.tolist()} still have several options")
+    return base.architectures_of(np.asarray(state.active))
+
+
+def pruning(
+    choices: Sequence[int],
+    higher_is_better: Sequence[bool],
+    *,
+    initially_pruned: Bool[Any, "decisions options"] | Sequence[str] = (),
+    option_names: Sequence[Sequence[str]] | None = None,
+    prune_number: int = 1,
+    rounding: int | None = None,
+    temperature: float = 0.0,
+    ranking: Ranking = ranks.borda,
+) -> Searcher:
+    """Pruning of a supernet with any metrics (decision D15).
+
+    `ask` gives [1 + m, decisions, options]: the supernet, then the supernet without each of
+    the m options that could go; m shrinks from round to round. NAS-Bench-201 without "none"
+    takes 3 rounds and 57 evaluations.
+
+    Args:
+        choices: number of options of each decision.
+        higher_is_better: the direction of each metric.
+        initially_pruned: options excluded from the start, as a mask or, with `option_names`,
+            as names: TE-NAS excludes ("none",).
+        option_names: names of the options of each decision.
+        prune_number: options a decision loses per round; the last one always stays. TE-NAS
+            takes 1 for NAS-Bench-201 and 3 for DARTS on CIFAR-10.
+        rounding: see `improvements`; TE-NAS: 3, with `ties="dense"` in the ranking.
+        temperature: see `removal_order`; 0 is deterministic.
+        ranking: how the metrics' improvements become one rank.
+
+    Raises:
+        ValueError: if an argument is out of range or a decision has no option left.
+    """
+    base.check_choices(choices, higher_is_better)
+    if prune_number < 1 or temperature < 0:
+        raise ValueError(
+            f"prune_number={prune_number}, temperature={temperature}; allowed: >= 1 and >= 0"
+        )
+    start = _starting_mask(choices, initially_pruned, option_names)
+
+    def init(key: PRNGKey) -> PruningState:
+        del key  # Nothing is random before the first round.
+        removed_in = np.where(start, 0, -1).astype(np.int32)
+        return PruningState(start, removed_in, np.int32(0), np.int32(0), np.zeros(start.shape))
+
+    def ask(key: PRNGKey, state: PruningState) -> tuple[Bool[Array, "b d o"], PruningState]:
+        noise = np.zeros(start.shape)
+        if temperature > 0:
+            noise = np.asarray(jax.random.gumbel(key, start.shape), dtype=np.float64)
+        masks = removal_masks(np.asarray(state.active))
+        return jnp.asarray(masks), state._replace(noise=noise)
+
+    return Searcher(
+        name="pruning",
+        init=init,
+        ask=ask,
+        tell=partial(
+            _tell,
+            higher_is_better=tuple(higher_is_better),
+            prune_number=prune_number,
+            rounding=rounding,
+            temperature=temperature,
+            ranking=ranking,
+        ),
+        done=lambda state: bool((np.sum(state.active, axis=1) <= 1).all()),
+        best=_best,
+    )
+
+
+def _tell(
+    state: PruningState,
+    masks: Bool[Any, "b decisions options"],
+    scores: Float[Any, "b repeats k"],
+    *,
+    higher_is_better: tuple[bool, ...],
+    prune_number: int,
+    rounding: int | None,
+    temperature: float,
+    ranking: Ranking,
+) -> PruningState:
+    active = np.array(state.active)
+    if not np.array_equal(masks, removal_masks(active)):
+        raise ValueError(f"masks {np.shape(masks)} are not those the last `ask` gave")
+    base.check_scores(scores, len(masks), len(higher_is_better))
+    decisions, options = removable(active).T
+    delta = improvements(np.asarray(scores), higher_is_better, rounding)
+    noise = np.asarray(state.noise)[decisions, options]
+    order = removal_order(delta, ranking, temperature, noise)
+    taken = take_by_quota(order, decisions, np.minimum(prune_number, active.sum(axis=1) - 1))
+    removed_in = np.array(state.removed_in)
+    active[decisions[taken], options[taken]] = False
+    removed_in[decisions[taken], options[taken]] = state.round + 1
+    return PruningState(
+        active,
+        removed_in,
+        np.int32(state.round + 1),
+        np.int32(state.evaluations + len(masks)),
+        np.zeros(active.shape),
+    )
