@@ -1,1 +1,28 @@
 """Search spaces: architectures as data, networks as Flax modules."""
+
+import importlib
+from typing import Any
+
+from saboc_jax.types import SearchSpace
+
+# A new space is one file with a factory `f(**options) -> SearchSpace` and one line here.
+SPACES = {"nas_bench_201": "saboc_jax.spaces.nas_bench_201:nas_bench_201"}
+
+
+def make_space(name: str, **options: Any) -> SearchSpace:
+    """A search space by name.
+
+    Args:
+        name: a key of `SPACES`.
+        **options: of that space's factory.
+
+    Raises:
+        ValueError: if the name is unknown or an option is wrong.
+    """
+    if name not in SPACES:
+        raise ValueError(f"space {name!r} is unknown; allowed: {', '.join(sorted(SPACES))}")
+    module, function = SPACES[name].split(":")
+    try:
+        return getattr(importlib.import_module(module), function)(**options)
+    except TypeError as error:
+        raise ValueError(f"space {name!r}: {error}") from error

@@ -1,0 +1,1 @@
+"""Runnable experiments: absl binaries over the library."""

@@ -1,0 +1,212 @@
+"""Flags and set-up that the binaries share."""
+
+import inspect
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, flags, logging
+from rich.console import Console
+
+from saboc_jax import data
+from saboc_jax.data import Dataset
+from saboc_jax.evaluate import Evaluator
+from saboc_jax.ntk.empirical import BATCH_NORMS, ENGINES
+from saboc_jax.records import current_versions
+from saboc_jax.scorers import SCORERS, make_scorer
+from saboc_jax.scorers.base import combine, load_factory
+from saboc_jax.spaces import SPACES, make_space
+from saboc_jax.spaces.ops import INITIALISERS
+from saboc_jax.store import Store
+from saboc_jax.types import Scorer, SearchSpace
+
+SPACE = flags.DEFINE_enum("space", "nas_bench_201", sorted(SPACES), "Search space.")
+DATASET = flags.DEFINE_enum(
+    "dataset",
+    "auto",
+    ["auto", *data.DATASETS],
+    "Images to score on; auto: cifar10 where it is found, else digits (built in).",
+)
+SEED = flags.DEFINE_integer("seed", 0, "Seeds weights, images and the search.", 0)
+CHANNELS = flags.DEFINE_integer("channels", 8, "C, channels of the scoring network.", 1)
+CELLS = flags.DEFINE_integer("cells", 1, "N, cells a stage of the scoring network.", 1)
+INIT = flags.DEFINE_enum(
+    "init", "kaiming_normal_fan_in", sorted(INITIALISERS), "How weights are drawn."
+)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "n, images of a batch.", 1)
+REPEATS = flags.DEFINE_integer("repeats", 3, "Draws of weights and images to average over.", 1)
+NTK_ENGINE = flags.DEFINE_enum(
+    "ntk_engine",
+    "auto",
+    ENGINES,
+    "How NTKs are computed; auto: one_backward where it applies, else neural_tangents.",
+)
+BATCH_NORM = flags.DEFINE_enum(
+    "batch_norm",
+    "frozen",
+    BATCH_NORMS,
+    "frozen: statistics of the training batch as constants (fast). batch: every batch its own, "
+    "as the papers' codes do (n backward passes).",
+)
+DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Where data lies; else $SABOC_DATA_DIR, else TFDS's own place."
+)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a binary; bad input ends it with one line instead of a traceback."""
+
+    def guarded(arguments: Sequence[str]) -> None:
+        if len(arguments) > 1:
+            raise app.UsageError(f"unexpected arguments {arguments[1:]}; flags start with --")
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # JAX tells which backends it lacks
+        try:
+            main()
+        except (ValueError, FileNotFoundError) as error:
+            Console(stderr=True, highlight=False, markup=False).print(f"error: {error}")
+            raise SystemExit(1) from error
+
+    app.run(guarded)
+
+
+def load_dataset() -> Dataset:
+    """The dataset of `--dataset`."""
+    name = DATASET.value
+    name = data.default_name(DATA_DIR.value) if name == "auto" else name
+    return data.load(name, DATA_DIR.value)
+
+
+def build_space(dataset: Dataset) -> SearchSpace:
+    """The space of `--space` with a scoring network for that dataset."""
+    return make_space(
+        SPACE.value,
+        channels=CHANNELS.value,
+        num_cells=CELLS.value,
+        num_classes=dataset.num_classes,
+        image_shape=dataset.image_shape,
+        init=INIT.value,
+    )
+
+
+def space_id(space: SearchSpace) -> str:
+    """Names a space and all that configures its scoring network, for the store."""
+    return (
+        f"{space.name}/c{CHANNELS.value}n{CELLS.value}k{space.num_classes}"
+        f"/{INIT.value}/{'x'.join(map(str, space.image_shape))}"
+    )
+
+
+def build_scorer(names: Sequence[str], space: SearchSpace) -> Scorer:
+    """The scorer of a name, or several as one."""
+    shared = {"engine": NTK_ENGINE.value, "batch_norm": BATCH_NORM.value}
+    scorers = []
+    for name in names:
+        known = inspect.signature(load_factory(SCORERS, name)).parameters
+        options = {key: value for key, value in shared.items() if key in known}
+        scorers.append(make_scorer(name, space, **options))
+    return combine(scorers)
+
+
+def build_evaluator(
+    dataset: Dataset,
+    space: SearchSpace,
+    scorer: Scorer,
+    store: Store | None = None,
+    on_score: Callable[[], None] | None = None,
+) -> Evaluator:
+    """An evaluator whose weights and images are seeded by `--seed`, for every repeat."""
+    root = jax.random.key(SEED.value)
+    weights, images = jax.random.fold_in(root, 1), jax.random.fold_in(root, 2)
+    repeats = range(REPEATS.value)
+    batches = [
+        data.draw(dataset, jax.random.fold_in(images, r), BATCH_SIZE.value, needs=scorer.needs)
+        for r in repeats
+    ]
+    return Evaluator(
+        space,
+        scorer,
+        [jax.random.fold_in(weights, r) for r in repeats],
+        batches,
+        dataset=f"{dataset.name}/n{BATCH_SIZE.value}",
+        store=store,
+        on_score=on_score,
+        seeds=[f"{SEED.value}/{r}" for r in repeats],
+        space_id=space_id(space),
+    )
+
+
+def flag_values(*ignored: str) -> dict[str, Any]:
+    """The values of the flags that decide a result."""
+    ours = flags.FLAGS.flags_by_module_dict()
+    values = {
+        flag.name: flag.value
+        for module, defined in ours.items()
+        if "experiments" in module or module.endswith((".py", "__main__"))
+        for flag in defined
+    }
+    return {k: v for k, v in sorted(values.items()) if k not in {"workdir", "data_dir", *ignored}}
+
+
+def open_workdir(path: str, settings: dict[str, Any]) -> Path:
+    """Makes a workdir, or continues one of the same settings.
+
+    Raises:
+        ValueError: if it holds another run; names the settings that differ.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--workdir={path} cannot be made: {error}") from error
+    record = folder / "settings.json"
+    settings = json.loads(json.dumps(settings))
+    if record.exists():
+        old = read_json(record)
+        differing = [
+            f"{name}: {old.get(name)!r} there, {settings.get(name)!r} now"
+            for name in sorted(set(old) | set(settings))
+            if old.get(name) != settings.get(name)
+        ]
+        if differing:
+            raise ValueError(
+                f"--workdir={path} holds another run ({'; '.join(differing)}); "
+                "choose another --workdir"
+            )
+    elif any(folder.iterdir()):
+        raise ValueError(
+            f"--workdir={path} is not empty and not a run of ours; choose another --workdir"
+        )
+    else:
+        write_json(record, settings)
+    return folder
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON; ValueError names a damaged file."""
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON whole or not at all."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+        json.dump(value, file, indent=1)
+        file.write("\n")
+    os.replace(file.name, path)
+
+
+def environment() -> dict[str, Any]:
+    """What a result depends on besides its flags."""
+    device = jax.devices()[0]
+    return {
+        "versions": current_versions(),
+        "device": f"{device.platform}: {device.device_kind}",
+        "devices": jax.device_count(),
+    }
