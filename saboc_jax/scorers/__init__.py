@@ -8,6 +8,9 @@ from saboc_jax.types import Scorer, SearchSpace
 # A new scorer is one file with a factory `f(space, **options) -> Scorer` and one line here.
 SCORERS = {
     "ntk_score": "saboc_jax.scorers.ntk_score:ntk_score",
+    "zen": "saboc_jax.scorers.zen:zen",
+    "naswot": "saboc_jax.scorers.naswot:naswot",
+    "swap": "saboc_jax.scorers.swap:swap",
 }
 
 

@@ -1,0 +1,165 @@
+"""Looking into a forward pass: ReLU patterns, block outputs, batch-norm variances, layer costs.
+
+Every quantity is recorded by a Flax interceptor into the collection "observed", so the gated
+supernet, its specialised modules and anybody's module are looked at by the same code. In the
+supernet a leaf is stacked [cells, edges, ...] and zero where an operation did not run; what is
+recorded here therefore either adds up over layers or says itself that it is there.
+"""
+
+import operator
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from saboc_jax.ntk.network import Network
+from saboc_jax.scorers.base import draw_weights
+from saboc_jax.spaces.base import draw_parameters, find_initialiser, flatten
+from saboc_jax.spaces.layers import Interceptor, batch_norm_rule, fast_conv_rule, is_call
+from saboc_jax.spaces.ops import Relu
+from saboc_jax.types import Images, PRNGKey, SearchSpace, Variables, fold_name
+
+OBSERVED = "observed"
+WORD = 32  # bits of a code's words
+
+
+def redraw(space: SearchSpace, key: PRNGKey, init: str | None) -> Variables:
+    """The supernet's weights with a scorer's own initialiser (None: the space's).
+
+    The same key draws the same normal numbers for every initialiser that is normal.
+
+    Raises:
+        ValueError: if the initialiser is unknown.
+    """
+    if init is None:
+        return draw_weights(space, key)
+    shapes = jax.eval_shape(space.init, key)["params"]
+    drawn = draw_parameters(
+        fold_name(key, "weights"), shapes, find_initialiser(init), space.layers_per_leaf
+    )
+    return {"params": drawn}
+
+
+def check_init(init: str | None) -> str | None:
+    """Raises ValueError if there is no initialiser of that name."""
+    if init is not None:
+        find_initialiser(init)
+    return init
+
+
+def record(
+    network: Network, images: Images, *rules: Interceptor, batch_norm: str = "batch"
+) -> tuple[Float[Array, "n classes"], Variables]:
+    """Runs a network and gives (its outputs, what the rules recorded).
+
+    Args:
+        network: at fixed weights.
+        images: one batch.
+        *rules: interceptors that record with `put`; they see a layer before its rules act.
+        batch_norm: "batch" (train mode, as the proxies' released codes run) or "frozen".
+    """
+    with ExitStack() as stack:
+        # The first interceptor is the outermost, and those of `layers` call no further one.
+        for rule in (*rules, *fast_rules(), batch_norm_rule(batch_norm)):
+            stack.enter_context(nn.intercept_methods(rule))
+        outputs, state = network.apply(network.variables, images, (OBSERVED,))
+    return outputs, state.get(OBSERVED, {})
+
+
+def fast_rules() -> tuple[Interceptor, ...]:
+    """Convolutions with reverse rules that are fast on the CPU, and XLA's own elsewhere."""
+    return (fast_conv_rule(),) if jax.default_backend() == "cpu" else ()
+
+
+def put(
+    module: nn.Module, name: str, value: Array,
+    merge: Callable[[Array, Array], Array] = operator.add,
+) -> None:
+    """Records an array at a module; `merge` joins those of several calls of one module."""
+    module.sow(
+        OBSERVED, name, value,
+        reduce_fn=lambda old, new: new if old is None else merge(old, new),
+        init_fn=lambda: None,
+    )
+
+
+def recorded(observed: Variables, name: str) -> list[Array]:
+    """Everything recorded under a name, in the order of the paths."""
+    return [leaf for path, leaf in flatten(observed).items() if path[-1] == name]
+
+
+def relu_rule(
+    name: str, measure: Callable[[Bool[Array, "n units"]], Array], axis: int | None
+) -> Interceptor:
+    """An interceptor that records `measure(active)` of every ReLU on feature maps.
+
+    Args:
+        name: under which it is recorded.
+        measure: of [n, units], which units of the ReLU are above zero.
+        axis: along which several calls of one ReLU are joined; None: they are added.
+    """
+
+    def merge(old: Array, new: Array) -> Array:
+        return old + new if axis is None else jnp.concatenate([old, new], axis)
+
+    def rule(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+        y = next_fun(*args, **kwargs)
+        if is_call(context, Relu) and y.ndim == 4:
+            put(context.module, name, measure((y > 0).reshape(y.shape[0], -1)), merge)
+        return y
+
+    return rule
+
+
+def cost_rule() -> Interceptor:
+    """An interceptor that records the multiply-accumulates and parameters of every layer.
+
+    The supernet's operations that do not run count nothing, so the cost of an architecture is
+    data like the architecture itself. Layers: convolutions, dense layers, batch norms.
+    """
+
+    def rule(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+        y = next_fun(*args, **kwargs)
+        if is_call(context, (nn.Conv, nn.Dense, nn.BatchNorm)):
+            params = context.module.variables.get("params", {})
+            positions = y.size // (y.shape[0] * y.shape[-1])
+            macs = params["kernel"].size * positions if "kernel" in params else 0
+            size = sum(leaf.size for leaf in jax.tree.leaves(params))
+            put(context.module, "cost", jnp.array([macs, size], jnp.float32))
+        return y
+
+    return rule
+
+
+def layer_costs(observed: Variables) -> Float[Array, "layers 2"]:
+    """(multiply-accumulates, parameters) of every layer that ran, zeros for the others.
+
+    They are not added here: a layer's count is exact in float32, a network's may not be.
+    """
+    return jnp.concatenate([leaf.reshape(-1, 2) for leaf in recorded(observed, "cost")])
+
+
+# --- binary codes -------------------------------------------------------------------------------
+
+
+def pack_bits(bits: Bool[Array, "codes bits"]) -> UInt32[Array, "codes words"]:
+    """Codes as words of 32 bits."""
+    codes, length = bits.shape
+    words = -(-length // WORD)
+    padded = jnp.pad(bits, ((0, 0), (0, words * WORD - length)))
+    shifted = padded.reshape(codes, words, WORD).astype(jnp.uint32) << jnp.arange(
+        WORD, dtype=jnp.uint32
+    )
+    return shifted.sum(-1, dtype=jnp.uint32)
+
+
+def count_distinct(codes: UInt32[Array, "codes words"]) -> Int[Array, ""]:
+    """The number of distinct codes, exactly: sorts them and counts the changes."""
+    columns = lax.sort(tuple(codes.T), num_keys=codes.shape[1])
+    changes = [column[1:] != column[:-1] for column in columns]
+    return 1 + jnp.stack(changes).any(0).sum()

@@ -1,0 +1,102 @@
+"""NASWOT: how differently the ReLUs see the images of a batch.
+
+Mellor, Turner, Storkey, Crowley (2021), "Neural Architecture Search without Training". For
+the binary codes c_i of image i at every ReLU, K_ij counts the units on which images i and j
+agree; the score is log |det K|.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from saboc_jax.ntk.network import Network, bind
+from saboc_jax.scorers.activations import check_init, record, recorded, redraw, relu_rule
+from saboc_jax.types import (
+    Batch,
+    Diagnostics,
+    Gates,
+    Images,
+    Passes,
+    PRNGKey,
+    Scorer,
+    SearchSpace,
+)
+
+
+def agreement(active: Bool[Array, "n units"]) -> Float[Array, "n n"]:
+    """On how many units two images agree: c c' + (1 - c)(1 - c)'. Exact: small integers."""
+    c = active.astype(jnp.float32)
+    both = jnp.matmul(c, c.T, precision=lax.Precision.HIGHEST)
+    on = c.sum(1)
+    return 2 * both + c.shape[1] - on[:, None] - on[None, :]
+
+
+def agreement_kernel(network: Network, images: Images) -> Float[Array, "n n"]:
+    """The agreement of all ReLUs on feature maps, train-mode batch norm."""
+    n = images.shape[0]
+    observed = record(network, images, relu_rule("agreement", agreement, axis=None))[1]
+    return sum(
+        (leaf.reshape(-1, n, n).sum(0) for leaf in recorded(observed, "agreement")),
+        jnp.zeros((n, n)),
+    )
+
+
+def log_determinant(kernel: Float[Array, "n n"]) -> Float[Array, ""]:
+    """The log of |det K|; minus infinity if K is singular."""
+    value = jnp.linalg.slogdet(kernel)[1]
+    return jnp.where(jnp.isnan(value), -jnp.inf, value)
+
+
+def naswot_value(network: Network, images: Images) -> Float[Array, ""]:
+    """NASWOT of a network at fixed weights; higher is better."""
+    return log_determinant(agreement_kernel(network, images))
+
+
+@dataclass(frozen=True)
+class AgreementKernel:
+    """Observable: `agreement_kernel` of the training images."""
+
+    space: SearchSpace
+    init: str | None
+
+    def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> Float[Array, "n n"]:
+        """[n, n]."""
+        network = bind(self.space, redraw(self.space, key, self.init), gates)
+        return agreement_kernel(network, batch.images)
+
+
+def naswot(space: SearchSpace, *, init: str | None = "torch_default") -> Scorer:
+    """NASWOT (the version of the released `hook_logdet`): higher is better.
+
+    Deviation: the released code leaves out ReLUs that no gradient reaches. In NAS-Bench-201 it
+    leaves out none, for every node feeds the output and `none` multiplies by zero, through
+    which a (zero) gradient passes; so every ReLU that runs is counted here, and no backward
+    pass is needed to find them.
+
+    Args:
+        space: the search space.
+        init: a name in `ops.INITIALISERS`; None: the space's own.
+
+    Raises:
+        ValueError: if the initialiser is unknown.
+    """
+
+    def finish(
+        observed: Mapping[str, Any], gates: Gates, batch: Batch
+    ) -> tuple[Float[Array, "1"], Diagnostics]:
+        return log_determinant(observed["kernel"])[None], {}
+
+    return Scorer(
+        name="naswot",
+        metrics=("naswot",),
+        higher_is_better=(True,),
+        needs=frozenset({"images"}),
+        passes=Passes(1, 0),
+        observables={"kernel": AgreementKernel(space, check_init(init))},
+        finish=finish,
+        options={"init": init},
+    )

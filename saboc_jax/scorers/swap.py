@@ -1,0 +1,130 @@
+"""SWAP: how many different patterns over the images the units of a network show.
+
+Peng, Song, Fang, Yu (2024), "SWAP-NAS: Sample-Wise Activation Patterns for Ultra-Fast NAS".
+A unit (one pixel of one channel of a ReLU's output) has a pattern of n bits, one for each
+image; the score is the number of distinct patterns, at most 2^n.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, UInt32
+
+from saboc_jax.ntk.network import Network, bind
+from saboc_jax.scorers.activations import (
+    check_init,
+    cost_rule,
+    count_distinct,
+    layer_costs,
+    pack_bits,
+    record,
+    recorded,
+    redraw,
+    relu_rule,
+)
+from saboc_jax.types import (
+    Batch,
+    Diagnostics,
+    Gates,
+    Images,
+    Passes,
+    PRNGKey,
+    Scorer,
+    SearchSpace,
+)
+
+
+def unit_codes(active: Bool[Array, "n units"]) -> UInt32[Array, "units words"]:
+    """The patterns of all units; their first bit is always set, so that a code is not zero."""
+    there = jnp.ones((1, active.shape[1]), bool)
+    return pack_bits(jnp.concatenate([there, active]).T)
+
+
+def count_patterns(network: Network, images: Images) -> tuple[Array, Float[Array, "layers 2"]]:
+    """(Number of distinct patterns, `layer_costs`), train-mode batch norm."""
+    rules = relu_rule("codes", unit_codes, axis=0), cost_rule()
+    observed = record(network, images, *rules)[1]
+    codes = [leaf.reshape(-1, leaf.shape[-1]) for leaf in recorded(observed, "codes")]
+    if not codes:
+        return jnp.array(0.0), layer_costs(observed)
+    codes = jnp.concatenate(codes)
+    # Units of operations that did not run are zero words; together they look like one pattern.
+    idle = (codes[:, 0] == 0).any()
+    return (count_distinct(codes) - idle).astype(jnp.float32), layer_costs(observed)
+
+
+def swap_value(network: Network, images: Images) -> Float[Array, ""]:
+    """The SWAP-score of a network at fixed weights; higher is better."""
+    return count_patterns(network, images)[0]
+
+
+def regularise(
+    patterns: Float[Array, ""], params: Float[Array, ""], mu: float, sigma: float
+) -> Float[Array, ""]:
+    """SWAP * exp(-(P - mu)^2 / sigma), with P, mu in thousands of parameters."""
+    return patterns * jnp.exp(-jnp.square(params / 1e3 - mu) / sigma)
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """Observable: {"patterns": their number, "costs": `layer_costs`}."""
+
+    space: SearchSpace
+    init: str | None
+    images: int | None
+
+    def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> dict[str, Array]:
+        """Looks at the first `images` training images (None: at all)."""
+        network = bind(self.space, redraw(self.space, key, self.init), gates)
+        patterns, costs = count_patterns(network, batch.images[: self.images])
+        return {"patterns": patterns, "costs": costs}
+
+
+def swap(
+    space: SearchSpace,
+    *,
+    init: str | None = "standard_normal",
+    images: int | None = 16,
+    mu: float | None = None,
+    sigma: float | None = None,
+) -> Scorer:
+    """The SWAP-score, regularised by size where `mu` and `sigma` are given; higher is better.
+
+    Deviation: one draw of weights; the released code averages 32, which here are repeats.
+
+    Args:
+        space: the search space.
+        init: a name in `ops.INITIALISERS`; None: the space's own.
+        images: how many of the batch's images are looked at (None: all).
+        mu: thousands of parameters that are preferred.
+        sigma: tolerance around them, thousands of parameters squared.
+
+    Raises:
+        ValueError: if an option is out of range, or only one of mu and sigma is given.
+    """
+    if (mu is None) != (sigma is None) or (sigma is not None and sigma <= 0):
+        raise ValueError(f"mu={mu}, sigma={sigma}; allowed: both None, or sigma above 0")
+    if images is not None and images < 1:
+        raise ValueError(f"images={images}; allowed: 1 or more, or None")
+
+    def finish(
+        observed: Mapping[str, Any], gates: Gates, batch: Batch
+    ) -> tuple[Float[Array, "1"], Diagnostics]:
+        patterns, params = observed["seen"]["patterns"], observed["seen"]["costs"][:, 1].sum()
+        value = patterns
+        if mu is not None and sigma is not None:
+            value = regularise(patterns, params, mu, sigma)
+        return value[None], {"patterns": patterns, "params": params}
+
+    return Scorer(
+        name="swap",
+        metrics=("swap",),
+        higher_is_better=(True,),
+        needs=frozenset({"images"}),
+        passes=Passes(1, 0),
+        observables={"seen": Patterns(space, check_init(init), images)},
+        finish=finish,
+        options={"init": init, "images": images, "mu": mu, "sigma": sigma},
+    )

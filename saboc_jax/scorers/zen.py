@@ -1,0 +1,156 @@
+"""Zen-score: how far the last feature map moves when the input does.
+
+Lin, Wang, Sun, Chen, Sun, Qian, Li, Jin (2021), "Zen-NAS: A Zero-Shot NAS for
+High-Performance Image Recognition". With x and e drawn from N(0, 1) and weights from N(0, 1):
+
+    log mean_b sum |F(x) - F(x + 0.01 e)| + sum over batch norms of log sqrt(mean variance),
+
+where F is the feature map before global pooling and the second term gives back the scale that
+batch norm takes away.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+from saboc_jax.ntk.network import Network, bind
+from saboc_jax.scorers.activations import check_init, put, record, recorded, redraw
+from saboc_jax.spaces.layers import is_call, statistics
+from saboc_jax.spaces.ops import Block
+from saboc_jax.types import (
+    Batch,
+    Diagnostics,
+    Gates,
+    Images,
+    Passes,
+    PRNGKey,
+    Scorer,
+    SearchSpace,
+    fold_name,
+)
+
+FEATURES = "features"  # the name of the block before global pooling
+MOMENTUM = 0.1  # of the running variance, PyTorch's
+
+
+def _rule(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+    """Records the last feature map, and (mean unbiased variance, 1) at every batch norm."""
+    y = next_fun(*args, **kwargs)
+    if is_call(context, nn.BatchNorm):
+        count = args[0].size // args[0].shape[-1]
+        variance = statistics(args[0])[1].mean() * (count / (count - 1))
+        put(context.module, "variance", jnp.stack([variance, jnp.ones_like(variance)]),
+            lambda old, new: new)
+    if is_call(context, Block) and context.module.name == FEATURES:
+        put(context.module, FEATURES, y)
+    return y
+
+
+def feature_change(
+    network: Network, images: Images, others: Images
+) -> tuple[Float[Array, ""], Float[Array, "norms 3"]]:
+    """What the Zen-score is made of.
+
+    Args:
+        network: at fixed weights; train-mode batch norm, each batch on its own.
+        images: x.
+        others: the perturbed x.
+
+    Returns:
+        mean_b sum |F(x) - F(x~)|; and for every batch norm (mean variance of x, of x~, 1), or
+        zeros if it did not run.
+
+    Raises:
+        ValueError: if the network marks no feature map.
+    """
+
+    def run(images: Images) -> tuple[Array, Array]:
+        observed = record(network, images, _rule)[1]
+        features = recorded(observed, FEATURES)
+        if len(features) != 1:
+            raise ValueError(
+                f"the network has {len(features)} blocks named {FEATURES!r}; allowed: 1, the "
+                "feature map before global pooling"
+            )
+        variances = [leaf.reshape(-1, 2) for leaf in recorded(observed, "variance")]
+        return features[0], jnp.concatenate(variances) if variances else jnp.zeros((0, 2))
+
+    features, variances = lax.map(run, jnp.stack([images, others]))
+    change = jnp.abs(features[0] - features[1]).sum((1, 2, 3)).mean()
+    return change, jnp.concatenate([variances[:, :, 0].T, variances[0, :, 1:]], axis=1)
+
+
+def zen_score(change: Float[Array, ""], variances: Float[Array, "norms 3"]) -> Float[Array, ""]:
+    """The score of what `feature_change` gives.
+
+    A batch norm's variance is PyTorch's running one after both batches, starting from 1.
+    """
+    keep = 1 - MOMENTUM
+    running = keep * keep + keep * MOMENTUM * variances[:, 0] + MOMENTUM * variances[:, 1]
+    terms = jnp.where(variances[:, 2] > 0, 0.5 * jnp.log(running), 0.0)
+    return jnp.log(change) + terms.sum()
+
+
+def zen_value(network: Network, images: Images, others: Images) -> Float[Array, ""]:
+    """The Zen-score of a network at fixed weights and given inputs; higher is better."""
+    return zen_score(*feature_change(network, images, others))
+
+
+@dataclass(frozen=True)
+class FeatureChange:
+    """Observable: `feature_change` for Gaussian inputs of the shape of the training images."""
+
+    space: SearchSpace
+    init: str | None
+    perturbation: float
+
+    def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> tuple[Array, Array]:
+        """(change, variances)."""
+        network = bind(self.space, redraw(self.space, key, self.init), gates)
+        shape, dtype = batch.images.shape, batch.images.dtype
+        x = jax.random.normal(fold_name(key, "zenx"), shape, dtype)
+        e = jax.random.normal(fold_name(key, "zene"), shape, dtype)
+        return feature_change(network, x, x + self.perturbation * e)
+
+
+def zen(
+    space: SearchSpace, *, init: str | None = "standard_normal", perturbation: float = 0.01
+) -> Scorer:
+    """The Zen-score; higher is better. Of the batch it reads only the images' shape.
+
+    Deviation: the released search scores a network without its residual links; this scores
+    the network as it is.
+
+    Args:
+        space: the search space.
+        init: a name in `ops.INITIALISERS`; None: the space's own.
+        perturbation: standard deviation of the perturbation.
+
+    Raises:
+        ValueError: if the initialiser is unknown or the perturbation not positive.
+    """
+    if perturbation <= 0:
+        raise ValueError(f"perturbation={perturbation}; allowed: above 0")
+
+    def finish(
+        observed: Mapping[str, Any], gates: Gates, batch: Batch
+    ) -> tuple[Float[Array, "1"], Diagnostics]:
+        change, variances = observed["change"]
+        return zen_score(change, variances)[None], {"change": change}
+
+    return Scorer(
+        name="zen",
+        metrics=("zen",),
+        higher_is_better=(True,),
+        needs=frozenset({"images"}),
+        passes=Passes(2, 0),
+        observables={"change": FeatureChange(space, check_init(init), perturbation)},
+        finish=finish,
+        options={"init": init, "perturbation": perturbation},
+    )
