@@ -64,7 +64,7 @@ def run(main: Callable[[], None]) -> None:
         if len(arguments) > 1:
             raise app.UsageError(f"unexpected arguments {arguments[1:]}; flags start with --")
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)  # JAX tells which backends it lacks
+            logging.set_verbosity(logging.ERROR)  # JAX and TFDS tell what they lack
         try:
             main()
         except (ValueError, FileNotFoundError) as error:

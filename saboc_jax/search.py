@@ -61,8 +61,8 @@ def run_search(
     state = searcher.init(jax.random.fold_in(key, 0))
     history: list[tuple[np.ndarray, np.ndarray]] = []
     while not searcher.done(state):
-        masks, state = searcher.ask(jax.random.fold_in(key, len(history) + 1), state)
-        masks = np.asarray(masks, bool)
+        asked, state = searcher.ask(jax.random.fold_in(key, len(history) + 1), state)
+        masks = np.asarray(asked, bool)
         if on_step:
             on_step(len(history), len(masks))
         scores = evaluator.evaluate(masks)

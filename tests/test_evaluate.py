@@ -13,7 +13,10 @@ from saboc_jax.spaces import make_space
 from saboc_jax.spaces.base import architecture_to_mask
 from saboc_jax.store import Store
 
-BEST = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_1x1~1|nor_conv_3x3~2|"
+BEST = (
+    "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|"
+    "+|skip_connect~0|nor_conv_1x1~1|nor_conv_3x3~2|"
+)
 CUT = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|none~0|none~1|none~2|"
 
 
@@ -76,17 +79,17 @@ def test_an_interrupted_search_resumes_to_the_same_bits(parts, tmp_path):
     whole = run_search(searcher, make(parts), jax.random.key(3))
     assert [len(masks) for masks, _ in whole.history] == [13]
 
-    class Interrupted(Exception):
+    class InterruptedRunError(Exception):
         pass
 
     def interrupt():
         if evaluator.counts.scored == 9:
-            raise Interrupted
+            raise InterruptedRunError
 
     with Store(tmp_path / "s.sqlite") as store:
         evaluator = make(parts, store)
         evaluator.on_score = interrupt
-        with pytest.raises(Interrupted):
+        with pytest.raises(InterruptedRunError):
             run_search(searcher, evaluator, jax.random.key(3))
     with Store(tmp_path / "s.sqlite") as store:
         evaluator = make(parts, store)
