@@ -87,6 +87,9 @@ class SearchSpace(NamedTuple):
         in_cells: `in_cells(path)`: does a parameter path lie in the searched cells?
         layers_per_leaf: `layers_per_leaf(path)`: how many leading axes of the parameter at
             `path` count layers rather than weights (the supernet stacks its layers).
+        thin_cell: `thin_cell()` gives the same space with TE-NAS's tiny network of one cell
+            on one-channel crops, of which only `init`, `apply`, `specialise` and `extract`
+            are meant (its outputs are feature maps); None: there is none.
     """
 
     name: str
@@ -106,6 +109,7 @@ class SearchSpace(NamedTuple):
     is_connected: Callable[[Any], bool]
     in_cells: Callable[[tuple[str, ...]], bool]
     layers_per_leaf: Callable[[tuple[str, ...]], int]
+    thin_cell: Callable[[], "SearchSpace"] | None = None
 
 
 class Passes(NamedTuple):

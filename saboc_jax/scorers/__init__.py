@@ -11,6 +11,7 @@ SCORERS = {
     "zen": "saboc_jax.scorers.zen:zen",
     "naswot": "saboc_jax.scorers.naswot:naswot",
     "swap": "saboc_jax.scorers.swap:swap",
+    "az_nas": "saboc_jax.scorers.az_nas:az_nas",
 }
 
 

@@ -46,10 +46,10 @@ def count_patterns(network: Network, images: Images) -> tuple[Array, Float[Array
     """(Number of distinct patterns, `layer_costs`), train-mode batch norm."""
     rules = relu_rule("codes", unit_codes, axis=0), cost_rule()
     observed = record(network, images, *rules)[1]
-    codes = [leaf.reshape(-1, leaf.shape[-1]) for leaf in recorded(observed, "codes")]
-    if not codes:
+    layers = [leaf.reshape(-1, leaf.shape[-1]) for leaf in recorded(observed, "codes")]
+    if not layers:
         return jnp.array(0.0), layer_costs(observed)
-    codes = jnp.concatenate(codes)
+    codes = jnp.concatenate(layers)
     # Units of operations that did not run are zero words; together they look like one pattern.
     idle = (codes[:, 0] == 0).any()
     return (count_distinct(codes) - idle).astype(jnp.float32), layer_costs(observed)

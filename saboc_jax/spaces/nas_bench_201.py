@@ -31,6 +31,7 @@ from saboc_jax.spaces.base import (
     find_initialiser,
 )
 from saboc_jax.spaces.ops import (
+    BLOCK_INPUTS,
     BatchNorm,
     Block,
     Conv,
@@ -46,6 +47,7 @@ from saboc_jax.types import Architecture, Gates, Images, PRNGKey, SearchSpace, V
 PARAMETRIC = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}  # operations with parameters: kernel size
 STAGES = 3
 NUM_EDGES = len(cells.EDGES)
+THIN_SHAPE = (3, 3, 1)  # of an input of `ThinNet`
 COLLECTIONS = ("batch_stats", "observed")  # what a forward pass may record
 
 
@@ -195,8 +197,9 @@ class GatedMacroNet(nn.Module):
             operation: self.get_variable("batch_stats", f"{name}_{operation}", default={})
             for operation in PARAMETRIC
         }
+        given = self.get_variable(BLOCK_INPUTS, f"{name}_output", default={})
         run = partial(_run_cell, name, features, gates, mutable)
-        x, states = lax.scan(run, x, (params, stored))
+        x, states = lax.scan(run, x, ((params, stored), given))
         for collection in mutable:
             for key, value in states.get(collection, {}).items():
                 self.put_variable(collection, key, value)
@@ -210,10 +213,29 @@ class GatedMacroNet(nn.Module):
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, stack + leaf.shape), params)
 
 
+class ThinNet(MacroNet):
+    """One cell, batch norm, ReLU: TE-NAS's network for counting linear regions."""
+
+    @nn.compact
+    def __call__(self, images: Images, train: bool = False) -> Features:
+        x = Cell(self.operations, self.channels, train, name="cells_0_0")(images)
+        return Relu(name="relu")(BatchNorm(train, name="norm")(x))
+
+
+class GatedThinNet(GatedMacroNet):
+    """`ThinNet` of every cell; the cell is data."""
+
+    @nn.compact
+    def __call__(self, images: Images, gates: Gates) -> Features:
+        x = self._stage("cells_0", self.channels, images, gates)
+        return Relu(name="relu")(BatchNorm(name="norm")(x))
+
+
 def _run_cell(
     name: str, features: int, gates: Gates, mutable: Sequence[str], x: Features, variables: Any
 ) -> tuple[Features, Variables]:
     """Scan body over the cells of a stage: scans over the six edges."""
+    layers, given = variables
     nodes = jnp.zeros((4, *x.shape), x.dtype).at[0].set(x)
     edges = np.asarray(cells.EDGES)
 
@@ -222,9 +244,10 @@ def _run_cell(
         y, state = _run_edge(name, features, mutable, nodes[source], gate, params, stored)
         return nodes.at[target].add(y), state
 
-    nodes, states = lax.scan(body, nodes, (edges[:, 0], edges[:, 1], gates, variables))
+    nodes, states = lax.scan(body, nodes, (edges[:, 0], edges[:, 1], gates, layers))
     mark = Within(f"{name}_output", Block)
-    x, state = mark.apply({}, nodes[3], mutable=list(mutable))
+    inputs = {BLOCK_INPUTS: {mark.label: given}} if given else {}
+    x, state = mark.apply(inputs, nodes[3], mutable=list(mutable))
     return x, merge(states, state)
 
 
@@ -310,13 +333,14 @@ def nas_bench_201(
     """
     _check_sizes(channels, num_cells, num_classes, image_shape)
     module = GatedMacroNet(channels, num_cells, num_classes)
+    thin = GatedThinNet(channels=1, cells=1)
     choices = (len(cells.OPERATIONS),) * NUM_EDGES
     gates = partial(as_gates, choices=choices)
     costs = partial(
         cells.cost, channels=channels, cells=num_cells, num_classes=num_classes,
         image_size=image_shape[0],
     )
-    return SearchSpace(
+    space = SearchSpace(
         name="nas_bench_201",
         choices=choices,
         option_names=(cells.OPERATIONS,) * NUM_EDGES,
@@ -337,6 +361,14 @@ def nas_bench_201(
         in_cells=lambda path: path[0].startswith("cells_"),
         layers_per_leaf=layers_per_leaf,
     )
+    thin_space = space._replace(
+        image_shape=THIN_SHAPE,
+        init=partial(_init, thin, THIN_SHAPE, find_initialiser(init)),
+        apply=partial(_apply, thin),
+        specialise=lambda arch: ThinNet(operation_names(arch), channels=1, cells=1),
+        extract=partial(_extract, 1),
+    )
+    return space._replace(thin_cell=lambda: thin_space)
 
 
 def operation_names(arch: Architecture) -> tuple[str, ...]:
@@ -397,6 +429,8 @@ def _extract(num_cells: int, variables: Variables, arch: Architecture) -> Variab
 def _extract_collection(num_cells: int, tree: Any, names: tuple[str, ...]) -> dict[str, Any]:
     out = {key: value for key, value in tree.items() if not key.startswith("cells_")}
     for stage in range(STAGES):
+        if not any(key.startswith(f"cells_{stage}_") for key in tree):
+            continue
         for number in range(num_cells):
             cell = {
                 f"edge_{edge}": {

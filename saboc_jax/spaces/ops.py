@@ -23,6 +23,7 @@ from saboc_jax.spaces.layers import statistics
 
 Features = Float[Array, "n height width channels"]
 EPSILON = 1e-5  # of every batch norm of NAS-Bench-201 and DARTS
+BLOCK_INPUTS = "block_inputs"  # a collection that hands arrays to each `Block`, for interceptors
 
 
 class Initialiser(NamedTuple):

@@ -1,0 +1,275 @@
+"""AZ-NAS: four scores from one forward and one backward pass on noise.
+
+Lee, Ham (2024), "AZ-NAS: Assembling Zero-Cost Proxies for Network Architecture Search". With
+F_0 the stem's output and F_1 ... F_L the outputs of the cells and reductions:
+
+    expressivity: sum over l of S_l, the entropy of the normalised eigenvalues of the channels'
+        covariance of F_l.
+    progressivity: min over l of S_l - S_(l-1).
+    trainability: mean over l of 2 - s - 1 / s, s the largest singular value of
+        G_in' G_out / positions, where G_out is a random sign for every element of F_l and G_in
+        its pull-back to F_(l-1): best at s = 1, gradients that neither grow nor shrink.
+    complexity: multiply-accumulates.
+
+They are meant to be ranked together by `ranking.log_rank`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from saboc_jax.ntk.network import Network, Path, bind
+from saboc_jax.scorers.activations import (
+    check_init,
+    cost_rule,
+    layer_costs,
+    put,
+    record,
+    redraw,
+)
+from saboc_jax.spaces.base import flatten
+from saboc_jax.spaces.layers import Interceptor, is_call
+from saboc_jax.spaces.ops import BLOCK_INPUTS, Block
+from saboc_jax.types import (
+    Batch,
+    Diagnostics,
+    Gates,
+    Images,
+    Passes,
+    PRNGKey,
+    Scorer,
+    SearchSpace,
+    Variables,
+    fold_name,
+)
+
+METRICS = ("expressivity", "progressivity", "trainability", "complexity")
+HEAD = "features"  # the block that is no stem, cell or reduction
+Signs = Mapping[Path, Float[Array, "..."]]  # by the path of a block; stacked as its outputs
+
+
+class BlockStatistics(NamedTuple):
+    """What AZ-NAS reads from a network; blocks in the order of the network.
+
+    Attributes:
+        covariances: of the channels of every block's output, [channels, channels].
+        maps: G_in' G_out / positions of every block but the first, [channels in, channels].
+        identical: [blocks - 1] is G_in equal to G_out?
+        costs: [layers, 2], see `activations.layer_costs`.
+    """
+
+    covariances: tuple[Float[Array, "c c"], ...]
+    maps: tuple[Float[Array, "c_in c"], ...]
+    identical: Bool[Array, " blocks"]
+    costs: Float[Array, "layers 2"]
+
+
+@jax.custom_vjp
+def cut(x: Array, tap: Array, signs: Array) -> Array:
+    """The identity in x; backwards it hands the cotangent to `tap` and emits `signs` instead."""
+    return x
+
+
+def _cut_forward(x: Array, tap: Array, signs: Array) -> tuple[Array, Array]:
+    return x, signs
+
+
+def _cut_backward(signs: Array, g: Array) -> tuple[Array, Array, Array]:
+    return signs, g, jnp.zeros_like(signs)
+
+
+cut.defvjp(_cut_forward, _cut_backward)
+
+
+def covariance(x: Float[Array, "n h w c"]) -> Float[Array, "c c"]:
+    """Of the channels over all positions of all images."""
+    rows = x.reshape(-1, x.shape[-1])
+    rows = rows - rows.mean(0)
+    return jnp.matmul(rows.T, rows, precision=lax.Precision.HIGHEST) / rows.shape[0]
+
+
+def _block_rule(
+    name: str, measure: Callable[[Array], Array], order: dict[Path, None]
+) -> Interceptor:
+    """Records `measure(output)` of every block, notes their order, cuts the backward pass."""
+
+    def rule(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+        y, module = next_fun(*args, **kwargs), context.module
+        if not is_call(context, Block) or module.name == HEAD:
+            return y
+        order[module.path] = None
+        put(module, name, measure(y), lambda old, new: new)
+        if module.has_variable(BLOCK_INPUTS, "tap"):
+            tap, signs = (module.get_variable(BLOCK_INPUTS, key) for key in ("tap", "signs"))
+            y = cut(y, tap, signs)
+        return y
+
+    return rule
+
+
+def draw_signs(network: Network, images: Images, key: PRNGKey) -> dict[Path, Array]:
+    """Random signs for every element of every block's output. `key` is consumed."""
+    order: dict[Path, None] = {}
+    rule = _block_rule("output", lambda y: y, order)
+    shapes = flatten(jax.eval_shape(lambda x: record(network, x, rule)[1], images))
+    return {
+        path: jax.random.rademacher(
+            jax.random.fold_in(key, index), shapes[*path, "output"].shape, images.dtype
+        )
+        for index, path in enumerate(order)
+    }
+
+
+def nested(leaves: Mapping[Path, Any]) -> Variables:
+    """{path: leaf} as a nested mapping."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        node = tree
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = leaf
+    return tree
+
+
+def gradient_map(
+    g_in: Float[Array, "n H W c_in"], g_out: Float[Array, "n h w c"]
+) -> tuple[Float[Array, "c_in c"], Bool[Array, ""]]:
+    """(G_in' G_out / positions, are they equal?).
+
+    Where the block halves the image, the pixels of G_in that one pixel of G_out covers become
+    channels.
+    """
+    n, height, width, channels = g_out.shape
+    if g_in.shape == g_out.shape:
+        same = (g_in == g_out).all()
+    else:
+        same = jnp.array(False)
+        rows, columns = g_in.shape[1] // height, g_in.shape[2] // width
+        g_in = g_in.reshape(n, height, rows, width, columns, -1).transpose(0, 1, 3, 2, 4, 5)
+    left, right = g_in.reshape(n * height * width, -1), g_out.reshape(-1, channels)
+    return jnp.matmul(left.T, right, precision=lax.Precision.HIGHEST) / left.shape[0], same
+
+
+def block_statistics(network: Network, images: Images, signs: Signs) -> BlockStatistics:
+    """One forward and one backward pass, train-mode batch norm.
+
+    Args:
+        network: at fixed weights.
+        images: the input, noise in the paper.
+        signs: see `draw_signs`.
+    """
+    order: dict[Path, None] = {}
+    rules = _block_rule("covariance", covariance, order), cost_rule()
+
+    def run(taps: Mapping[Path, Array]) -> tuple[Array, Variables]:
+        inputs = {(*path, "tap"): tap for path, tap in taps.items()}
+        inputs |= {(*path, "signs"): sign for path, sign in signs.items()}
+        variables = {**network.variables, BLOCK_INPUTS: nested(inputs)}
+        return record(network._replace(variables=variables), images, *rules)
+
+    taps = {path: jnp.zeros_like(sign) for path, sign in signs.items()}
+    outputs, pull, observed = jax.vjp(run, taps, has_aux=True)
+    # Every block emits its own cotangent, so what enters at the outputs does not matter.
+    g_in, g_out = unstacked(pull(jnp.zeros_like(outputs))[0], order), unstacked(signs, order)
+    pairs = [gradient_map(g, out) for g, out in zip(g_in[:-1], g_out[1:], strict=True)]
+    found = flatten(observed)
+    squares = [found[*path, "covariance"] for path in order]
+    return BlockStatistics(
+        tuple(one for stack in squares for one in stack.reshape(-1, *stack.shape[-2:])),
+        tuple(matrix for matrix, _ in pairs),
+        jnp.array([same for _, same in pairs], bool),
+        layer_costs(observed),
+    )
+
+
+def unstacked(leaves: Mapping[Path, Array], order: Mapping[Path, None]) -> list[Array]:
+    """Arrays [n, h, w, c] of all blocks in order, out of maybe stacked [cells, n, h, w, c]."""
+    return [
+        one for path in order for one in leaves[path].reshape(-1, *leaves[path].shape[-4:])
+    ]
+
+
+def entropy(matrix: Float[Array, "c c"]) -> Float[Array, ""]:
+    """-sum p log(p + 1e-8) over the eigenvalues p, which are divided by their sum."""
+    values = jnp.linalg.eigvalsh(matrix)
+    p = values / values.sum()
+    return -(p * jnp.log(p + 1e-8)).sum()
+
+
+def expressivity(statistics: BlockStatistics) -> Float[Array, ""]:
+    """The sum of the blocks' entropies."""
+    return sum(map(entropy, statistics.covariances), jnp.array(0.0))
+
+
+def progressivity(statistics: BlockStatistics) -> Float[Array, ""]:
+    """The smallest growth of the entropy from block to block."""
+    return jnp.diff(jnp.stack([entropy(c) for c in statistics.covariances])).min()
+
+
+def trainability(statistics: BlockStatistics) -> Float[Array, ""]:
+    """Mean of 2 - s - 1 / s; minus infinity if a block passes its cotangent on unchanged."""
+    largest = jnp.stack([jnp.linalg.svd(m, compute_uv=False)[0] for m in statistics.maps])
+    terms = 2 - largest - 1 / (largest + 1e-6)
+    return jnp.where(statistics.identical, -jnp.inf, terms).mean()
+
+
+def complexity(statistics: BlockStatistics) -> Float[Array, ""]:
+    """Multiply-accumulates for one image."""
+    return statistics.costs[:, 0].sum()
+
+
+@dataclass(frozen=True)
+class NoiseStatistics:
+    """Observable: `block_statistics` for Gaussian inputs of the training images' shape."""
+
+    space: SearchSpace
+    init: str | None
+
+    def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> BlockStatistics:
+        """Draws inputs and signs from the key."""
+        network = bind(self.space, redraw(self.space, key, self.init), gates)
+        images = jax.random.normal(
+            fold_name(key, "azin"), batch.images.shape, batch.images.dtype
+        )
+        signs = draw_signs(network, images, fold_name(key, "azsi"))
+        return block_statistics(network, images, signs)
+
+
+def az_nas(space: SearchSpace, *, init: str | None = "kaiming_normal_fan_in") -> Scorer:
+    """AZ-NAS's four scores, all higher is better. Of the batch it reads only the shape.
+
+    NaN becomes minus infinity, as in the released code, where a cell that is the identity also
+    gets a trainability of minus infinity.
+
+    Args:
+        space: the search space.
+        init: a name in `ops.INITIALISERS`; None: the space's own.
+
+    Raises:
+        ValueError: if the initialiser is unknown.
+    """
+
+    def finish(
+        observed: Mapping[str, Any], gates: Gates, batch: Batch
+    ) -> tuple[Float[Array, "4"], Diagnostics]:
+        seen = observed["blocks"]
+        scores = jnp.stack([
+            expressivity(seen), progressivity(seen), trainability(seen), complexity(seen)
+        ])
+        return jnp.where(jnp.isnan(scores), -jnp.inf, scores), {}
+
+    return Scorer(
+        name="az_nas",
+        metrics=METRICS,
+        higher_is_better=(True,) * 4,
+        needs=frozenset({"images"}),
+        passes=Passes(1, 1),
+        observables={"blocks": NoiseStatistics(space, check_init(init))},
+        finish=finish,
+        options={"init": init},
+    )
