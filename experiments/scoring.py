@@ -1,0 +1,75 @@
+"""What `score` and `correlate` share: which architectures, and the loop under a progress bar."""
+
+import itertools
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.progress import Progress
+
+from experiments import common
+from saboc_jax.data import Dataset
+from saboc_jax.scorers import SCORERS
+from saboc_jax.spaces.base import architecture_to_mask, sample_architectures
+from saboc_jax.store import Store
+from saboc_jax.types import Scorer, SearchSpace
+
+SCORER_NAMES = flags.DEFINE_list("scorers", ["ntk_score"], "Scorers, by commas, or all.")
+NUM_ARCHS = flags.DEFINE_integer("num_archs", 100, "Architectures to draw, without repetition.", 1)
+ARCHS = flags.DEFINE_string(
+    "archs", None, "all, or a text file with one architecture a line; default: --num_archs drawn."
+)
+ARCH_SEED = flags.DEFINE_integer("arch_seed", 0, "Seeds which architectures are drawn.", 0)
+STORE = flags.DEFINE_string("store", "runs/scores.sqlite", "Where scores are kept.")
+
+
+def architectures(space: SearchSpace) -> np.ndarray:
+    """The architectures of the flags, [n, decisions].
+
+    Raises:
+        ValueError: names a bad line, or says that the space has fewer.
+    """
+    total = int(np.prod(space.choices))
+    if ARCHS.value == "all":
+        return np.array(list(itertools.product(*map(range, space.choices))))
+    if ARCHS.value:
+        lines = Path(ARCHS.value).read_text().split()
+        return np.stack([space.from_string(line) for line in lines])
+    if NUM_ARCHS.value > total:
+        raise ValueError(f"--num_archs={NUM_ARCHS.value}; {space.name} has {total}")
+    key = jax.random.key(ARCH_SEED.value)
+    drawn: dict[tuple[int, ...], None] = {}
+    for step in itertools.count():
+        batch = sample_architectures(jax.random.fold_in(key, step), space.choices, total // 4 + 64)
+        drawn |= dict.fromkeys(tuple(int(choice) for choice in arch) for arch in batch)
+        if len(drawn) >= NUM_ARCHS.value:
+            return np.array(list(drawn)[: NUM_ARCHS.value])
+    raise AssertionError("unreachable")
+
+
+def scorer_names() -> list[str]:
+    """The scorers of the flags."""
+    return sorted(SCORERS) if SCORER_NAMES.value == ["all"] else SCORER_NAMES.value
+
+
+def score(
+    console: Console, dataset: Dataset, space: SearchSpace, scorer: Scorer, archs: np.ndarray
+) -> np.ndarray:
+    """Metrics [n, repeats, k]; what is in the store is not computed again."""
+    masks = architecture_to_mask(archs, max(space.choices))
+    with Store(STORE.value) as store, Progress(console=console, transient=True) as bar:
+        task = bar.add_task(
+            f"{scorer.name} on {dataset.name}", total=len(archs) * common.REPEATS.value
+        )
+        evaluator = common.build_evaluator(dataset, space, scorer, store, lambda: bar.advance(task))
+        scores = evaluator.evaluate(masks)
+    counts = evaluator.counts
+    per_score = counts.run_seconds / max(counts.scored, 1)
+    console.print(
+        f"{counts.scored} scores computed, {counts.served} from the store, "
+        f"{counts.disconnected} disconnected, {counts.non_finite} not finite; "
+        f"{counts.compile_seconds:.1f} s compiling, {per_score:.3f} s per score"
+    )
+    return scores

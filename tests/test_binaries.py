@@ -1,0 +1,161 @@
+"""The binaries as a user runs them: results, repeatability, and errors a person can act on."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from saboc_jax.benchmarks import load_nas_bench_201
+from saboc_jax.store import Store
+
+TINY = ["--dataset=digits", "--channels=2", "--batch_size=6", "--repeats=1"]
+
+
+def run(*arguments, cwd):
+    environment = dict(os.environ, PYTHONPATH=os.getcwd(), JAX_PLATFORMS="cpu", COLUMNS="120")
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("search")
+    return folder, run("experiments.search", *TINY, "--workdir=w", cwd=folder)
+
+
+def test_search_says_what_it_found(searched):
+    folder, done = searched
+    assert done.returncode == 0, done.stderr
+    result = json.loads((folder / "w" / "result.json").read_text())
+    assert result["text"] in done.stdout
+    assert result["counts"]["compilations"] == 1
+    assert result["evaluations"] == 57
+    assert result["settings"]["dataset"] == "digits"
+    assert set(result["scores"]) == {"S_t", "S_e", "S_g"}
+    assert "jax" in result["versions"]
+    assert (folder / "w" / "cell.png").stat().st_size > 10_000
+    assert "digits" in done.stdout
+
+
+def test_same_flags_give_the_same_bits_from_the_store(searched):
+    folder, _ = searched
+    before = json.loads((folder / "w" / "result.json").read_text())
+    again = run("experiments.search", *TINY, "--workdir=w", cwd=folder)
+    assert again.returncode == 0, again.stderr
+    after = json.loads((folder / "w" / "result.json").read_text())
+    assert after["scores"] == before["scores"]
+    assert after["text"] == before["text"]
+    assert after["counts"]["scored"] == 0
+
+
+def test_a_workdir_of_another_run_is_refused(searched):
+    folder, _ = searched
+    before = (folder / "w" / "result.json").read_bytes()
+    done = run("experiments.search", *TINY, "--seed=5", "--workdir=w", cwd=folder)
+    assert done.returncode == 1
+    assert "seed: 0 there, 5 now" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (folder / "w" / "result.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--dataset=imagenet"], "cifar100"),
+        (["--scorer=best"], "ntk_score"),
+        (["--dataset=digits", "--batch_size=5000"], "5000"),
+        (["--dataset=digits", "--batch_norm=batch", "--ntk_engine=one_backward"], "frozen"),
+        (["--dataset=digits", "stray"], "stray"),
+    ],
+)
+def test_bad_input_gets_one_clear_error(arguments, said, tmp_path):
+    done = run("experiments.search", *arguments, "--workdir=w", cwd=tmp_path)
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def golden():
+    folder = os.environ.get("SABOC_GOLDEN_DIR")
+    if not folder:
+        pytest.skip("SABOC_GOLDEN_DIR is unset: no golden values to compare with")
+    return os.path.join(folder, "nas_bench_201_c4n1.npz")
+
+
+def test_parity_passes_and_fails(tmp_path):
+    path = golden()
+    good = run("experiments.parity", f"--golden={path}", cwd=tmp_path)
+    assert good.returncode == 0, good.stdout + good.stderr
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    meta = json.loads(str(arrays["meta"]))
+    meta["nets"] = {"0": meta["nets"]["0"] | {"unheard_of": 1.0}}
+    arrays["meta"] = np.array(json.dumps(meta))
+    np.savez(tmp_path / "other.npz", **arrays)
+    unknown = run("experiments.parity", "--golden=other.npz", cwd=tmp_path)
+    assert unknown.returncode == 1
+    assert "unheard_of" in unknown.stdout
+    assert (
+        run("experiments.parity", "--golden=other.npz", "--allow_missing", cwd=tmp_path).returncode
+        == 0
+    )
+    arrays["0/logits"] = arrays["0/logits"] * (1 + 1e-5)
+    np.savez(tmp_path / "wrong.npz", **arrays)
+    wrong = run("experiments.parity", "--golden=wrong.npz", "--allow_missing", cwd=tmp_path)
+    assert wrong.returncode == 1
+    (tmp_path / "short.npz").write_bytes((tmp_path / "other.npz").read_bytes()[:1000])
+    short = run("experiments.parity", "--golden=short.npz", cwd=tmp_path)
+    assert short.returncode == 1
+    assert "short.npz is damaged" in short.stderr
+
+
+def test_score_resumes_and_exports(tmp_path):
+    flags = [*TINY, "--num_archs=4", "--store=s.sqlite"]
+    first = run("experiments.score", *flags, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    more = [*TINY, "--num_archs=5", "--store=s.sqlite", "--export=s.csv"]
+    second = run("experiments.score", *more, cwd=tmp_path)
+    assert second.returncode == 0, second.stderr
+    assert "4 from the store" in second.stdout
+    lines = (tmp_path / "s.csv").read_text().splitlines()
+    assert len(lines) == 6
+    assert "S_t" in lines[0]
+
+
+def test_correlate_agrees_with_scipy(tmp_path):
+    if not os.environ.get("SABOC_DATA_DIR"):
+        pytest.skip("SABOC_DATA_DIR is unset: no accuracies to correlate with")
+    flags = [*TINY, "--num_archs=12", "--store=s.sqlite", "--out=o", "--trained_on=cifar100"]
+    done = run("experiments.correlate", *flags, "--resamples=20", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "o" / "correlations.json").read_text())["rows"]
+    assert [row["score"] for row in rows][:3] == ["S_t", "S_e", "S_g"]
+    assert len(rows) == 7
+    with Store(tmp_path / "s.sqlite") as store:
+        table = store.table()
+    truth = load_nas_bench_201().accuracy("cifar100", list(table["architecture"]))
+    finite = np.isfinite(table["S_g"])
+    values = np.where(finite, table["S_g"], np.inf)
+    expected = scipy.stats.kendalltau(scipy.stats.rankdata(values), truth).statistic
+    assert abs(rows[2]["tau"] - expected) < 1e-12
+    assert all(row["low"] <= row["tau"] <= row["high"] or row["bad"] for row in rows)
+
+
+def test_benchmark_measures_compile_and_run_apart(tmp_path):
+    done = run(
+        "experiments.benchmark", *TINY, "--num_archs=1", "--rounds=1", "--out=b.json",
+        "--contestants=one_backward", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "b.json").read_text())["results"]
+    assert results["one_backward"]["compile s"] > results["one_backward"]["run s"] > 0
