@@ -12,6 +12,11 @@ SCORERS = {
     "naswot": "saboc_jax.scorers.naswot:naswot",
     "swap": "saboc_jax.scorers.swap:swap",
     "az_nas": "saboc_jax.scorers.az_nas:az_nas",
+    "te_nas": "saboc_jax.scorers.te_nas:te_nas",
+    "teg_nas": "saboc_jax.scorers.teg_nas:teg_nas",
+    "ete_nas": "saboc_jax.scorers.ete_nas:ete_nas",
+    "knas": "saboc_jax.scorers.knas:knas",
+    "lga": "saboc_jax.scorers.lga:lga",
 }
 
 

@@ -50,14 +50,40 @@ class Kernels:
         kernels = empirical_ntks(network, batch.images, rows, self.options)
         return dict(zip(("images", *self.rows), kernels, strict=True))
 
+    def covers(self, other: Any) -> bool:
+        """Does its value hold everything that another observable's value holds?"""
+        return (
+            isinstance(other, Kernels)
+            and (self.space, self.options) == (other.space, other.options)
+            and set(other.rows) <= set(self.rows)
+        )
+
 
 def observe(scorer: Scorer, key: PRNGKey, gates: Gates, batch: Batch) -> dict[str, Any]:
-    """The quantities a scorer reads; equal ones are computed once."""
-    done: dict[Any, Any] = {}
-    for see in scorer.observables.values():
-        if see not in done:
-            done[see] = see(key, gates, batch)
-    return {name: done[see] for name, see in scorer.observables.items()}
+    """The quantities a scorer reads; equal ones are computed once.
+
+    Kernels are also read from wider ones that are computed anyway.
+    """
+    wanted = dict.fromkeys(scorer.observables.values())
+    kernels = [see for see in wanted if isinstance(see, Kernels)]
+    kernels.sort(key=lambda see: len(see.rows), reverse=True)
+    source = {
+        see: next((wide for wide in kernels if wide.covers(see)), see) for see in wanted
+    }
+    done = {see: see(key, gates, batch) for see in dict.fromkeys(source.values())}
+    return {name: done[source[see]] for name, see in scorer.observables.items()}
+
+
+def require(batch: Batch, name: str) -> Array:
+    """A field of the batch.
+
+    Raises:
+        ValueError: if it is None.
+    """
+    value = getattr(batch, name)
+    if value is None:
+        raise ValueError(f"the batch field {name!r} is needed, got None")
+    return value
 
 
 def labels_only(batch: Batch) -> Batch:

@@ -1,0 +1,72 @@
+"""Label-gradient alignment: do the NTK and the labels agree on which images are alike?
+
+Mok, Na, Kim, Han, Yoon (2022), "Demystifying the Neural Tangent Kernel from a Practical
+Perspective: Can it be trusted for Neural Architecture Search without training?"
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from saboc_jax.ntk.empirical import NTKOptions, check_options
+from saboc_jax.scorers.base import Kernels
+from saboc_jax.types import Batch, Diagnostics, Gates, Passes, Scorer, SearchSpace
+
+
+def alignment(kernel: Float[Array, "n n"], labels: Int[Array, " n"]) -> Float[Array, ""]:
+    """The correlation over all pairs of images of the NTK with +1 (same class) or -1.
+
+    Returns:
+        Between -1 and 1; higher is better. NaN if the kernel or the labels are constant.
+    """
+    same = jnp.where(labels[:, None] == labels[None, :], 1.0, -1.0).astype(kernel.dtype)
+    a, b = kernel - kernel.mean(), same - same.mean()
+    # Divided by its largest entry first: squares of large kernels overflow float32.
+    a = a / jnp.abs(a).max()
+    return (a * b).sum() / jnp.sqrt(jnp.square(a).sum() * jnp.square(b).sum())
+
+
+def lga(
+    space: SearchSpace,
+    *,
+    engine: str = "auto",
+    batch_norm: str = "frozen",
+    params: Any = "weights",
+    chunk: int | None = None,
+) -> Scorer:
+    """LGA; higher is better.
+
+    Deviation: the paper evaluates it after some epochs of training; here, as in SABoC-NAS's
+    comparison, at initialisation. Batch norm as in `te_nas`. No code was released.
+
+    Args:
+        space: the search space.
+        engine: NTK engine, see `ntk.empirical`.
+        batch_norm: "frozen" or "batch".
+        params: which parameters the NTK is over.
+        chunk: rows per pass, to bound memory.
+
+    Raises:
+        ValueError: if an option does not exist.
+    """
+    options = check_options(NTKOptions(engine, params, "sum", batch_norm, 1, chunk))
+
+    def finish(
+        observed: Mapping[str, Any], gates: Gates, batch: Batch
+    ) -> tuple[Float[Array, "1"], Diagnostics]:
+        return alignment(observed["kernels"]["images"], batch.labels)[None], {}
+
+    return Scorer(
+        name="lga",
+        metrics=("lga",),
+        higher_is_better=(True,),
+        needs=frozenset({"images", "labels"}),
+        passes=Passes(1, 1),
+        observables={"kernels": Kernels(space, options)},
+        finish=finish,
+        options={
+            "batch_norm": batch_norm, "params": params if isinstance(params, str) else "custom"
+        },
+    )

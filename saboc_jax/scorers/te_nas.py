@@ -1,0 +1,165 @@
+"""TE-NAS: condition number of the NTK, and the number of linear regions.
+
+Chen, Gong, Wang (2021), "Neural Architecture Search on ImageNet in Four GPU Hours: A
+Theoretically Inspired Perspective".
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from saboc_jax.ntk import spectrum
+from saboc_jax.ntk.empirical import NTKOptions, check_options
+from saboc_jax.ntk.network import Network, bind
+from saboc_jax.scorers.activations import (
+    check_init,
+    count_distinct,
+    pack_bits,
+    record,
+    recorded,
+    redraw,
+    relu_rule,
+)
+from saboc_jax.scorers.base import Kernels, require
+from saboc_jax.types import (
+    Batch,
+    Diagnostics,
+    Gates,
+    Passes,
+    PRNGKey,
+    Scorer,
+    SearchSpace,
+)
+
+Crops = Float[Array, "r size size 1"]
+MIN_CROPS = 2  # batch norm of one crop is constant
+
+
+def activation_codes(network: Network, crops: Crops) -> Bool[Array, "r units"]:
+    """Which units of all ReLUs on feature maps are above zero; units that do not run are not.
+
+    Train-mode batch norm over all crops.
+    """
+    # Crops last: in a supernet the leading axes count cells and edges.
+    observed = record(network, crops, relu_rule("active", lambda active: active.T, axis=0))[1]
+    units = [leaf.reshape(-1, crops.shape[0]) for leaf in recorded(observed, "active")]
+    return jnp.concatenate(units).T if units else jnp.zeros((crops.shape[0], 1), bool)
+
+
+def linear_regions(network: Network, crops: Crops, batch_size: int = 1000) -> Float[Array, ""]:
+    """In how many linear regions of a network the crops lie; higher is better.
+
+    Args:
+        network: at fixed weights.
+        crops: the inputs.
+        batch_size: batch norm takes its statistics over this many (fewer if there are fewer).
+
+    Returns:
+        Between 1 and the number of crops.
+
+    Raises:
+        ValueError: if the batches are not of equal size.
+    """
+    number = crops.shape[0]
+    size = min(batch_size, number)
+    if size < MIN_CROPS or number % size:
+        raise ValueError(
+            f"{number} crops in batches of {batch_size}; allowed: a multiple of the batch size, "
+            f"at least {MIN_CROPS}"
+        )
+    batches = crops.reshape(-1, size, *crops.shape[1:])
+    # Units that did not run are zero for every crop and distinguish none.
+    codes = lax.map(lambda batch: pack_bits(activation_codes(network, batch)), batches)
+    return count_distinct(codes.reshape(number, -1)).astype(jnp.float32)
+
+
+@dataclass(frozen=True)
+class LinearRegions:
+    """Observable: `linear_regions` of the space's thin cell on the crops."""
+
+    space: SearchSpace
+    init: str | None
+    batch_size: int
+
+    def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> Float[Array, ""]:
+        """Draws the thin cell's weights from the key."""
+        thin = thin_space(self.space)
+        network = bind(thin, redraw(thin, key, self.init), gates)
+        return linear_regions(network, require(batch, "crops"), self.batch_size)
+
+
+def thin_space(space: SearchSpace) -> SearchSpace:
+    """The space's tiny network.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    if space.thin_cell is None:
+        raise ValueError(
+            f"space {space.name!r} has no thin cell to count linear regions of; allowed: spaces "
+            "whose `thin_cell` is not None"
+        )
+    return space.thin_cell()
+
+
+def te_nas(
+    space: SearchSpace,
+    *,
+    engine: str = "auto",
+    batch_norm: str = "frozen",
+    params: Any = "weights",
+    chunk: int | None = None,
+    init: str | None = None,
+    batch_size: int = 1000,
+    precision: float | None = None,
+) -> Scorer:
+    """Kappa (lower is better) and linear regions (higher is better).
+
+    Deviation: batch norm in the NTK is frozen by default, see `ntk_score`; a smallest
+    eigenvalue that is noise makes kappa infinite, where the released code lets a negative kappa
+    look like the best.
+
+    Args:
+        space: the search space.
+        engine: NTK engine, see `ntk.empirical`.
+        batch_norm: "frozen", or "batch" as in the released code.
+        params: which parameters the NTK is over.
+        chunk: rows per pass, to bound memory.
+        init: of the thin cell, a name in `ops.INITIALISERS`; None: the space's own.
+        batch_size: crops that share batch-norm statistics.
+        precision: see `spectrum.condition_number`; None: its default.
+
+    Raises:
+        ValueError: if an option does not exist or the space has no thin cell.
+    """
+    options = check_options(NTKOptions(engine, params, "sum", batch_norm, 1, chunk))
+    thin_space(space)
+    guard = {} if precision is None else {"precision": precision}
+
+    def finish(
+        observed: Mapping[str, Any], gates: Gates, batch: Batch
+    ) -> tuple[Float[Array, "2"], Diagnostics]:
+        values = spectrum.decompose(observed["kernels"]["images"]).values
+        kappa = spectrum.condition_number(values, **guard)
+        return jnp.stack([kappa, observed["regions"]]), {"eigenvalues": values}
+
+    return Scorer(
+        name="te_nas",
+        metrics=("kappa", "regions"),
+        higher_is_better=(False, True),
+        needs=frozenset({"images", "crops"}),
+        passes=Passes(1, 1),
+        observables={
+            "kernels": Kernels(space, options),
+            "regions": LinearRegions(space, check_init(init), batch_size),
+        },
+        finish=finish,
+        options={
+            "batch_norm": batch_norm, "params": params if isinstance(params, str) else "custom",
+            "init": init, "batch_size": batch_size,
+        },
+    )

@@ -1,0 +1,115 @@
+"""TEG-NAS: condition number, linear regions, and the error of kernel regression.
+
+Chen, Gong, Wu, Wei, Shi, Yan, Wang (2021), "Understanding and Accelerating Neural Architecture
+Search with Training-Free and Theory-Grounded Metrics".
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from saboc_jax.ntk import regression, spectrum
+from saboc_jax.ntk.empirical import NTKOptions, check_options
+from saboc_jax.scorers.activations import check_init
+from saboc_jax.scorers.base import Kernels, require
+from saboc_jax.scorers.te_nas import LinearRegions, thin_space
+from saboc_jax.types import Batch, Diagnostics, Gates, Passes, Scorer, SearchSpace
+
+METRICS = ("kappa", "regions", "mse")
+
+
+def regression_error(
+    kernel: Float[Array, "n n"], rows: Float[Array, "m n"], targets: Float[Array, "n k"],
+    test_targets: Float[Array, "m k"], jitter: float = 0.0,
+) -> Float[Array, ""]:
+    """Mean over test images of the squared distance of kernel regression to their labels.
+
+    Args:
+        kernel: of the training images.
+        rows: of the test images with the training images.
+        targets: encoded training labels.
+        test_targets: encoded test labels.
+        jitter: relative to the mean eigenvalue; 0: the plain inverse, as released.
+
+    Returns:
+        Lower is better; NaN if the kernel is zero or its inverse does not exist.
+    """
+    decomposed = spectrum.decompose(kernel)
+    prediction = regression.predict(rows, decomposed, targets, jitter)
+    error = regression.generalisation(prediction, test_targets)
+    usable = jnp.isfinite(error) & (decomposed.values[0] > 0)
+    return jnp.where(usable, error, jnp.nan)
+
+
+def teg_nas(
+    space: SearchSpace,
+    *,
+    engine: str = "auto",
+    batch_norm: str = "frozen",
+    params: Any = "weights",
+    error_params: Any = "cells",
+    chunk: int | None = None,
+    jitter: float = 0.0,
+    init: str | None = None,
+    batch_size: int = 1000,
+) -> Scorer:
+    """Kappa and mse (lower is better), linear regions (higher is better).
+
+    Deviations: "cells" are the searched cells, where the released code's choice by name also
+    takes the reduction blocks between them; a singular kernel gives NaN, which ranks last, where
+    it gives -1. Batch norm as in `te_nas`.
+
+    Args:
+        space: the search space.
+        engine: NTK engine, see `ntk.empirical`.
+        batch_norm: "frozen", or "batch" as in the released code.
+        params: which parameters kappa's NTK is over.
+        error_params: which parameters the regression's NTK is over.
+        chunk: rows per pass, to bound memory.
+        jitter: see `regression_error`.
+        init: of the thin cell, a name in `ops.INITIALISERS`; None: the space's own.
+        batch_size: crops that share batch-norm statistics.
+
+    Raises:
+        ValueError: if an option does not exist or the space has no thin cell.
+    """
+    options = check_options(NTKOptions(engine, params, "sum", batch_norm, 1, chunk))
+    thin_space(space)
+    if jitter < 0:
+        raise ValueError(f"jitter={jitter}; allowed: 0 or more")
+
+    def finish(
+        observed: Mapping[str, Any], gates: Gates, batch: Batch
+    ) -> tuple[Float[Array, "3"], Diagnostics]:
+        values = spectrum.decompose(observed["kernels"]["images"]).values
+        targets = regression.encode_labels(batch.labels, space.num_classes)
+        test_targets = regression.encode_labels(require(batch, "test_labels"), space.num_classes)
+        cells = observed["cell_kernels"]
+        error = regression_error(
+            cells["images"], cells["test_images"], targets, test_targets, jitter
+        )
+        kappa = spectrum.condition_number(values)
+        return jnp.stack([kappa, observed["regions"], error]), {"eigenvalues": values}
+
+    return Scorer(
+        name="teg_nas",
+        metrics=METRICS,
+        higher_is_better=(False, True, False),
+        needs=frozenset({"images", "labels", "test_images", "test_labels", "crops"}),
+        passes=Passes(3, 3),
+        observables={
+            "kernels": Kernels(space, options),
+            "cell_kernels": Kernels(
+                space, options._replace(params=error_params), ("test_images",)
+            ),
+            "regions": LinearRegions(space, check_init(init), batch_size),
+        },
+        finish=finish,
+        options={
+            "batch_norm": batch_norm, "params": params if isinstance(params, str) else "custom",
+            "error_params": error_params if isinstance(error_params, str) else "custom",
+            "jitter": jitter, "init": init, "batch_size": batch_size,
+        },
+    )
