@@ -10,6 +10,6 @@ def enable_x64() -> AbstractContextManager[Any]:
     """A context in which JAX computes in float64 where it is given float64."""
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(True)
-    from jax.experimental import enable_x64 as old
+    from jax import experimental
 
-    return old()
+    return experimental.enable_x64()  # type: ignore[attr-defined]  # before jax 0.8

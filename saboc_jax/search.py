@@ -66,7 +66,7 @@ def run_search(
         if on_step:
             on_step(len(history), len(masks))
         scores = evaluator.evaluate(masks)
-        state = searcher.tell(state, masks, scores)
+        state = searcher.tell(state, asked, scores)
         history.append((masks, scores))
     arch = np.asarray(searcher.best(state))
     mask = architecture_to_mask(arch, max(evaluator.space.choices))

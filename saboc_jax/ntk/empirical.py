@@ -63,10 +63,16 @@ class NTKOptions(NamedTuple):
     chunk: int | None = None
 
 
+DEFAULTS = NTKOptions()
+
+
 def check_options(options: NTKOptions) -> NTKOptions:
     """Raises ValueError at the first option that does not exist."""
     allowed = {
-        "engine": ENGINES, "outputs": OUTPUTS, "batch_norm": BATCH_NORMS, "implementation": (1, 2)
+        "engine": ENGINES,
+        "outputs": OUTPUTS,
+        "batch_norm": BATCH_NORMS,
+        "implementation": (1, 2),
     }
     for name, values in allowed.items():
         if getattr(options, name) not in values:
@@ -85,7 +91,7 @@ def empirical_ntk(
     network: Network,
     x1: Float[Array, "n ..."],
     x2: Float[Array, "m ..."] | None = None,
-    options: NTKOptions = NTKOptions(),
+    options: NTKOptions = DEFAULTS,
 ) -> Float[Array, "n m ..."]:
     """The empirical NTK of x1 (rows) with x2 (columns), or of x1 with itself.
 
@@ -110,7 +116,7 @@ def empirical_ntks(
     network: Network,
     columns: Float[Array, "m ..."],
     rows: Sequence[Float[Array, "n ..."]] = (),
-    options: NTKOptions = NTKOptions(),
+    options: NTKOptions = DEFAULTS,
 ) -> list[Float[Array, "n m ..."]]:
     """The NTKs of the columns with themselves and of each batch of rows with the columns.
 
@@ -152,12 +158,16 @@ def choose_engine(
 
 
 def _one_backward(
-    network: Network, columns: Array, rows: Sequence[Array], predicate: Predicate,
+    network: Network,
+    columns: Array,
+    rows: Sequence[Array],
+    predicate: Predicate,
     options: NTKOptions,
 ) -> list[Array]:
     count = columns.shape[0]
-    run = partial(one.one_backward, network, columns=count, predicate=predicate,
-                  outputs=options.outputs)
+    run = partial(
+        one.one_backward, network, columns=count, predicate=predicate, outputs=options.outputs
+    )
     if options.chunk is None:
         kernel = run(jnp.concatenate([columns, *rows]))
         ends = [count, *(r.shape[0] for r in rows)]
@@ -216,7 +226,10 @@ def record_statistics(network: Network, images: Array) -> Any:
 
 
 def _neural_tangents_engine(
-    network: Network, columns: Array, rows: Sequence[Array], predicate: Predicate,
+    network: Network,
+    columns: Array,
+    rows: Sequence[Array],
+    predicate: Predicate,
     options: NTKOptions,
 ) -> list[Array]:
     # Implementation 2 differentiates forwards, which the fast rule does not allow.
@@ -233,14 +246,19 @@ def _neural_tangents_engine(
         trace_axes=() if options.outputs == "full" else (-1,),
     )
     chunk = options.chunk if independent else None
-    own = _in_chunks(lambda part: kernel(part, columns), columns, chunk) if chunk else kernel(
-        columns, None
+    own = (
+        _in_chunks(lambda part: kernel(part, columns), columns, chunk)
+        if chunk
+        else kernel(columns, None)
     )
     return [own, *(_in_chunks(lambda part: kernel(part, columns), r, chunk) for r in rows)]
 
 
 def _jacobian_engine(
-    network: Network, columns: Array, rows: Sequence[Array], predicate: Predicate,
+    network: Network,
+    columns: Array,
+    rows: Sequence[Array],
+    predicate: Predicate,
     options: NTKOptions,
 ) -> list[Array]:
     function, leaves = _functions(network, columns, predicate, options, fast=True)
@@ -250,7 +268,9 @@ def _jacobian_engine(
 
 
 def _jacobian(
-    function: Callable[[list[Array], Array], Array], leaves: list[Array], images: Array,
+    function: Callable[[list[Array], Array], Array],
+    leaves: list[Array],
+    images: Array,
     chunk: int | None,
 ) -> list[Float[Array, "n k ..."]]:
     """Rows of the Jacobian of the batched function: one backward pass each."""

@@ -91,11 +91,11 @@ def split_parameters(
         names = sorted("/".join(path_names(path)) for path, _ in leaves)
         raise ValueError(f"the predicate chooses no parameter; there are {names[:6]}…")
 
-    def restore(values: list[Array]) -> Any:
-        values = iter(values)
+    def restore(chosen_values: list[Array]) -> Any:
+        values = iter(chosen_values)
         return jax.tree_util.tree_unflatten(
-            structure, [next(values) if c else leaf
-                        for c, (_, leaf) in zip(chosen, leaves, strict=True)]
+            structure,
+            [next(values) if c else leaf for c, (_, leaf) in zip(chosen, leaves, strict=True)],
         )
 
     return [leaf for c, (_, leaf) in zip(chosen, leaves, strict=True) if c], restore

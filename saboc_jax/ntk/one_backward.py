@@ -44,8 +44,20 @@ from saboc_jax.spaces.layers import (
 
 GENERIC = tuple(
     getattr(nn, name)
-    for name in ("Conv", "ConvTranspose", "ConvLocal", "Dense", "DenseGeneral", "Einsum", "Embed",
-                 "LayerNorm", "RMSNorm", "GroupNorm", "InstanceNorm", "PReLU")
+    for name in (
+        "Conv",
+        "ConvTranspose",
+        "ConvLocal",
+        "Dense",
+        "DenseGeneral",
+        "Einsum",
+        "Embed",
+        "LayerNorm",
+        "RMSNorm",
+        "GroupNorm",
+        "InstanceNorm",
+        "PReLU",
+    )
     if hasattr(nn, name)
 )
 LAYERS = (nn.BatchNorm, *GENERIC)
@@ -143,9 +155,10 @@ class GenericLayer:
 
     def forward(self, params: Any, x: Array) -> Array:
         """The layer's own call."""
-        return self.module.apply({"params": params}, x)
+        output: Any = self.module.apply({"params": params}, x)
+        return output
 
-    def input_gradient(self, params: Any, x: Array, g: Array) -> Array:
+    def input_gradient(self, params: Any, x: Array, g: Array) -> Any:
         """Cotangent of the input."""
         if not jnp.issubdtype(x.dtype, jnp.inexact):
             return np.zeros(x.shape, jax.dtypes.float0)
@@ -160,7 +173,8 @@ class GenericLayer:
             return jax.vjp(run, chosen)[1](g[None])[0]
 
         gradients = jax.tree.leaves(jax.vmap(one)(x, g))
-        return sum(gram(leaf.reshape(x.shape[0], -1), self.columns) for leaf in gradients)
+        grams = [gram(leaf.reshape(x.shape[0], -1), self.columns) for leaf in gradients]
+        return jnp.stack(grams).sum(0)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -209,7 +223,11 @@ def tap_rule(tap: Array, predicate: Predicate, seen: Counter | None = None) -> I
 
 
 def _tapped_call(
-    module: nn.Module, params: dict[str, Array], chosen: tuple[str, ...], x: Array, tap: Array,
+    module: nn.Module,
+    params: dict[str, Array],
+    chosen: tuple[str, ...],
+    x: Array,
+    tap: Array,
     columns: int,
 ) -> Array | None:
     """Runs one layer with its tap, by the cheapest rule that fits it; None: it needs none."""
@@ -221,8 +239,8 @@ def _tapped_call(
         affine |= {} if bias is None else {"bias": bias}
         layer: Any = AffineLayer(columns, "scale" in chosen, "bias" in chosen)
         return tapped(layer, affine, x, tap)
-    geometry = conv_geometry(module, x.ndim) if type(module) is nn.Conv else None
-    if geometry and "bias" not in chosen:
+    geometry = conv_geometry(module, x.ndim) if isinstance(module, nn.Conv) else None
+    if isinstance(module, nn.Conv) and geometry and "bias" not in chosen:
         kernel, bias = conv_parameters(module)
         layer = ConvLayer(freeze_geometry(geometry, x, kernel), columns, bool(chosen))
         y = tapped(layer, {"kernel": kernel}, x, tap)
@@ -236,7 +254,10 @@ def _tapped_call(
 
 
 def one_backward(
-    network: Network, images: Float[Array, "n ..."], columns: int, predicate: Predicate,
+    network: Network,
+    images: Float[Array, "n ..."],
+    columns: int,
+    predicate: Predicate,
     outputs: str = "sum",
 ) -> Float[Array, "n m"]:
     """The NTK of all images with the first `columns` of them.

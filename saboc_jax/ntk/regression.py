@@ -12,9 +12,7 @@ Outputs = Float[Array, "n classes"]
 LABEL_ENCODINGS = ("centred", "onehot")
 
 
-def encode_labels(
-    labels: Int[Array, " n"], num_classes: int, encoding: str = "centred"
-) -> Outputs:
+def encode_labels(labels: Int[Array, " n"], num_classes: int, encoding: str = "centred") -> Outputs:
     """One-hot labels, minus their mean over the batch when "centred" (decision D5)."""
     if encoding not in LABEL_ENCODINGS:
         raise ValueError(f"label_encoding={encoding!r}; allowed: {LABEL_ENCODINGS}")
@@ -35,7 +33,9 @@ def dual_coefficients(spectrum: Spectrum, targets: Outputs, jitter: float) -> Ou
 
 
 def predict(
-    rows: Float[Array, "n m"], spectrum: Spectrum, targets: Float[Array, "m classes"],
+    rows: Float[Array, "n m"],
+    spectrum: Spectrum,
+    targets: Float[Array, "m classes"],
     jitter: float = 1e-6,
 ) -> Outputs:
     """f(X) = H_X,train H_train,train^-1 Y_train (SABoC-NAS Eq. 6 and 8).

@@ -67,9 +67,7 @@ def observe(scorer: Scorer, key: PRNGKey, gates: Gates, batch: Batch) -> dict[st
     wanted = dict.fromkeys(scorer.observables.values())
     kernels = [see for see in wanted if isinstance(see, Kernels)]
     kernels.sort(key=lambda see: len(see.rows), reverse=True)
-    source = {
-        see: next((wide for wide in kernels if wide.covers(see)), see) for see in wanted
-    }
+    source = {see: next((wide for wide in kernels if wide.covers(see)), see) for see in wanted}
     done = {see: see(key, gates, batch) for see in dict.fromkeys(source.values())}
     return {name: done[source[see]] for name, see in scorer.observables.items()}
 
@@ -89,7 +87,11 @@ def require(batch: Batch, name: str) -> Array:
 def labels_only(batch: Batch) -> Batch:
     """The batch without its images: what `finish` may read."""
     return batch._replace(
-        images=None, test_images=None, perturbed_images=None, more_images=None, crops=None
+        images=None,  # type: ignore[arg-type]  # nobody reads them there
+        test_images=None,
+        perturbed_images=None,
+        more_images=None,
+        crops=None,
     )
 
 
@@ -111,7 +113,8 @@ def combine(scorers: Sequence[Scorer], name: str | None = None) -> Scorer:
     def finish(
         observed: Mapping[str, Any], gates: Gates, batch: Batch
     ) -> tuple[Float[Array, " k"], Diagnostics]:
-        values, notes = [], {}
+        values: list[Array] = []
+        notes: Diagnostics = {}
         for index, scorer in enumerate(scorers):
             own = {key: observed[f"{index}.{key}"] for key in scorer.observables}
             scores, diagnostics = scorer.finish(own, gates, batch)

@@ -75,11 +75,13 @@ def ntk_score(
         coefficients = regression.dual_coefficients(decomposed, encode(batch.labels), jitter)
         f = kernels["test_images"] @ coefficients
         perturbed = kernels["perturbed_images"] @ coefficients
-        scores = jnp.stack([
-            spectrum.trainability(decomposed.values, top),
-            regression.expressivity(f, perturbed, expressivity),
-            regression.generalisation(f, encode(batch.test_labels), norm),
-        ])
+        scores = jnp.stack(
+            [
+                spectrum.trainability(decomposed.values, top),
+                regression.expressivity(f, perturbed, expressivity),
+                regression.generalisation(f, encode(batch.test_labels), norm),
+            ]
+        )
         alive = jnp.isfinite(scores).all() & (decomposed.values[0] > 0)
         diagnostics = {
             "eigenvalues": decomposed.values,
@@ -92,15 +94,17 @@ def ntk_score(
         name="ntk_score",
         metrics=METRICS,
         higher_is_better=(False, False, False),
-        needs=frozenset(
-            {"images", "labels", "test_images", "test_labels", "perturbed_images"}
-        ),
+        needs=frozenset({"images", "labels", "test_images", "test_labels", "perturbed_images"}),
         passes=Passes(3, 3),
         observables={"kernels": Kernels(space, options, ("test_images", "perturbed_images"))},
         finish=finish,
         options={
-            "batch_norm": batch_norm, "params": params if isinstance(params, str) else "custom",
-            "top": top, "expressivity": expressivity, "norm": norm,
-            "label_encoding": label_encoding, "jitter": jitter,
+            "batch_norm": batch_norm,
+            "params": params if isinstance(params, str) else "custom",
+            "top": top,
+            "expressivity": expressivity,
+            "norm": norm,
+            "label_encoding": label_encoding,
+            "jitter": jitter,
         },
     )

@@ -21,8 +21,11 @@ METRICS = ("kappa", "regions", "mse")
 
 
 def regression_error(
-    kernel: Float[Array, "n n"], rows: Float[Array, "m n"], targets: Float[Array, "n k"],
-    test_targets: Float[Array, "m k"], jitter: float = 0.0,
+    kernel: Float[Array, "n n"],
+    rows: Float[Array, "m n"],
+    targets: Float[Array, "n k"],
+    test_targets: Float[Array, "m k"],
+    jitter: float = 0.0,
 ) -> Float[Array, ""]:
     """Mean over test images of the squared distance of kernel regression to their labels.
 
@@ -101,15 +104,16 @@ def teg_nas(
         passes=Passes(3, 3),
         observables={
             "kernels": Kernels(space, options),
-            "cell_kernels": Kernels(
-                space, options._replace(params=error_params), ("test_images",)
-            ),
+            "cell_kernels": Kernels(space, options._replace(params=error_params), ("test_images",)),
             "regions": LinearRegions(space, check_init(init), batch_size),
         },
         finish=finish,
         options={
-            "batch_norm": batch_norm, "params": params if isinstance(params, str) else "custom",
+            "batch_norm": batch_norm,
+            "params": params if isinstance(params, str) else "custom",
             "error_params": error_params if isinstance(error_params, str) else "custom",
-            "jitter": jitter, "init": init, "batch_size": batch_size,
+            "jitter": jitter,
+            "init": init,
+            "batch_size": batch_size,
         },
     )

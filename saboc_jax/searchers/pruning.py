@@ -51,8 +51,8 @@ class PruningState(NamedTuple):
 
     active: Bool[np.ndarray, "decisions options"]
     removed_in: Int[np.ndarray, "decisions options"]
-    round: Int[np.ndarray, ""]
-    evaluations: Int[np.ndarray, ""]
+    round: Any
+    evaluations: Any
     noise: Float[np.ndarray, "decisions options"]
 
 

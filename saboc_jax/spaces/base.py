@@ -86,7 +86,9 @@ def find_initialiser(name: str) -> Initialiser:
 
 
 def draw_parameters(
-    key: PRNGKey, shapes: Any, initialiser: Initialiser,
+    key: PRNGKey,
+    shapes: Any,
+    initialiser: Initialiser,
     layers_per_leaf: Callable[[tuple[str, ...]], int],
 ) -> Any:
     """Draws every kernel of a parameter tree; scales are one, biases zero.

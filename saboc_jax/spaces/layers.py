@@ -29,7 +29,7 @@ BATCH_NORM_MODES = ("batch", "frozen", "stored")
 def statistics(x: Float[Array, "... c"]) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
     """Mean and (biased) variance of each channel, in two passes: exact to rounding."""
     axes = tuple(range(x.ndim - 1))
-    mean = x.mean(axes)
+    mean: Any = x.mean(axes)
     return mean, jnp.square(x - mean).mean(axes)
 
 
@@ -57,9 +57,9 @@ def batch_norm_statistics(
     return mean, variance
 
 
-def is_call(context: Any, kinds: type | tuple[type, ...]) -> bool:
-    """Is this the forward call of a module of these kinds, after initialisation?"""
-    module = context.module
+def is_call(context: Any, kinds: Any) -> bool:
+    """Is this the forward call of a module of these types, after initialisation?"""
+    module: Any = context.module
     return (
         isinstance(module, kinds)
         and context.method_name == "__call__"
@@ -103,11 +103,11 @@ def conv_geometry(module: nn.Conv, ndim: int) -> dict[str, Any] | None:
     def pair(value: Any) -> tuple[int, int]:
         return (1, 1) if value is None else (value,) * 2 if isinstance(value, int) else tuple(value)
 
-    if ndim != 4 or len(module.kernel_size) != 2:
+    if ndim != 4 or isinstance(module.kernel_size, int) or len(module.kernel_size) != 2:
         return None
     if module.mask is not None or module.dtype is not None:
         return None
-    padding = module.padding
+    padding: Any = module.padding
     if padding in ("CIRCULAR", "REFLECT", "CAUSAL"):
         return None
     if isinstance(padding, int):
@@ -128,11 +128,10 @@ def freeze_geometry(geometry: dict[str, Any], x: Array, kernel: Array) -> tuple[
     """A hashable geometry with explicit padding."""
     padding = geometry["padding"]
     if isinstance(padding, str):
-        dilated = [d * (k - 1) + 1 for k, d in zip(kernel.shape[:2], geometry["rhs_dilation"],
-                                                   strict=True)]
-        padding = lax.padtype_to_pads(
-            x.shape[1:3], dilated, geometry["window_strides"], padding
-        )
+        dilated = [
+            d * (k - 1) + 1 for k, d in zip(kernel.shape[:2], geometry["rhs_dilation"], strict=True)
+        ]
+        padding = lax.padtype_to_pads(x.shape[1:3], dilated, geometry["window_strides"], padding)
     return (
         tuple(geometry["window_strides"]),
         tuple(map(tuple, padding)),
@@ -145,7 +144,12 @@ def convolve(geometry: tuple[Any, ...], x: Array, kernel: Array) -> Array:
     """A 2-d convolution, NHWC by HWIO."""
     strides, padding, dilation, groups = geometry
     return lax.conv_general_dilated(
-        x, kernel, strides, padding, rhs_dilation=dilation, feature_group_count=groups,
+        x,
+        kernel,
+        strides,
+        padding,
+        rhs_dilation=dilation,
+        feature_group_count=groups,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
@@ -174,9 +178,13 @@ def unfold(geometry: tuple[Any, ...], kernel_shape: tuple[int, ...], x: Array) -
     height = (x.shape[1] - dy * (kernel_shape[0] - 1) - 1) // sy + 1
     width = (x.shape[2] - dx * (kernel_shape[1] - 1) - 1) // sx + 1
     patches = [
-        x[:, i * dy : i * dy + sy * (height - 1) + 1 : sy,
-          j * dx : j * dx + sx * (width - 1) + 1 : sx]
-        for i in range(kernel_shape[0]) for j in range(kernel_shape[1])
+        x[
+            :,
+            i * dy : i * dy + sy * (height - 1) + 1 : sy,
+            j * dx : j * dx + sx * (width - 1) + 1 : sx,
+        ]
+        for i in range(kernel_shape[0])
+        for j in range(kernel_shape[1])
     ]
     return jnp.concatenate(patches, -1).reshape(x.shape[0], height * width, -1)
 

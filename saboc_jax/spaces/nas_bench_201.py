@@ -193,11 +193,11 @@ class GatedMacroNet(nn.Module):
         if self.is_initializing():
             return x
         mutable = tuple(c for c in COLLECTIONS if self.is_mutable_collection(c))
-        stored = {
+        stored: Any = {
             operation: self.get_variable("batch_stats", f"{name}_{operation}", default={})
             for operation in PARAMETRIC
         }
-        given = self.get_variable(BLOCK_INPUTS, f"{name}_output", default={})
+        given: Any = self.get_variable(BLOCK_INPUTS, f"{name}_output", default={})
         run = partial(_run_cell, name, features, gates, mutable)
         x, states = lax.scan(run, x, ((params, stored), given))
         for collection in mutable:
@@ -261,11 +261,17 @@ def merge(*states: Variables) -> Variables:
 
 
 def _run_edge(
-    name: str, features: int, mutable: Sequence[str], x: Features, gate: Array,
-    params: Any, stored: Any,
+    name: str,
+    features: int,
+    mutable: Sequence[str],
+    x: Features,
+    gate: Array,
+    params: Any,
+    stored: Any,
 ) -> tuple[Features, Variables]:
     """The gated sum of the five operations; only those with a positive gate run."""
-    y, states = jnp.zeros_like(x), []
+    y = jnp.zeros_like(x)
+    states: list[Variables] = []
     for option, operation in enumerate(cells.OPERATIONS):
         if operation == "none":
             continue
@@ -337,7 +343,10 @@ def nas_bench_201(
     choices = (len(cells.OPERATIONS),) * NUM_EDGES
     gates = partial(as_gates, choices=choices)
     costs = partial(
-        cells.cost, channels=channels, cells=num_cells, num_classes=num_classes,
+        cells.cost,
+        channels=channels,
+        cells=num_cells,
+        num_classes=num_classes,
         image_size=image_shape[0],
     )
     space = SearchSpace(
@@ -352,9 +361,7 @@ def nas_bench_201(
         cost=costs,
         to_string=cells.to_string,
         from_string=cells.from_string,
-        specialise=lambda arch: MacroNet(
-            operation_names(arch), channels, num_cells, num_classes
-        ),
+        specialise=lambda arch: MacroNet(operation_names(arch), channels, num_cells, num_classes),
         extract=partial(_extract, num_cells),
         canonical=cells.canonical,
         is_connected=cells.is_connected,
@@ -373,9 +380,10 @@ def nas_bench_201(
 
 def operation_names(arch: Architecture) -> tuple[str, ...]:
     """The name of the operation on each edge."""
-    return tuple(cells.OPERATIONS[option] for option in check_architecture(
-        arch, (len(cells.OPERATIONS),) * NUM_EDGES
-    ))
+    return tuple(
+        cells.OPERATIONS[option]
+        for option in check_architecture(arch, (len(cells.OPERATIONS),) * NUM_EDGES)
+    )
 
 
 def layers_per_leaf(path: tuple[str, ...]) -> int:
@@ -387,7 +395,9 @@ def _check_sizes(
     channels: int, num_cells: int, num_classes: int, image_shape: tuple[int, int, int]
 ) -> None:
     for name, value in {
-        "channels": channels, "num_cells": num_cells, "num_classes": num_classes
+        "channels": channels,
+        "num_cells": num_cells,
+        "num_classes": num_classes,
     }.items():
         if value < 1:
             raise ValueError(f"{name}={value}; allowed: 1 or more")
@@ -399,7 +409,9 @@ def _check_sizes(
 
 
 def _init(
-    module: nn.Module, image_shape: tuple[int, int, int], initialiser: Initialiser,
+    module: nn.Module,
+    image_shape: tuple[int, int, int],
+    initialiser: Initialiser,
     key: PRNGKey,
 ) -> Variables:
     images = jnp.zeros((1, *image_shape))
@@ -409,12 +421,14 @@ def _init(
 
 
 def _apply(
-    module: nn.Module, variables: Variables, gates: Gates, images: Images,
+    module: nn.Module,
+    variables: Variables,
+    gates: Gates,
+    images: Images,
     mutable: Sequence[str] = (),
 ) -> tuple[Array, Variables]:
-    if not mutable:
-        return module.apply(variables, images, gates), {}
-    return module.apply(variables, images, gates, mutable=list(mutable))
+    result: Any = module.apply(variables, images, gates, mutable=list(mutable) or False)
+    return result if mutable else (result, {})
 
 
 def _extract(num_cells: int, variables: Variables, arch: Architecture) -> Variables:

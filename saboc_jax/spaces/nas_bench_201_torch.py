@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from saboc_jax.spaces import nas_bench_201_cells as cells
 from saboc_jax.spaces.nas_bench_201 import NUM_EDGES, PARAMETRIC, STAGES, operation_names
 from saboc_jax.types import Architecture, SearchSpace, Variables
 
@@ -87,9 +86,7 @@ class _Reader:
         return {"kernel": self.take(f"{prefix}.weight").transpose(2, 3, 1, 0)}
 
     def dense(self, prefix: str) -> dict[str, np.ndarray]:
-        return {
-            "kernel": self.take(f"{prefix}.weight").T, "bias": self.take(f"{prefix}.bias")
-        }
+        return {"kernel": self.take(f"{prefix}.weight").T, "bias": self.take(f"{prefix}.bias")}
 
     def norm(self, prefix: str) -> dict[str, np.ndarray]:
         return {"scale": self.take(f"{prefix}.weight"), "bias": self.take(f"{prefix}.bias")}

@@ -113,7 +113,9 @@ class _BatchNorm(nn.BatchNorm):
     """Flax's, but batch statistics need no collection when nobody records them."""
 
     @nn.compact
-    def __call__(self, x: Features, use_running_average: bool | None = None) -> Features:
+    def __call__(  # type: ignore[override]  # a mask would say which pixels count: all do
+        self, x: Features, use_running_average: bool | None = None
+    ) -> Features:
         training = not (self.use_running_average or use_running_average)
         if not training or self.is_mutable_collection("batch_stats"):
             return super().__call__(x, use_running_average)
@@ -167,8 +169,9 @@ class ReluConvNorm(nn.Module):
 
 
 def average_pool(x: Features, size: int = 3, stride: int = 1) -> Features:
-    """Average pooling that pads `size // 2` and counts only real pixels (PyTorch's
-    count_include_pad=False). The divisor is computed in NumPy: XLA folds it for seconds.
+    """Average pooling that pads `size // 2` and counts only real pixels.
+
+    PyTorch's count_include_pad=False. The divisor is computed in NumPy: XLA folds it for seconds.
     """
     pad = size // 2 if size % 2 else 0
     padding = ((0, 0), (pad, pad), (pad, pad), (0, 0))
