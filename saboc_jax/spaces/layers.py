@@ -29,7 +29,7 @@ BATCH_NORM_MODES = ("batch", "frozen", "stored")
 def statistics(x: Float[Array, "... c"]) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
     """Mean and (biased) variance of each channel, in two passes: exact to rounding."""
     axes = tuple(range(x.ndim - 1))
-    mean: Any = x.mean(axes)
+    mean = x.mean(axes)
     return mean, jnp.square(x - mean).mean(axes)
 
 
@@ -45,7 +45,7 @@ def batch_norm_statistics(
 ) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
     """The statistics a batch norm uses in a mode; recorded where "batch_stats" is mutable."""
     if mode == "stored":
-        mean = module.get_variable("batch_stats", "mean")
+        mean: Any = module.get_variable("batch_stats", "mean")
         return mean, module.get_variable("batch_stats", "var")
     if mode == "batch":
         mean, variance = statistics(x)
