@@ -17,6 +17,17 @@ SCORERS = {
     "ete_nas": "saboc_jax.scorers.ete_nas:ete_nas",
     "knas": "saboc_jax.scorers.knas:knas",
     "lga": "saboc_jax.scorers.lga:lga",
+    "fisher": "saboc_jax.scorers.fisher:fisher",
+    "snip": "saboc_jax.scorers.snip:snip",
+    "synflow": "saboc_jax.scorers.synflow:synflow",
+    "grasp": "saboc_jax.scorers.grasp:grasp",
+    "grad_norm": "saboc_jax.scorers.grad_norm:grad_norm",
+    "zico": "saboc_jax.scorers.zico:zico",
+    "jacob_cov": "saboc_jax.scorers.jacob_cov:jacob_cov",
+    "params": "saboc_jax.scorers.costs:params",
+    "macs": "saboc_jax.scorers.costs:macs",
+    "depth": "saboc_jax.scorers.costs:depth",
+    "random": "saboc_jax.scorers.costs:random",
 }
 
 

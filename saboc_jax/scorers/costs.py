@@ -1,0 +1,148 @@
+"""Baselines without a network: parameters, multiply-accumulates, depth, and chance.
+
+The costs come from the space's formulas. Where the cost of an architecture is a sum over its
+decisions (parameters and multiply-accumulates of NAS-Bench-201), the scorer holds one number for
+each option, and a supernet scores the mean of its architectures. Other costs (depth, the longest
+path) are asked of the space on the host, and a supernet scores NaN.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from saboc_jax.types import (
+    Batch,
+    Diagnostics,
+    Gates,
+    Passes,
+    PRNGKey,
+    Scorer,
+    SearchSpace,
+    fold_name,
+)
+
+CHECKS = 32  # random architectures on which a sum over decisions is checked
+
+
+def params(space: SearchSpace) -> Scorer:
+    """The number of trainable parameters; higher is better, as in the literature's baseline."""
+    return _cost_scorer(space, "params")
+
+
+def macs(space: SearchSpace) -> Scorer:
+    """Multiply-accumulates for one image; higher is better."""
+    return _cost_scorer(space, "macs")
+
+
+def depth(space: SearchSpace) -> Scorer:
+    """Convolutions and dense layers on the longest path; higher is better."""
+    return _cost_scorer(space, "depth")
+
+
+def _cost_scorer(space: SearchSpace, quantity: str) -> Scorer:
+    table = additive_table(space, quantity)
+
+    def finish(
+        observed: Mapping[str, Any], gates: Gates, batch: Batch
+    ) -> tuple[Float[Array, "1"], Diagnostics]:
+        if table is None:
+            return _ask(space, quantity, gates)[None], {}
+        base, increments = table
+        value = base + (gates * jnp.asarray(increments, jnp.result_type(float))).sum()
+        return value[None], {}
+
+    return _without_network(quantity, {}, finish)
+
+
+def additive_table(
+    space: SearchSpace, quantity: str
+) -> tuple[float, Float[np.ndarray, "decisions options"]] | None:
+    """A cost as (base, what each option adds), or None if it is not such a sum.
+
+    Args:
+        space: asked for the cost of one architecture for each option, and of some random ones.
+        quantity: a field of `Cost`.
+    """
+    cost = partial(_cost, space, quantity)
+    zero = np.zeros(len(space.choices), np.int32)
+    base = cost(zero)
+    increments = np.zeros((len(space.choices), max(space.choices)))
+    for decision, number in enumerate(space.choices):
+        for option in range(1, number):
+            changed = zero.copy()
+            changed[decision] = option
+            increments[decision, option] = cost(changed) - base
+    decisions = np.arange(len(space.choices))
+    random = np.random.default_rng(0)
+    for arch in random.integers(0, space.choices, (CHECKS, len(space.choices)), np.int32):
+        if cost(arch) != base + increments[decisions, arch].sum():
+            return None
+    return base, increments
+
+
+def _cost(space: SearchSpace, quantity: str, arch: Any) -> float:
+    return float(getattr(space.cost(arch), quantity))
+
+
+def _ask(space: SearchSpace, quantity: str, gates: Gates) -> Float[Array, ""]:
+    """The space's formula, called on the host; NaN unless every decision has one option."""
+    dtype = jnp.result_type(float)
+
+    def host(gates: Any) -> np.ndarray:
+        active = np.asarray(gates) > 0
+        single = (active.sum(-1) == 1).all()
+        value = _cost(space, quantity, active.argmax(-1)) if single else np.nan
+        return np.asarray(value, dtype)
+
+    return jax.pure_callback(
+        host, jax.ShapeDtypeStruct((), dtype), gates, vmap_method="sequential"
+    )
+
+
+@dataclass(frozen=True)
+class RandomNumber:
+    """Observable: a uniform number on [0, 1) from the key and the active options."""
+
+    def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> Float[Array, ""]:
+        """Folds every decision's active options into the key."""
+        bits = jnp.uint32(1) << jnp.arange(gates.shape[-1], dtype=jnp.uint32)
+        codes = jnp.where(gates > 0, bits, 0).sum(-1, dtype=jnp.uint32)
+        fold: Callable = lambda key, code: (jax.random.fold_in(key, code), None)  # noqa: E731
+        key = jax.lax.scan(fold, fold_name(key, "rand"), codes)[0]
+        return jax.random.uniform(key, dtype=jnp.float32)
+
+
+def random(space: SearchSpace) -> Scorer:
+    """Chance: what any scorer must beat. The same key gives an architecture the same score.
+
+    Args:
+        space: ignored.
+    """
+
+    def finish(
+        observed: Mapping[str, Any], gates: Gates, batch: Batch
+    ) -> tuple[Float[Array, "1"], Diagnostics]:
+        return observed["number"][None], {}
+
+    return _without_network("random", {"number": RandomNumber()}, finish)
+
+
+def _without_network(
+    name: str, observables: Mapping[str, Any], finish: Callable[..., Any]
+) -> Scorer:
+    return Scorer(
+        name=name,
+        metrics=(name,),
+        higher_is_better=(True,),
+        needs=frozenset(),
+        passes=Passes(0, 0),
+        observables=observables,
+        finish=finish,
+        options={},
+    )

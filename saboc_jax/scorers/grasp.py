@@ -1,0 +1,92 @@
+"""GraSP: what a step along the gradient does to the gradient's norm (Wang et al. 2020, "GraSP").
+
+    score = - sum_w w * (H g)_w,    g = dL/dw,    H = d^2 L / dw^2
+
+over the kernels of convolutions and dense layers, L the mean cross-entropy of one batch in train
+mode. H g is the gradient of ||g||^2 / 2, so two reverse passes over one forward pass give it.
+
+As a proxy: Abdelfattah et al. 2021, "Zero-Cost Proxies for Lightweight NAS"; the minus sign,
+with which higher is better, is theirs.
+
+Deviation: weights come from the space's initialiser, where the released code keeps PyTorch's
+("torch_default").
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from saboc_jax.ntk.network import Network
+from saboc_jax.scorers.base import require
+from saboc_jax.scorers.loss_gradients import bind_drawn, kernel_loss, sum_per_layer
+from saboc_jax.types import (
+    Batch,
+    Diagnostics,
+    Gates,
+    Images,
+    Labels,
+    Passes,
+    PRNGKey,
+    Scorer,
+    SearchSpace,
+)
+
+
+def grasp_layers(network: Network, images: Images, labels: Labels) -> Float[Array, " layers"]:
+    """Each layer's part of GraSP at the network's weights."""
+    loss, kernels = kernel_loss(network, images, labels)
+
+    def half_squared_norm(kernels: list[Array]) -> Array:
+        return 0.5 * sum(jnp.square(g).sum() for g in jax.grad(loss)(kernels))
+
+    products = jax.grad(half_squared_norm)(kernels)
+    return sum_per_layer(network, [-w * h for w, h in zip(kernels, products, strict=True)])
+
+
+def grasp_value(network: Network, images: Images, labels: Labels) -> Float[Array, ""]:
+    """GraSP of a network at its weights."""
+    return grasp_layers(network, images, labels).sum()
+
+
+@dataclass(frozen=True)
+class HessianGradient:
+    """Observable: `grasp_layers` of the training images at the key's weights.
+
+    Attributes:
+        space: the search space.
+    """
+
+    space: SearchSpace
+
+    def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> Float[Array, " layers"]:
+        """Two reverse passes, one over the other."""
+        network = bind_drawn(self.space, key, gates)
+        return grasp_layers(network, require(batch, "images"), require(batch, "labels"))
+
+
+def grasp(space: SearchSpace) -> Scorer:
+    """GraSP; higher is better.
+
+    Args:
+        space: the search space.
+    """
+
+    def finish(
+        observed: Mapping[str, Any], gates: Gates, batch: Batch
+    ) -> tuple[Float[Array, "1"], Diagnostics]:
+        return observed["layers"].sum()[None], {}
+
+    return Scorer(
+        name="grasp",
+        metrics=("grasp",),
+        higher_is_better=(True,),
+        needs=frozenset({"images", "labels"}),
+        passes=Passes(1, 3),
+        observables={"layers": HessianGradient(space)},
+        finish=finish,
+        options={},
+    )

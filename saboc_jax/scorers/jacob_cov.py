@@ -1,0 +1,112 @@
+"""Jacobian covariance (Mellor et al. 2020, first version of "NAS without Training").
+
+The gradient of the sum of outputs with respect to each image is a row J_i. With v the
+eigenvalues of the correlation matrix of the rows and k = 1e-5:
+
+    score = - sum_v ( log(v + k) + 1 / (v + k) )
+
+High where images have dissimilar gradients (all v = 1). Batch norm is in train mode, as in
+Abdelfattah et al. 2021, "Zero-Cost Proxies for Lightweight NAS". NaN where no gradient arrives.
+
+Deviation: the released code reads `x.grad` without clearing it, so that on one image tensor a
+network's J holds the sum of those of all networks scored before; here it is the network's own.
+Weights come from the space's initialiser, where the released code keeps PyTorch's
+("torch_default").
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from saboc_jax.ntk.network import Network
+from saboc_jax.ntk.one_backward import gram
+from saboc_jax.scorers.base import require
+from saboc_jax.scorers.loss_gradients import bind_drawn, rules
+from saboc_jax.types import (
+    Batch,
+    Diagnostics,
+    Gates,
+    Images,
+    Kernel,
+    Passes,
+    PRNGKey,
+    Scorer,
+    SearchSpace,
+)
+
+OFFSET = 1e-5  # k
+
+
+def input_gradients(network: Network, images: Images) -> Float[Array, "n pixels"]:
+    """The gradient of the sum of all outputs with respect to each image."""
+
+    def total(images: Array) -> Array:
+        with rules():
+            return network.apply(network.variables, images)[0].sum()
+
+    return jax.grad(total)(images).reshape(images.shape[0], -1)
+
+
+def correlation(rows: Float[Array, "n pixels"]) -> Float[Array, "n n"]:
+    """Correlations of all pairs of rows; NaN for a row of zeros."""
+    # Every row by its largest entry first: its sum of squares must not underflow.
+    rows = rows / jnp.abs(rows).max(1, keepdims=True)
+    rows = rows - rows.mean(1, keepdims=True)
+    rows = rows / jnp.linalg.norm(rows, axis=1, keepdims=True)
+    return gram(rows, rows.shape[0])
+
+
+def jacob_cov_value(network: Network, images: Images) -> Float[Array, ""]:
+    """Jacobian covariance of a network at its weights."""
+    return spectrum_score(correlation(input_gradients(network, images)))
+
+
+@dataclass(frozen=True)
+class InputCorrelation:
+    """Observable: correlations of the images' gradients at the key's weights.
+
+    Attributes:
+        space: the search space.
+    """
+
+    space: SearchSpace
+
+    def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> Float[Array, "n n"]:
+        """One forward and one backward pass."""
+        network = bind_drawn(self.space, key, gates)
+        return correlation(input_gradients(network, require(batch, "images")))
+
+
+def jacob_cov(space: SearchSpace) -> Scorer:
+    """Jacobian covariance; higher is better.
+
+    Args:
+        space: the search space.
+    """
+
+    def finish(
+        observed: Mapping[str, Any], gates: Gates, batch: Batch
+    ) -> tuple[Float[Array, "1"], Diagnostics]:
+        return spectrum_score(observed["correlation"])[None], {}
+
+    return Scorer(
+        name="jacob_cov",
+        metrics=("jacob_cov",),
+        higher_is_better=(True,),
+        needs=frozenset({"images"}),
+        passes=Passes(1, 1),
+        observables={"correlation": InputCorrelation(space)},
+        finish=finish,
+        options={},
+    )
+
+
+def spectrum_score(correlation: Kernel) -> Float[Array, ""]:
+    """The score of a correlation matrix."""
+    # Rounding may put an eigenvalue of a singular matrix below -k, where the logarithm ends.
+    shifted = jnp.maximum(jnp.linalg.eigvalsh(correlation), 0.0) + OFFSET
+    return -(jnp.log(shifted) + 1 / shifted).sum()

@@ -1,0 +1,182 @@
+"""Gradients of the cross-entropy at initialisation, layer by layer, for the scorers that read them.
+
+SNIP, GradNorm and Fisher are sums over layers of a statistic of one forward and one backward
+pass. The pass and the statistics are one observable here, so that these scorers combined cost one
+pass; each scorer's file holds its formula. A layer is a convolution or a dense layer and its
+weights are its kernel: batch norm and biases do not count. In the supernet, where a parameter
+stacks the layers of a stage, every layer has its own statistics, zero for those that do not run.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from saboc_jax.ntk.network import Network, Path, bind, split_parameters
+from saboc_jax.scorers.activations import fast_rules
+from saboc_jax.scorers.base import draw_weights, require
+from saboc_jax.spaces.base import flatten
+from saboc_jax.spaces.layers import Interceptor, batch_norm_rule, is_call
+from saboc_jax.types import Batch, Gates, Images, Labels, PRNGKey, SearchSpace
+
+LAYERS = (nn.Conv, nn.Dense)
+
+
+def is_kernel(path: Path) -> bool:
+    """Is the parameter at this path the weights of a convolution or dense layer?"""
+    return path[-1] == "kernel"
+
+
+@contextmanager
+def rules(*outer: Interceptor, batch_norm: Interceptor | None = None) -> Iterator[None]:
+    """Train-mode batch norm (or another rule for it), fast convolutions, and `outer` before them.
+
+    The first interceptor is the outermost; those for convolutions and batch norm call no other.
+    """
+    norm = batch_norm_rule("batch") if batch_norm is None else batch_norm
+    with ExitStack() as stack:
+        for rule in (*outer, *fast_rules(), norm):
+            stack.enter_context(nn.intercept_methods(rule))
+        yield
+
+
+def cross_entropy(logits: Float[Array, "n classes"], labels: Labels) -> Float[Array, ""]:
+    """The mean cross-entropy of a batch."""
+    chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)
+    return -chosen.mean()
+
+
+def kernel_loss(
+    network: Network, images: Images, labels: Labels
+) -> tuple[Callable[[list[Array]], Float[Array, ""]], list[Array]]:
+    """The loss as a function of the kernels alone, and the kernels."""
+    kernels, restore = split_parameters(network.variables["params"], is_kernel)
+
+    def loss(kernels: list[Array]) -> Array:
+        with rules():
+            variables = {**network.variables, "params": restore(kernels)}
+            return cross_entropy(network.apply(variables, images)[0], labels)
+
+    return loss, kernels
+
+
+def sum_per_layer(
+    network: Network, values: Sequence[Float[Array, "..."]]
+) -> Float[Array, " layers"]:
+    """Sums an array for each kernel over the weights of each layer.
+
+    Args:
+        network: tells which leading axes of a kernel count layers.
+        values: of the kernels' shapes, in the order of the kernels' paths.
+    """
+    paths = [path for path in flatten(network.variables["params"]) if is_kernel(path)]
+    sums = []
+    for path, value in zip(paths, values, strict=True):
+        axes = tuple(range(network.layers_per_leaf(path), value.ndim))
+        sums.append(value.sum(axes).reshape(-1))
+    return jnp.concatenate(sums)
+
+
+# --- what a layer puts out, times its gradient -------------------------------------------------
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _fisher_tap(fan_in: int, y: Array, tap: Float[Array, "2"]) -> Array:
+    """Y itself; the cotangent of `tap` is the layer's Fisher information."""
+    return y
+
+
+def _fisher_forward(fan_in: int, y: Array, tap: Array) -> tuple[Array, Any]:
+    return y, (y, tap)
+
+
+def _fisher_backward(fan_in: int, saved: Any, g: Array) -> tuple[Array, Array]:
+    y, tap = saved
+    inner = (y * g).sum(tuple(range(1, y.ndim - 1)))
+    total = 0.5 * jnp.square(inner).mean(0).sum()
+    return g, jnp.stack([total * fan_in, total]).astype(tap.dtype)
+
+
+_fisher_tap.defvjp(_fisher_forward, _fisher_backward)
+
+
+def _fisher_rule(tap: Float[Array, "2"]) -> Interceptor:
+    """Taps the output of every layer."""
+
+    def rule(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+        y = next_fun(*args, **kwargs)
+        if not is_call(context, LAYERS):
+            return y
+        kernel = context.module.get_variable("params", "kernel")
+        return _fisher_tap(math.prod(kernel.shape[:-1]), y, tap)
+
+    return rule
+
+
+# --- the shared observable ----------------------------------------------------------------------
+
+
+class LayerStatistics(NamedTuple):
+    """Statistics of one backward pass of the mean cross-entropy L.
+
+    Attributes:
+        saliency: [layers] sum |w dL/dw| over the layer's weights.
+        squared_norm: [layers] sum (dL/dw)^2 over the layer's weights.
+        squared_norm_all: sum (dL/dp)^2 over all parameters p of the network.
+        fisher: over all channels c of all layers, with a the layer's output and
+            D_c = 1/2 mean_b (sum_pixels a dL/da)^2: (sum D_c times the number of weights that
+            feed c, sum D_c).
+    """
+
+    saliency: Float[Array, " layers"]
+    squared_norm: Float[Array, " layers"]
+    squared_norm_all: Float[Array, ""]
+    fisher: Float[Array, "2"]
+
+
+def layer_statistics(network: Network, images: Images, labels: Labels) -> LayerStatistics:
+    """One forward and one backward pass in train mode, summarised layer by layer."""
+    params = network.variables["params"]
+
+    def loss(params: Any, tap: Array) -> Array:
+        with rules(_fisher_rule(tap)):
+            logits = network.apply({**network.variables, "params": params}, images)[0]
+        return cross_entropy(logits, labels)
+
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    gradients, fisher = jax.grad(loss, (0, 1))(params, jnp.zeros(2, dtype))
+    w, g = (split_parameters(tree, is_kernel)[0] for tree in (params, gradients))
+    return LayerStatistics(
+        sum_per_layer(network, [jnp.abs(a * b) for a, b in zip(w, g, strict=True)]),
+        sum_per_layer(network, [jnp.square(b) for b in g]),
+        sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradients)),
+        fisher,
+    )
+
+
+@dataclass(frozen=True)
+class LossGradients:
+    """Observable: `layer_statistics` of the training images at the key's weights.
+
+    Attributes:
+        space: the search space.
+    """
+
+    space: SearchSpace
+
+    def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> LayerStatistics:
+        """One forward and one backward pass."""
+        network = bind_drawn(self.space, key, gates)
+        return layer_statistics(network, require(batch, "images"), require(batch, "labels"))
+
+
+def bind_drawn(space: SearchSpace, key: PRNGKey, gates: Gates) -> Network:
+    """The network of an architecture at the key's weights."""
+    return bind(space, draw_weights(space, key), gates)

@@ -1,0 +1,59 @@
+"""SNIP: the sensitivity of the loss to the weights (Lee et al. 2019, "SNIP").
+
+    score = sum_w |w dL/dw|
+
+over the kernels of convolutions and dense layers, L the mean cross-entropy of one batch in train
+mode: the derivative of L with respect to a mask that multiplies the weights.
+
+As a proxy: Abdelfattah et al. 2021, "Zero-Cost Proxies for Lightweight NAS".
+
+Deviation: weights come from the space's initialiser, where the released code keeps PyTorch's
+("torch_default").
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtyping import Array, Float
+
+from saboc_jax.ntk.network import Network
+from saboc_jax.scorers.loss_gradients import LossGradients, layer_statistics
+from saboc_jax.types import (
+    Batch,
+    Diagnostics,
+    Gates,
+    Images,
+    Labels,
+    Passes,
+    Scorer,
+    SearchSpace,
+)
+
+
+def snip_value(network: Network, images: Images, labels: Labels) -> Float[Array, ""]:
+    """SNIP of a network at its weights."""
+    return layer_statistics(network, images, labels).saliency.sum()
+
+
+def snip(space: SearchSpace) -> Scorer:
+    """SNIP; higher is better.
+
+    Args:
+        space: the search space.
+    """
+
+    def finish(
+        observed: Mapping[str, Any], gates: Gates, batch: Batch
+    ) -> tuple[Float[Array, "1"], Diagnostics]:
+        return observed["gradients"].saliency.sum()[None], {}
+
+    return Scorer(
+        name="snip",
+        metrics=("snip",),
+        higher_is_better=(True,),
+        needs=frozenset({"images", "labels"}),
+        passes=Passes(1, 1),
+        observables={"gradients": LossGradients(space)},
+        finish=finish,
+        options={},
+    )

@@ -1,0 +1,212 @@
+"""SynFlow: the flow of synapses without data (Tanaka et al. 2020, "SynFlow").
+
+Batch norm becomes the identity, every parameter its absolute value and the input an image of
+ones; R is the sum of outputs and
+
+    score = sum_w |w dR/dw|
+
+over the kernels of convolutions and dense layers. As a proxy: Abdelfattah et al. 2021,
+"Zero-Cost Proxies for Lightweight NAS".
+
+R grows exponentially with depth and leaves float32 in networks of ordinary size, so the default
+is the logarithm of the score, which orders alike, computed without forming R. Two ways:
+
+    blocks: at the output of every block (`ops.Block`) the features are divided by s, a power of
+        their maximum. If every path passes through every block and no layer before the last has
+        a bias, all that follows scales along, so the true gradient is the rescaled network's
+        times the product of all s: log score = sum log s + log sum |w dR'/dw|, for any depth.
+    ends: the input, the biases and the output's gradient are divided by 1e30. True of every
+        network made of convolutions, ReLU and pooling, for scores up to about 1e60 in float32.
+
+Whether "blocks" holds is seen by computing it with two powers, which agree only then. All passes
+are of one image.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from saboc_jax.ntk.network import Network, split_parameters
+from saboc_jax.scorers.loss_gradients import bind_drawn, is_kernel, rules
+from saboc_jax.spaces.base import path_names
+from saboc_jax.spaces.layers import Interceptor, is_call
+from saboc_jax.spaces.ops import Block
+from saboc_jax.types import (
+    Batch,
+    Diagnostics,
+    Gates,
+    Passes,
+    PRNGKey,
+    Scorer,
+    SearchSpace,
+)
+
+VARIANTS = ("log", "plain")
+# (power of a block's maximum, unit of the ends): blocks twice, then ends.
+SCALINGS = ((1.0, 1.0), (0.5, 1.0), (0.0, 1e-30))
+AGREEMENT = 1e-3  # of the two logarithms; rounding is a hundred times smaller
+
+
+@jax.custom_vjp
+def _rescaled(x: Array, power: Float[Array, ""], tap: Float[Array, ""]) -> Array:
+    """Divides by a power of the maximum, a constant; the cotangent of `tap` is its logarithm."""
+    return x / _scale(x, power)
+
+
+def _scale(x: Array, power: Array) -> Float[Array, ""]:
+    largest = x.max()
+    return jnp.where(largest > 0, largest, 1.0) ** power
+
+
+def _rescaled_forward(x: Array, power: Array, tap: Array) -> tuple[Array, Array]:
+    scale = _scale(x, power)
+    return x / scale, scale
+
+
+def _rescaled_backward(scale: Array, g: Array) -> tuple[Array, Array, Array]:
+    return g / scale, jnp.zeros_like(scale), jnp.log(scale)
+
+
+_rescaled.defvjp(_rescaled_forward, _rescaled_backward)
+
+
+def _without_norm(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+    """Batch norm as the identity."""
+    return args[0] if is_call(context, nn.BatchNorm) else next_fun(*args, **kwargs)
+
+
+def _rescale_rule(power: Float[Array, ""], tap: Float[Array, ""]) -> Interceptor:
+    """Rescales the output of every block."""
+
+    def rule(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+        y = next_fun(*args, **kwargs)
+        return _rescaled(y, power, tap) if is_call(context, Block) else y
+
+    return rule
+
+
+def synaptic_flow(
+    network: Network, image_shape: tuple[int, ...], power: Any = 0.0, unit: Any = 1.0
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """(f, l) of which f * exp(l) is the SynFlow score, where the scaling is allowed.
+
+    Args:
+        network: its parameters' absolute values are taken here.
+        image_shape: (height, width, channels).
+        power: of the maximum by which every block is divided.
+        unit: of the input, the biases and the output's gradient.
+    """
+
+    def prepare(path: Any, leaf: Array) -> Array:
+        return jnp.abs(leaf) * (unit if path_names(path)[-1] == "bias" else 1.0)
+
+    params = jax.tree_util.tree_map_with_path(prepare, network.variables["params"])
+    kernels, restore = split_parameters(params, is_kernel)
+    dtype = jnp.result_type(*kernels)
+    power, unit = jnp.asarray(power, dtype), jnp.asarray(unit, dtype)
+    images = jnp.broadcast_to(unit, (1, *image_shape))
+
+    def total(kernels: list[Array], tap: Array) -> Array:
+        with rules(_rescale_rule(power, tap), batch_norm=_without_norm):
+            variables = {**network.variables, "params": restore(kernels)}
+            return network.apply(variables, images)[0].sum() * unit
+
+    gradients, log_scale = jax.grad(total, (0, 1))(kernels, jnp.zeros((), dtype))
+    flow = sum((w * g).sum() for w, g in zip(kernels, gradients, strict=True))
+    return flow, log_scale - 2 * jnp.log(unit)
+
+
+def synaptic_flows(
+    network: Network, image_shape: tuple[int, ...]
+) -> tuple[Float[Array, "3"], Float[Array, "3"]]:
+    """`synaptic_flow` by each of `SCALINGS`."""
+    dtype = jnp.result_type(*jax.tree.leaves(network.variables["params"]))
+    scalings = jnp.asarray(np.array(SCALINGS), dtype)
+    return lax.map(lambda s: synaptic_flow(network, image_shape, s[0], s[1]), scalings)
+
+
+def synflow_value(
+    network: Network, image_shape: tuple[int, ...], variant: str = "log"
+) -> Float[Array, ""]:
+    """SynFlow of a network at its weights.
+
+    Args:
+        network: at fixed weights.
+        image_shape: (height, width, channels).
+        variant: "log"; or "plain", by definition and without scaling, which overflows float32
+            in networks of ordinary size.
+
+    Raises:
+        ValueError: if the variant does not exist.
+    """
+    if _check(variant) == "plain":
+        return synaptic_flow(network, image_shape)[0]
+    return log_score(*synaptic_flows(network, image_shape))[0]
+
+
+def log_score(
+    flows: Float[Array, "3"], log_scales: Float[Array, "3"]
+) -> tuple[Float[Array, ""], Bool[Array, ""]]:
+    """The logarithm of the score, and whether "blocks" held."""
+    logs = jnp.log(flows) + log_scales
+    blocks = jnp.abs(logs[0] - logs[1]) < AGREEMENT
+    return jnp.where(blocks, logs[0], logs[2]), blocks
+
+
+@dataclass(frozen=True)
+class SynapticFlows:
+    """Observable: `synaptic_flows` at the key's weights.
+
+    Attributes:
+        space: the search space.
+    """
+
+    space: SearchSpace
+
+    def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> tuple[Array, Array]:
+        """Three times one forward and one backward pass, of one image."""
+        return synaptic_flows(bind_drawn(self.space, key, gates), self.space.image_shape)
+
+
+def synflow(space: SearchSpace, *, variant: str = "log") -> Scorer:
+    """SynFlow; higher is better. Reads no images.
+
+    Args:
+        space: the search space.
+        variant: "log"; or "plain", its exponential, which is formed where scores are finished:
+            in float64 it reaches 1e308.
+
+    Raises:
+        ValueError: if the variant does not exist.
+    """
+    _check(variant)
+
+    def finish(
+        observed: Mapping[str, Any], gates: Gates, batch: Batch
+    ) -> tuple[Float[Array, "1"], Diagnostics]:
+        value, blocks = log_score(*observed["flows"])
+        return (value if variant == "log" else jnp.exp(value))[None], {"blocks": blocks}
+
+    return Scorer(
+        name="synflow",
+        metrics=("synflow",),
+        higher_is_better=(True,),
+        needs=frozenset(),
+        passes=Passes(3, 3),  # of one image each
+        observables={"flows": SynapticFlows(space)},
+        finish=finish,
+        options={"variant": variant},
+    )
+
+
+def _check(variant: str) -> str:
+    if variant not in VARIANTS:
+        raise ValueError(f"variant={variant!r}; allowed: {VARIANTS}")
+    return variant

@@ -1,0 +1,122 @@
+"""ZiCo: the inverse coefficient of variation of gradients (Li et al. 2023, "ZiCo").
+
+With g^(1..M) the gradients of the mean cross-entropy of M batches, train mode, at one w:
+
+    score = sum_layers log sum_w mean_m |g_w^(m)| / std_m g_w^(m)
+
+over the kernels of convolutions and dense layers, the standard deviation without Bessel's
+correction. Weights of zero deviation do not count, nor layers whose sum is zero: those that no
+gradient reaches.
+
+Deviation: weights come from the space's initialiser, where the released code keeps PyTorch's
+("torch_default").
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from saboc_jax.ntk.network import Network
+from saboc_jax.scorers.base import require
+from saboc_jax.scorers.loss_gradients import bind_drawn, kernel_loss, sum_per_layer
+from saboc_jax.types import (
+    Batch,
+    Diagnostics,
+    Gates,
+    Passes,
+    PRNGKey,
+    Scorer,
+    SearchSpace,
+)
+
+
+def zico_layers(
+    network: Network,
+    images: Float[Array, "m n height width channels"],
+    labels: Int[Array, "m n"],
+) -> Float[Array, " layers"]:
+    """Each layer's sum of mean |g| / std g over M batches at the network's weights.
+
+    Raises:
+        ValueError: if there are fewer than two batches.
+    """
+    if images.shape[0] < 2:
+        raise ValueError(f"ZiCo compares batches: got {images.shape[0]}; allowed: 2 or more")
+
+    def gradients(batch: tuple[Array, Array]) -> list[Array]:
+        loss, kernels = kernel_loss(network, *batch)
+        return jax.grad(loss)(kernels)
+
+    return sum_per_layer(network, [_ratio(g) for g in lax.map(gradients, (images, labels))])
+
+
+def zico_value(
+    network: Network,
+    images: Float[Array, "m n height width channels"],
+    labels: Int[Array, "m n"],
+) -> Float[Array, ""]:
+    """ZiCo of a network at its weights; arguments and errors as `zico_layers`."""
+    return _score(zico_layers(network, images, labels))
+
+
+@dataclass(frozen=True)
+class GradientVariation:
+    """Observable: `zico_layers` of `images` and `more_images` at the key's weights.
+
+    Attributes:
+        space: the search space.
+    """
+
+    space: SearchSpace
+
+    def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> Float[Array, " layers"]:
+        """One forward and one backward pass for each batch."""
+        network = bind_drawn(self.space, key, gates)
+        images, labels = (
+            jnp.concatenate([require(batch, name)[None], require(batch, f"more_{name}")])
+            for name in ("images", "labels")
+        )
+        return zico_layers(network, images, labels)
+
+
+def zico(space: SearchSpace) -> Scorer:
+    """ZiCo over the batch and `more_images`; higher is better.
+
+    Args:
+        space: the search space.
+    """
+
+    def finish(
+        observed: Mapping[str, Any], gates: Gates, batch: Batch
+    ) -> tuple[Float[Array, "1"], Diagnostics]:
+        return _score(observed["layers"])[None], {}
+
+    return Scorer(
+        name="zico",
+        metrics=("zico",),
+        higher_is_better=(True,),
+        needs=frozenset({"images", "labels", "more_images", "more_labels"}),
+        passes=Passes(2, 2),  # with one further batch, as released
+        observables={"layers": GradientVariation(space)},
+        finish=finish,
+        options={},
+    )
+
+
+def _ratio(gradients: Float[Array, "m *shape"]) -> Float[Array, "*shape"]:
+    """Mean |g| / std g of every weight, 0 where the deviation is."""
+    deviation = gradients.std(0)
+    varies = deviation > 0
+    return jnp.where(varies, jnp.abs(gradients).mean(0), 0.0) / jnp.where(varies, deviation, 1.0)
+
+
+def _score(layers: Float[Array, " layers"]) -> Float[Array, ""]:
+    """The sum of logarithms over layers that a gradient reaches; -inf if none is."""
+    reached = layers > 0
+    total = jnp.where(reached, jnp.log(jnp.where(reached, layers, 1.0)), 0.0).sum()
+    return jnp.where(reached.any(), total, -jnp.inf)
