@@ -41,7 +41,8 @@ def grasp_layers(network: Network, images: Images, labels: Labels) -> Float[Arra
     loss, kernels = kernel_loss(network, images, labels)
 
     def half_squared_norm(kernels: list[Array]) -> Array:
-        return 0.5 * sum(jnp.square(g).sum() for g in jax.grad(loss)(kernels))
+        squares = [jnp.square(g).sum() for g in jax.grad(loss)(kernels)]
+        return 0.5 * jnp.stack(squares).sum()
 
     products = jax.grad(half_squared_norm)(kernels)
     return sum_per_layer(network, [-w * h for w, h in zip(kernels, products, strict=True)])

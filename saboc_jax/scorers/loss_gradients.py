@@ -156,7 +156,7 @@ def layer_statistics(network: Network, images: Images, labels: Labels) -> LayerS
     return LayerStatistics(
         sum_per_layer(network, [jnp.abs(a * b) for a, b in zip(w, g, strict=True)]),
         sum_per_layer(network, [jnp.square(b) for b in g]),
-        sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradients)),
+        jnp.stack([jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradients)]).sum(),
         fisher,
     )
 
