@@ -54,7 +54,7 @@ def check_init(init: str | None) -> str | None:
 
 def record(
     network: Network, images: Images, *rules: Interceptor, batch_norm: str = "batch"
-) -> tuple[Float[Array, "n classes"], Variables]:
+) -> tuple[Float[Array, "n ..."], Variables]:
     """Runs a network and gives (its outputs, what the rules recorded).
 
     Args:
@@ -77,12 +77,16 @@ def fast_rules() -> tuple[Interceptor, ...]:
 
 
 def put(
-    module: nn.Module, name: str, value: Array,
+    module: nn.Module,
+    name: str,
+    value: Array,
     merge: Callable[[Array, Array], Array] = operator.add,
 ) -> None:
     """Records an array at a module; `merge` joins those of several calls of one module."""
     module.sow(
-        OBSERVED, name, value,
+        OBSERVED,
+        name,
+        value,
         reduce_fn=lambda old, new: new if old is None else merge(old, new),
         init_fn=lambda: None,
     )

@@ -58,13 +58,13 @@ class BlockStatistics(NamedTuple):
 
     Attributes:
         covariances: of the channels of every block's output, [channels, channels].
-        maps: G_in' G_out / positions of every block but the first, [channels in, channels].
+        maps: G_in' G_out / positions of every block but the first, [rows, channels].
         identical: [blocks - 1] is G_in equal to G_out?
         costs: [layers, 2], see `activations.layer_costs`.
     """
 
     covariances: tuple[Float[Array, "c c"], ...]
-    maps: tuple[Float[Array, "c_in c"], ...]
+    maps: tuple[Float[Array, "rows columns"], ...]
     identical: Bool[Array, " blocks"]
     costs: Float[Array, "layers 2"]
 
@@ -138,7 +138,7 @@ def nested(leaves: Mapping[Path, Any]) -> Variables:
 
 def gradient_map(
     g_in: Float[Array, "n H W c_in"], g_out: Float[Array, "n h w c"]
-) -> tuple[Float[Array, "c_in c"], Bool[Array, ""]]:
+) -> tuple[Float[Array, "rows c"], Bool[Array, ""]]:
     """(G_in' G_out / positions, are they equal?).
 
     Where the block halves the image, the pixels of G_in that one pixel of G_out covers become
@@ -189,9 +189,7 @@ def block_statistics(network: Network, images: Images, signs: Signs) -> BlockSta
 
 def unstacked(leaves: Mapping[Path, Array], order: Mapping[Path, None]) -> list[Array]:
     """Arrays [n, h, w, c] of all blocks in order, out of maybe stacked [cells, n, h, w, c]."""
-    return [
-        one for path in order for one in leaves[path].reshape(-1, *leaves[path].shape[-4:])
-    ]
+    return [one for path in order for one in leaves[path].reshape(-1, *leaves[path].shape[-4:])]
 
 
 def entropy(matrix: Float[Array, "c c"]) -> Float[Array, ""]:
@@ -233,9 +231,7 @@ class NoiseStatistics:
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> BlockStatistics:
         """Draws inputs and signs from the key."""
         network = bind(self.space, redraw(self.space, key, self.init), gates)
-        images = jax.random.normal(
-            fold_name(key, "azin"), batch.images.shape, batch.images.dtype
-        )
+        images = jax.random.normal(fold_name(key, "azin"), batch.images.shape, batch.images.dtype)
         signs = draw_signs(network, images, fold_name(key, "azsi"))
         return block_statistics(network, images, signs)
 
@@ -258,9 +254,9 @@ def az_nas(space: SearchSpace, *, init: str | None = "kaiming_normal_fan_in") ->
         observed: Mapping[str, Any], gates: Gates, batch: Batch
     ) -> tuple[Float[Array, "4"], Diagnostics]:
         seen = observed["blocks"]
-        scores = jnp.stack([
-            expressivity(seen), progressivity(seen), trainability(seen), complexity(seen)
-        ])
+        scores = jnp.stack(
+            [expressivity(seen), progressivity(seen), trainability(seen), complexity(seen)]
+        )
         return jnp.where(jnp.isnan(scores), -jnp.inf, scores), {}
 
     return Scorer(

@@ -66,8 +66,10 @@ def pooled_features(network: Network, images: Images) -> Float[Array, "n width"]
 
 
 def best_ridge_error(
-    features: Float[Array, "n width"], test_features: Float[Array, "m width"],
-    targets: Float[Array, "n k"], test_targets: Float[Array, "m k"],
+    features: Float[Array, "n width"],
+    test_features: Float[Array, "m width"],
+    targets: Float[Array, "n k"],
+    test_targets: Float[Array, "m k"],
 ) -> Float[Array, ""]:
     """The test error of regression with the NNGP kernel, at the best of 20 ridges.
 
@@ -151,12 +153,14 @@ def ete_nas(
         metrics=(variant,),
         higher_is_better=(frobenius,),
         needs=frozenset(
-            {"images", "more_images"} if frobenius
+            {"images", "more_images"}
+            if frobenius
             else {"images", "labels", "test_images", "test_labels"}
         ),
         passes=Passes(2, 0),
         observables={
-            "seen": Outputs(space, check_init(init)) if frobenius
+            "seen": Outputs(space, check_init(init))
+            if frobenius
             else PooledFeatures(space, check_init(init))
         },
         finish=finish,

@@ -124,7 +124,8 @@ def knas(
         observables={"gradients": observable},
         finish=finish,
         options={
-            "variant": variant, "batch_norm": batch_norm,
+            "variant": variant,
+            "batch_norm": batch_norm,
             "params": params if isinstance(params, str) else "custom",
         },
     )

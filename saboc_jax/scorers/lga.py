@@ -67,6 +67,7 @@ def lga(
         observables={"kernels": Kernels(space, options)},
         finish=finish,
         options={
-            "batch_norm": batch_norm, "params": params if isinstance(params, str) else "custom"
+            "batch_norm": batch_norm,
+            "params": params if isinstance(params, str) else "custom",
         },
     )

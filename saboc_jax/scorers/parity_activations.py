@@ -19,9 +19,7 @@ def _az_blocks(network: Network, data: Mapping[str, Array]) -> az_nas.BlockStati
 
 # From (network, {"x1", "y1", "x2", "y2", "x_test", "y_test", "noise"}) to the value.
 PARITY_ACTIVATIONS: dict[str, Callable[[Network, Mapping[str, Array]], Float[Array, ""]]] = {
-    "zen": lambda network, data: zen_value(
-        network, data["x1"], data["x1"] + 0.01 * data["noise"]
-    ),
+    "zen": lambda network, data: zen_value(network, data["x1"], data["x1"] + 0.01 * data["noise"]),
     "naswot": lambda network, data: naswot_value(network, data["x1"]),
     "az_expressivity": lambda network, data: az_nas.expressivity(_az_blocks(network, data)),
     "az_progressivity": lambda network, data: az_nas.progressivity(_az_blocks(network, data)),

@@ -159,7 +159,9 @@ def te_nas(
         },
         finish=finish,
         options={
-            "batch_norm": batch_norm, "params": params if isinstance(params, str) else "custom",
-            "init": init, "batch_size": batch_size,
+            "batch_norm": batch_norm,
+            "params": params if isinstance(params, str) else "custom",
+            "init": init,
+            "batch_size": batch_size,
         },
     )

@@ -45,8 +45,12 @@ def _rule(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
     if is_call(context, nn.BatchNorm):
         count = args[0].size // args[0].shape[-1]
         variance = statistics(args[0])[1].mean() * (count / (count - 1))
-        put(context.module, "variance", jnp.stack([variance, jnp.ones_like(variance)]),
-            lambda old, new: new)
+        put(
+            context.module,
+            "variance",
+            jnp.stack([variance, jnp.ones_like(variance)]),
+            lambda old, new: new,
+        )
     if is_call(context, Block) and context.module.name == FEATURES:
         put(context.module, FEATURES, y)
     return y
