@@ -12,11 +12,13 @@ R grows exponentially with depth and leaves float32 in networks of ordinary size
 is the logarithm of the score, which orders alike, computed without forming R. Two ways:
 
     blocks: at the output of every block (`ops.Block`) the features are divided by s, a power of
-        their maximum. If every path passes through every block and no layer before the last has
-        a bias, all that follows scales along, so the true gradient is the rescaled network's
-        times the product of all s: log score = sum log s + log sum |w dR'/dw|, for any depth.
-    ends: the input, the biases and the output's gradient are divided by 1e30. True of every
-        network made of convolutions, ReLU and pooling, for scores up to about 1e60 in float32.
+        their maximum. If every path passes through every block and no layer between the
+        first block and the last layer has a bias, all that follows scales along, so the true
+        gradient is the rescaled network's times the product of all s:
+        log score = sum log s + log sum |w dR'/dw|, for any depth.
+    ends: as defined; or, where that overflows, with the input, the biases and the output's
+        gradient divided by 1e30. True of every network made of convolutions, ReLU and pooling,
+        for scores up to about 1e60 in float32.
 
 Whether "blocks" holds is seen by computing it with two powers, which agree only then. All passes
 are of one image.
@@ -49,8 +51,8 @@ from saboc_jax.types import (
 )
 
 VARIANTS = ("log", "plain")
-# (power of a block's maximum, unit of the ends): blocks twice, then ends.
-SCALINGS = ((1.0, 1.0), (0.5, 1.0), (0.0, 1e-30))
+# (power of a block's maximum, unit of the ends): blocks twice, then ends twice.
+SCALINGS = ((1.0, 1.0), (0.5, 1.0), (0.0, 1.0), (0.0, 1e-30))
 AGREEMENT = 1e-3  # of the two logarithms; rounding is a hundred times smaller
 
 
@@ -125,7 +127,7 @@ def synaptic_flow(
 
 def synaptic_flows(
     network: Network, image_shape: tuple[int, ...]
-) -> tuple[Float[Array, "3"], Float[Array, "3"]]:
+) -> tuple[Float[Array, "4"], Float[Array, "4"]]:
     """`synaptic_flow` by each of `SCALINGS`."""
     dtype = jnp.result_type(*jax.tree.leaves(network.variables["params"]))
     scalings = jnp.asarray(np.array(SCALINGS), dtype)
@@ -152,12 +154,13 @@ def synflow_value(
 
 
 def log_score(
-    flows: Float[Array, "3"], log_scales: Float[Array, "3"]
+    flows: Float[Array, "4"], log_scales: Float[Array, "4"]
 ) -> tuple[Float[Array, ""], Bool[Array, ""]]:
     """The logarithm of the score, and whether "blocks" held."""
     logs = jnp.log(flows) + log_scales
     blocks = jnp.abs(logs[0] - logs[1]) < AGREEMENT
-    return jnp.where(blocks, logs[0], logs[2]), blocks
+    ends = jnp.where(jnp.isfinite(logs[2]), logs[2], logs[3])
+    return jnp.where(blocks, logs[0], ends), blocks
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,7 @@ class SynapticFlows:
     space: SearchSpace
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> tuple[Array, Array]:
-        """Three times one forward and one backward pass, of one image."""
+        """Four times one forward and one backward pass, of one image."""
         return synaptic_flows(bind_drawn(self.space, key, gates), self.space.image_shape)
 
 
@@ -199,7 +202,7 @@ def synflow(space: SearchSpace, *, variant: str = "log") -> Scorer:
         metrics=("synflow",),
         higher_is_better=(True,),
         needs=frozenset(),
-        passes=Passes(3, 3),  # of one image each
+        passes=Passes(4, 4),  # of one image each
         observables={"flows": SynapticFlows(space)},
         finish=finish,
         options={"variant": variant},
