@@ -14,7 +14,7 @@ A removal after which a metric is not finite destroys the network: it is ranked 
 
 References:
     Schedule: TE-NAS (Chen, Gong and Wang, ICLR 2021). Three metrics and Borda count:
-    SABoC-NAS, Section 4.3 and Eq. 12.
+    SABoC-NAS, Section 4.2 and Eq. 12.
 
 Deviation: TE-NAS measures the unpruned supernet again for each candidate; here once a round
 and repeat, which gives the same numbers as weights and images are shared.
@@ -232,7 +232,9 @@ def pruning(
     def init(key: PRNGKey) -> PruningState:
         del key  # Nothing is random before the first round.
         removed_in = np.where(start, 0, -1).astype(np.int32)
-        return PruningState(start, removed_in, np.int32(0), np.int32(0), np.zeros(start.shape))
+        return PruningState(
+            start, removed_in, np.array(0, np.int32), np.array(0, np.int32), np.zeros(start.shape)
+        )
 
     def ask(key: PRNGKey, state: PruningState) -> tuple[Bool[Array, "b d o"], PruningState]:
         noise = np.zeros(start.shape)
@@ -284,7 +286,7 @@ def _tell(
     return PruningState(
         active,
         removed_in,
-        np.int32(state.round + 1),
-        np.int32(state.evaluations + len(masks)),
+        np.asarray(state.round + 1, np.int32),
+        np.asarray(state.evaluations + len(masks), np.int32),
         np.zeros(active.shape),
     )
