@@ -127,6 +127,7 @@ def empirical_ntks(
     """
     check_options(options)
     predicate = parameter_predicate(network, options.params)
+    split_parameters(network.variables["params"], predicate)  # raises if it chooses none
     engine = choose_engine(network, columns, predicate, options)
     kernels = _ENGINES[engine](network, columns, rows, predicate, options)
     own = kernels[0]

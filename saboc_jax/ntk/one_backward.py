@@ -290,15 +290,15 @@ def one_backward(
 
 def _full(network: Network, images: Array, columns: int, predicate: Predicate) -> Array:
     """Every output of every example becomes an example of its own: still one backward pass."""
-    width = jax.eval_shape(lambda x: network.apply(network.variables, x)[0], images).shape[-1]
-    repeated = jnp.repeat(images, width, axis=0)
 
-    def run(tap: Array) -> Array:
+    def run(tap: Array, images: Array) -> Array:
         with nn.intercept_methods(tap_rule(tap, predicate)):
-            return network.apply(network.variables, repeated)[0]
+            return network.apply(network.variables, images)[0]
 
+    width = jax.eval_shape(run, jnp.zeros((len(images), columns), images.dtype), images).shape[-1]
+    repeated = jnp.repeat(images, width, axis=0)
     taps = jnp.zeros((images.shape[0] * width, columns * width), images.dtype)
-    pull = jax.vjp(run, taps)[1]
+    pull = jax.vjp(lambda tap: run(tap, repeated), taps)[1]
     kernel = pull(jnp.tile(jnp.eye(width, dtype=images.dtype), (images.shape[0], 1)))[0]
     kernel = kernel.reshape(images.shape[0], width, columns, width)
     return kernel.transpose(0, 2, 1, 3)
