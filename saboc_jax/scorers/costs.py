@@ -100,9 +100,7 @@ def _ask(space: SearchSpace, quantity: str, gates: Gates) -> Float[Array, ""]:
         value = _cost(space, quantity, active.argmax(-1)) if single else np.nan
         return np.asarray(value, dtype)
 
-    return jax.pure_callback(
-        host, jax.ShapeDtypeStruct((), dtype), gates, vmap_method="sequential"
-    )
+    return jax.pure_callback(host, jax.ShapeDtypeStruct((), dtype), gates, vmap_method="sequential")
 
 
 @dataclass(frozen=True)

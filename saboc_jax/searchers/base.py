@@ -74,9 +74,43 @@ def random_architectures(key: PRNGKey, choices: Sequence[int], n: int) -> Int[Ar
     return jax.random.randint(key, (n, len(choices)), 0, jnp.asarray(choices))
 
 
-def mean_over_repeats(scores: Float[Any, "b repeats k"]) -> Float[Any, "b k"]:
+def mutate(
+    key: PRNGKey,
+    architecture: Int[Array, " decisions"],
+    choices: Sequence[int],
+    decision_weights: Sequence[float] | None = None,
+) -> Int[Array, " decisions"]:
+    """Changes one decision to another of its options, chosen uniformly.
+
+    Args:
+        key: consumed.
+        architecture: [decisions].
+        choices: number of options of each decision.
+        decision_weights: relative probabilities of the decisions; None: equal. A decision
+            with one option is never chosen.
+    """
+    key_decision, key_option = jax.random.split(key)
+    weights = np.ones(len(choices)) if decision_weights is None else np.array(decision_weights)
+    weights = jnp.asarray(np.where(np.array(choices) > 1, weights, 0))
+    decision = jax.random.categorical(key_decision, jnp.log(weights))
+    options = jnp.asarray(choices)[decision]
+    shift = jax.random.randint(key_option, (), 1, jnp.maximum(options, 2))
+    return architecture.at[decision].set((architecture[decision] + shift) % options)
+
+
+def neighbours(
+    architecture: Int[Array, " decisions"], choices: Sequence[int]
+) -> Int[Array, "m decisions"]:
+    """All architectures that differ in one decision, ordered by decision and shift of option."""
+    moves = [(d, shift) for d, n in enumerate(choices) for shift in range(1, n)]
+    decisions, shifts = np.array(moves, dtype=int).reshape(-1, 2).T
+    moved = (architecture[decisions] + shifts) % np.asarray(choices)[decisions]
+    return jnp.tile(architecture, (len(moves), 1)).at[np.arange(len(moves)), decisions].set(moved)
+
+
+def mean_over_repeats(scores: Float[Any, "b repeats k"]) -> Float[Array, "b k"]:
     """A candidate's metrics, averaged over repeats (decision D12).
 
     One non-finite repeat makes the mean non-finite, and the candidate the worst.
     """
-    return scores.mean(axis=1)
+    return jnp.asarray(scores).mean(axis=1)

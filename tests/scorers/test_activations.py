@@ -105,9 +105,7 @@ def other():
                 mutable=["intermediates", "batch_stats"],
                 capture_intermediates=lambda module, method: isinstance(module, kinds),
             )[1]["intermediates"]
-            return {
-                path: np.asarray(value) for path, value in _flat(state).items()
-            }
+            return {path: np.asarray(value) for path, value in _flat(state).items()}
 
         @jax.jit
         def gated_blocks(gates, signs):

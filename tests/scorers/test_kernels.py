@@ -21,9 +21,7 @@ from saboc_jax.spaces.nas_bench_201 import nas_bench_201
 from saboc_jax.spaces.ops import Relu
 from saboc_jax.types import Batch
 
-CELL = (
-    "|none~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
-)
+CELL = "|none~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 DISCONNECTED = "|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|nor_conv_3x3~2|"
 CLASSES = 4
 ALL = ("zen", "naswot", "swap", "az_nas", "te_nas", "teg_nas", "ete_nas", "knas", "lga")
@@ -51,9 +49,16 @@ def small():
         labels = jnp.array([0, 1, 3, 3, 1])
         module, own = space.specialise(arch), space.extract(variables, arch)
         return SimpleNamespace(
-            space=space, arch=arch, variables=variables, images=images, labels=labels,
-            own=own, module=module, gated=bind(space, variables, space.gates(arch)),
-            special=from_module(module, own), crops=rng.normal(size=(60, 3, 3, 1)),
+            space=space,
+            arch=arch,
+            variables=variables,
+            images=images,
+            labels=labels,
+            own=own,
+            module=module,
+            gated=bind(space, variables, space.gates(arch)),
+            special=from_module(module, own),
+            crops=rng.normal(size=(60, 3, 3, 1)),
         )
 
 
@@ -86,7 +91,10 @@ def test_regions_are_distinct_relu_patterns(small, batch_size):
         codes = []
         for batch in crops.reshape(-1, batch_size, 3, 3, 1):
             seen = module.apply(
-                own, batch, True, mutable=["intermediates", "batch_stats"],
+                own,
+                batch,
+                True,
+                mutable=["intermediates", "batch_stats"],
                 capture_intermediates=lambda module, method: isinstance(module, Relu),
             )[1]["intermediates"]
             relus = [np.asarray(r).reshape(batch_size, -1) > 0 for r in jax.tree.leaves(seen)]
@@ -121,7 +129,8 @@ def test_regression_error_is_the_plain_inverse():
         targets = np.eye(4)[labels] - np.eye(4)[labels].mean(0)
         test_targets = np.eye(4)[test_labels] - np.eye(4)[test_labels].mean(0)
         observed = {
-            "kernels": {"images": jnp.asarray(kernel)}, "regions": jnp.array(9.0),
+            "kernels": {"images": jnp.asarray(kernel)},
+            "regions": jnp.array(9.0),
             "cell_kernels": {"images": jnp.asarray(kernel), "test_images": jnp.asarray(rows)},
         }
         batch = Batch(None, labels, None, test_labels)
@@ -157,9 +166,9 @@ def test_best_ridge_error_solves_the_ridge():
     a, b, y, z = (rng.normal(size=s) for s in ((7, 4), (5, 4), (7, 2), (5, 2)))
     kernel, rows = a @ a.T / 4, b @ a.T / 4
     errors = [
-        np.square(
-            rows @ np.linalg.solve(kernel + e * np.trace(kernel) / 7 * np.eye(7), y) - z
-        ).sum(1).mean()
+        np.square(rows @ np.linalg.solve(kernel + e * np.trace(kernel) / 7 * np.eye(7), y) - z)
+        .sum(1)
+        .mean()
         for e in np.logspace(-7, 2, 20)
     ]
     with enable_x64():
@@ -183,6 +192,7 @@ def test_pooled_features_feed_the_classifier(small):
 
 def test_mean_gram_is_the_mean_of_the_gram_matrix(small):
     with enable_x64():
+
         def losses(params):
             with nn.intercept_methods(batch_norm_rule("batch")):
                 logits = small.module.apply({"params": params}, small.images)
@@ -250,7 +260,13 @@ def batch():
     shape, labels = (8, 16, 16, 3), jnp.arange(8) % CLASSES
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
     return Batch(
-        draw(*shape), labels, draw(*shape), labels, None, draw(1, *shape), labels[None],
+        draw(*shape),
+        labels,
+        draw(*shape),
+        labels,
+        None,
+        draw(1, *shape),
+        labels[None],
         draw(40, 3, 3, 1),
     )
 
@@ -293,8 +309,15 @@ def test_a_disconnected_cell_is_never_good(together, batch):
     gates = space.gates(space.from_string(DISCONNECTED))
     scores, _ = run(jax.random.key(7), gates, batch)
     values = dict(zip(scorer.metrics, np.asarray(scores), strict=True))
-    for name in ("te_nas.kappa", "teg_nas.mse", "lga.lga", "ete_nas.nngp_frob", "zen.zen",
-                 "az_nas.expressivity", "az_nas.progressivity"):
+    for name in (
+        "te_nas.kappa",
+        "teg_nas.mse",
+        "lga.lga",
+        "ete_nas.nngp_frob",
+        "zen.zen",
+        "az_nas.expressivity",
+        "az_nas.progressivity",
+    ):
         assert not np.isfinite(values[name]), name
     assert values["knas.knas"] == 0
     connected = run(jax.random.key(7), space.gates(space.from_string(CELL)), batch)[0]

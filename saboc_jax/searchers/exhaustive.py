@@ -1,0 +1,62 @@
+"""Exhaustive search: every architecture of a space, in order."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from saboc_jax import ranking as ranks
+from saboc_jax.searchers.history import SearchState, best_in_history, history_searcher
+from saboc_jax.types import PRNGKey, Ranking, Searcher
+
+_LARGEST = 2**31 - 1
+
+
+def architecture_at(index: Int[Array, " n"], choices: Sequence[int]) -> Int[Array, "n decisions"]:
+    """The architectures at places of the enumeration, in which the last decision runs fastest."""
+    # The number of architectures after which a decision has run through all its options.
+    strides = np.cumprod((1, *choices[:0:-1]))[::-1]
+    return (index[:, None] // jnp.asarray(strides)) % jnp.asarray(choices)
+
+
+def exhaustive(
+    choices: Sequence[int],
+    higher_is_better: Sequence[bool],
+    *,
+    max_evaluations: int | None = None,
+    batch: int = 256,
+    ranking: Ranking = ranks.borda,
+) -> Searcher:
+    """Scores all architectures once: NAS-Bench-201 has 15,625.
+
+    Args:
+        choices: number of options of each decision.
+        higher_is_better: the direction of each metric.
+        max_evaluations: stop after so many; None: all.
+        batch: architectures per `ask`.
+        ranking: how the metrics become one rank; the best of all scored ones is returned.
+
+    Raises:
+        ValueError: if the space has 2**31 architectures or more.
+    """
+    size = math.prod(choices)
+    if size > _LARGEST:
+        raise ValueError(f"the space has {size} architectures; allowed: at most {_LARGEST}")
+
+    def propose(key: PRNGKey, state: SearchState, n: int) -> Int[Array, "n decisions"]:
+        return architecture_at(state.history.count + jnp.arange(n), choices)
+
+    return history_searcher(
+        "exhaustive",
+        choices,
+        higher_is_better,
+        size if max_evaluations is None else min(max_evaluations, size),
+        init=lambda key: (),
+        rows=lambda state: batch,
+        propose=propose,
+        learn=None,
+        best=partial(best_in_history, higher_is_better=higher_is_better, ranking=ranking),
+    )

@@ -1,0 +1,178 @@
+"""Searches that score one architecture after another and remember them all.
+
+`history_searcher` turns what is particular to such a search (what to propose, what to learn
+from a score) into a `Searcher`: it keeps the history, counts evaluations, ends after exactly
+`max_evaluations` of them, and compiles both functions.
+
+A candidate that was not scored, because it breaks a budget, is told as a row of NaN: it counts
+as an evaluation and is never chosen.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from saboc_jax import ranking as ranks
+from saboc_jax.searchers import base
+from saboc_jax.types import Architecture, PRNGKey, Ranking, Searcher
+
+
+class History(NamedTuple):
+    """Everything that was scored, in order; rows from `count` on are empty.
+
+    Attributes:
+        architectures: [max_evaluations, decisions].
+        scores: [max_evaluations, k] means over repeats, in JAX's default float: values beyond
+            its range are infinite, that is the worst.
+        count: [] evaluations told.
+    """
+
+    architectures: Int[Array, "max_evaluations decisions"]
+    scores: Float[Array, "max_evaluations k"]
+    count: Int[Array, ""]
+
+
+class SearchState(NamedTuple):
+    """The state of a search that remembers.
+
+    Attributes:
+        history: what was scored.
+        inner: what the method itself keeps, a pytree of arrays.
+    """
+
+    history: History
+    inner: Any
+
+
+Propose = Callable[[PRNGKey, SearchState, int], Int[Array, "n decisions"]]
+Learn = Callable[[SearchState, Int[Array, "b decisions"], Float[Array, "b k"]], Any]
+
+
+def empty_history(max_evaluations: int, decisions: int, metrics: int) -> History:
+    """A history without evaluations."""
+    return History(
+        jnp.zeros((max_evaluations, decisions), jnp.int32),
+        jnp.full((max_evaluations, metrics), jnp.nan),
+        jnp.zeros((), jnp.int32),
+    )
+
+
+def record(
+    history: History, architectures: Int[Array, "b decisions"], scores: Float[Array, "b k"]
+) -> History:
+    """The history with b evaluations more; there must be room for them."""
+    start = (history.count, jnp.zeros_like(history.count))
+    return History(
+        jax.lax.dynamic_update_slice(
+            history.architectures, architectures.astype(jnp.int32), start
+        ),
+        jax.lax.dynamic_update_slice(history.scores, scores.astype(history.scores.dtype), start),
+        history.count + architectures.shape[0],
+    )
+
+
+def best_of(
+    architectures: Int[Any, "n decisions"],
+    scores: Float[Any, "n k"],
+    higher_is_better: Sequence[bool],
+    ranking: Ranking,
+) -> Architecture:
+    """The best of a set of architectures; one that occurs repeatedly counts once.
+
+    Deviation: TEG-NAS ranks all visits, so an architecture visited often counts often. The
+    ranks of SABoC-NAS are over a set.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    architectures, scores = np.asarray(architectures), np.asarray(scores)
+    if not len(architectures):
+        raise ValueError("no architecture has been scored yet; allowed: after the first `tell`")
+    _, first_visits = np.unique(architectures, axis=0, return_index=True)
+    rows = np.sort(first_visits)
+    return architectures[rows[ranks.best_first(scores[rows], higher_is_better, ranking=ranking)[0]]]
+
+
+def best_in_history(
+    state: SearchState, higher_is_better: Sequence[bool], ranking: Ranking
+) -> Architecture:
+    """The best architecture ever scored."""
+    history, count = state.history, int(state.history.count)
+    return best_of(
+        history.architectures[:count], history.scores[:count], higher_is_better, ranking
+    )
+
+
+def history_searcher(
+    name: str,
+    choices: Sequence[int],
+    higher_is_better: Sequence[bool],
+    max_evaluations: int,
+    *,
+    init: Callable[[PRNGKey], Any],
+    rows: Callable[[SearchState], int],
+    propose: Propose,
+    learn: Learn | None,
+    best: Callable[[SearchState], Architecture],
+) -> Searcher:
+    """A searcher from the parts in which such searches differ.
+
+    Args:
+        name: its name.
+        choices: number of options of each decision.
+        higher_is_better: the direction of each metric.
+        max_evaluations: the search ends after exactly so many.
+        init: `init(key)` gives `inner` of the first state.
+        rows: `rows(state)`, on the host: how many architectures to propose next, if there is
+            room for them.
+        propose: `propose(key, state, n)` gives [n, decisions]; compiled for each n.
+        learn: `learn(state, architectures, scores)` gives the new `inner`; the evaluations are
+            in the state's history already. Compiled for each number of rows. None: nothing.
+        best: `best(state)` gives the architecture found.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    base.check_choices(choices, higher_is_better)
+    if max_evaluations < 1:
+        raise ValueError(f"max_evaluations={max_evaluations}; allowed: >= 1")
+    decisions, options, metrics = len(choices), max(choices), len(higher_is_better)
+
+    def propose_masks(key: PRNGKey, state: SearchState, n: int) -> Bool[Array, "n d o"]:
+        return base.one_hot_masks(propose(key, state, n), options)
+
+    def learn_scores(
+        state: SearchState, masks: Bool[Array, "b d o"], scores: Float[Array, "b repeats k"]
+    ) -> SearchState:
+        architectures, means = base.architectures_of(masks), base.mean_over_repeats(scores)
+        state = SearchState(record(state.history, architectures, means), state.inner)
+        return state._replace(inner=learn(state, architectures, means)) if learn else state
+
+    compiled_propose = jax.jit(propose_masks, static_argnums=2)
+    compiled_learn = jax.jit(learn_scores)
+
+    def remaining(state: SearchState) -> int:
+        return max_evaluations - int(state.history.count)
+
+    def start(key: PRNGKey) -> SearchState:
+        return SearchState(empty_history(max_evaluations, decisions, metrics), init(key))
+
+    def ask(key: PRNGKey, state: SearchState) -> tuple[Bool[Array, "n d o"], SearchState]:
+        n = min(rows(state), remaining(state))
+        if n < 1:
+            raise ValueError(f"all {max_evaluations} evaluations are done; allowed: `best`")
+        return compiled_propose(key, state, n), state
+
+    def tell(
+        state: SearchState, masks: Bool[Any, "b d o"], scores: Float[Any, "b repeats k"]
+    ) -> SearchState:
+        base.check_scores(scores, len(masks), metrics)
+        if len(masks) > remaining(state):
+            raise ValueError(f"{len(masks)} rows; allowed: {remaining(state)} evaluations remain")
+        return compiled_learn(state, masks, scores)
+
+    return Searcher(name, start, ask, tell, lambda state: remaining(state) <= 0, best)

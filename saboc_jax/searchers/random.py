@@ -1,0 +1,41 @@
+"""Random search: uniform, independent architectures, and the best of them."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from saboc_jax import ranking as ranks
+from saboc_jax.searchers import base
+from saboc_jax.searchers.history import best_in_history, history_searcher
+from saboc_jax.types import Ranking, Searcher
+
+
+def random(
+    choices: Sequence[int],
+    higher_is_better: Sequence[bool],
+    *,
+    max_evaluations: int = 1000,
+    batch: int = 64,
+    ranking: Ranking = ranks.borda,
+) -> Searcher:
+    """The baseline every other method has to beat at the same number of evaluations.
+
+    Architectures may repeat, and a repeat counts as an evaluation.
+
+    Args:
+        choices: number of options of each decision.
+        higher_is_better: the direction of each metric.
+        max_evaluations: architectures to score.
+        batch: architectures per `ask`; does not change what the search could find.
+        ranking: how the metrics become one rank; the best of all scored ones is returned.
+    """
+    return history_searcher(
+        "random",
+        choices,
+        higher_is_better,
+        max_evaluations,
+        init=lambda key: (),
+        rows=lambda state: batch,
+        propose=lambda key, state, n: base.random_architectures(key, choices, n),
+        learn=None,
+        best=partial(best_in_history, higher_is_better=higher_is_better, ranking=ranking),
+    )
