@@ -67,9 +67,7 @@ def record(
     """The history with b evaluations more; there must be room for them."""
     start = (history.count, jnp.zeros_like(history.count))
     return History(
-        jax.lax.dynamic_update_slice(
-            history.architectures, architectures.astype(jnp.int32), start
-        ),
+        jax.lax.dynamic_update_slice(history.architectures, architectures.astype(jnp.int32), start),
         jax.lax.dynamic_update_slice(history.scores, scores.astype(history.scores.dtype), start),
         history.count + architectures.shape[0],
     )
@@ -102,9 +100,7 @@ def best_in_history(
 ) -> Architecture:
     """The best architecture ever scored."""
     history, count = state.history, int(state.history.count)
-    return best_of(
-        history.architectures[:count], history.scores[:count], higher_is_better, ranking
-    )
+    return best_of(history.architectures[:count], history.scores[:count], higher_is_better, ranking)
 
 
 def history_searcher(

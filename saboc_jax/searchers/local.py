@@ -110,10 +110,9 @@ def local(
         state: SearchState, architectures: Int[Array, "b d"], scores: Float[Array, "b k"]
     ) -> Climb:
         move = partial(_move, higher_is_better=directions, ranking=ranking)
-        restart = partial(_restart) if len(architectures) == 1 else move
-        return jax.lax.cond(
-            state.inner.started, move, restart, state, architectures, scores
-        )
+        if len(architectures) > 1:  # A start is a single architecture.
+            return move(state, architectures, scores)
+        return jax.lax.cond(state.inner.started, move, _restart, state, architectures, scores)
 
     return history_searcher(
         "local",
@@ -121,7 +120,7 @@ def local(
         higher_is_better,
         max_evaluations,
         init=init,
-        rows=lambda state: number_of_neighbours if bool(state.inner.started) else 1,
+        rows=lambda state: max(number_of_neighbours, 1) if bool(state.inner.started) else 1,
         propose=propose,
         learn=learn,
         best=partial(best_in_history, higher_is_better=directions, ranking=ranking),
