@@ -62,6 +62,8 @@ lint: $(VENV)/.installed  ## Check style and types.
 # Compiled programs are kept between test runs: most of a run is compilation.
 test: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 test: export JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
+# Two processes, a file each: compilation uses one core.
+test: PYTEST_ARGS ?= --numprocesses=2 --dist=loadfile
 test: lint  ## Check style and types, then run the tests.
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 

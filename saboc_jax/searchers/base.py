@@ -91,8 +91,8 @@ def mutate(
     """
     key_decision, key_option = jax.random.split(key)
     weights = np.ones(len(choices)) if decision_weights is None else np.array(decision_weights)
-    weights = jnp.asarray(np.where(np.array(choices) > 1, weights, 0))
-    decision = jax.random.categorical(key_decision, jnp.log(weights))
+    log_weights = jnp.log(jnp.asarray(np.where(np.array(choices) > 1, weights, 0)))
+    decision = jax.random.categorical(key_decision, log_weights)
     options = jnp.asarray(choices)[decision]
     shift = jax.random.randint(key_option, (), 1, jnp.maximum(options, 2))
     return architecture.at[decision].set((architecture[decision] + shift) % options)

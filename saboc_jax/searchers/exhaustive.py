@@ -47,7 +47,7 @@ def exhaustive(
         raise ValueError(f"the space has {size} architectures; allowed: at most {_LARGEST}")
 
     def propose(key: PRNGKey, state: SearchState, n: int) -> Int[Array, "n decisions"]:
-        return architecture_at(state.history.count + jnp.arange(n), choices)
+        return architecture_at(state.history.evaluations + jnp.arange(n), choices)
 
     return history_searcher(
         "exhaustive",

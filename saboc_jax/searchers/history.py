@@ -22,18 +22,18 @@ from saboc_jax.types import Architecture, PRNGKey, Ranking, Searcher
 
 
 class History(NamedTuple):
-    """Everything that was scored, in order; rows from `count` on are empty.
+    """Everything that was scored, in order; rows from `evaluations` on are empty.
 
     Attributes:
         architectures: [max_evaluations, decisions].
         scores: [max_evaluations, k] means over repeats, in JAX's default float: values beyond
             its range are infinite, that is the worst.
-        count: [] evaluations told.
+        evaluations: [] how many there are.
     """
 
     architectures: Int[Array, "max_evaluations decisions"]
     scores: Float[Array, "max_evaluations k"]
-    count: Int[Array, ""]
+    evaluations: Int[Array, ""]
 
 
 class SearchState(NamedTuple):
@@ -65,11 +65,11 @@ def record(
     history: History, architectures: Int[Array, "b decisions"], scores: Float[Array, "b k"]
 ) -> History:
     """The history with b evaluations more; there must be room for them."""
-    start = (history.count, jnp.zeros_like(history.count))
+    start = (history.evaluations, jnp.zeros_like(history.evaluations))
     return History(
         jax.lax.dynamic_update_slice(history.architectures, architectures.astype(jnp.int32), start),
         jax.lax.dynamic_update_slice(history.scores, scores.astype(history.scores.dtype), start),
-        history.count + architectures.shape[0],
+        history.evaluations + architectures.shape[0],
     )
 
 
@@ -99,7 +99,7 @@ def best_in_history(
     state: SearchState, higher_is_better: Sequence[bool], ranking: Ranking
 ) -> Architecture:
     """The best architecture ever scored."""
-    history, count = state.history, int(state.history.count)
+    history, count = state.history, int(state.history.evaluations)
     return best_of(history.architectures[:count], history.scores[:count], higher_is_better, ranking)
 
 
@@ -152,7 +152,7 @@ def history_searcher(
     compiled_learn = jax.jit(learn_scores)
 
     def remaining(state: SearchState) -> int:
-        return max_evaluations - int(state.history.count)
+        return max_evaluations - int(state.history.evaluations)
 
     def start(key: PRNGKey) -> SearchState:
         return SearchState(empty_history(max_evaluations, decisions, metrics), init(key))

@@ -43,7 +43,7 @@ class Climb(NamedTuple):
 def _restart(
     state: SearchState, architectures: Int[Array, "1 d"], scores: Float[Array, "1 k"]
 ) -> Climb:
-    was_centre = state.inner.was_centre.at[state.history.count - 1].set(True)
+    was_centre = state.inner.was_centre.at[state.history.evaluations - 1].set(True)
     # A start without any metric has nothing to be compared with: draw another.
     return Climb(architectures[0], scores[0], jnp.isfinite(scores).any(), was_centre)
 
@@ -63,7 +63,7 @@ def _move(
     target = architectures[neighbour]
     same = (history.architectures == target).all(axis=1)
     moves = (winner > 0) & ~(same & climb.was_centre).any()
-    row = history.count - len(architectures) + neighbour
+    row = history.evaluations - len(architectures) + neighbour
     return Climb(
         jnp.where(moves, target, climb.centre).astype(climb.centre.dtype),
         jnp.where(moves, everyone[winner], climb.scores),

@@ -1,0 +1,283 @@
+"""Evolution: mutate a member, score the child, let members leave.
+
+`evolution` is the loop of Zen-NAS with SABoC-NAS's removal: a parent is drawn uniformly, and
+whenever there are more members than the population may have, the worst by each metric leaves,
+three at once for the three metrics of the NTK-score. `aging_evolution` is regularised
+evolution: the parent is the best of a tournament, and the oldest leaves.
+
+Both end with the best, by rank, of the last population.
+
+A child without any finite metric (dead, or rejected by a budget) counts as an evaluation and
+does not become a member.
+
+References:
+    Zen-NAS (Lin et al., ICCV 2021); SABoC-NAS, Section 5.4.3 and decision D17.
+    Regularised evolution (Real et al., AAAI 2019) as run by TEG-NAS.
+
+Deviation: Zen-NAS and TEG-NAS may hold an architecture several times; with `unique`, here the
+default for `evolution`, a child equal to a member does not enter.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from saboc_jax import ranking as ranks
+from saboc_jax.searchers import base
+from saboc_jax.searchers import population as populations
+from saboc_jax.searchers.history import SearchState, best_of, history_searcher
+from saboc_jax.searchers.population import Population, Removal
+from saboc_jax.types import Architecture, PRNGKey, Ranking, Searcher
+
+Mutate = Callable[[PRNGKey, Int[Array, " decisions"]], Int[Array, " decisions"]]
+Choose = Callable[[PRNGKey, Population], Int[Array, " decisions"]]
+Vary = Callable[[PRNGKey, Int[Array, " decisions"], Population], Int[Array, " decisions"]]
+# While the population is this small, Zen-NAS mutates its start only, and once only.
+_SMALL = 10
+
+
+def _enter(
+    choices: Sequence[int],
+    slots: int,
+    metrics: int,
+    unique: bool,
+    make_room: Callable[[Population], Population],
+) -> tuple[Callable[[], Population], Callable[..., Population]]:
+    """`init` and `learn` of a population whose members enter one by one."""
+
+    def enter(
+        population: Population, child: tuple[Int[Array, " d"], Float[Array, " k"]]
+    ) -> tuple[Population, None]:
+        architecture, scores = child
+        enters = jnp.isfinite(scores).any()
+        if unique:
+            enters &= ~populations.contains(population, architecture)
+        grown = make_room(populations.add(population, architecture, scores))
+        return jax.tree.map(partial(jnp.where, enters), grown, population), None
+
+    def learn(
+        state: SearchState, architectures: Int[Array, "b d"], scores: Float[Array, "b k"]
+    ) -> Population:
+        return jax.lax.scan(enter, state.inner, (architectures, scores))[0]
+
+    return partial(populations.empty, slots, len(choices), metrics), learn
+
+
+def _searcher(
+    name: str,
+    choices: Sequence[int],
+    higher_is_better: Sequence[bool],
+    max_evaluations: int,
+    population_size: int,
+    batch: int,
+    start: Architecture | None,
+    ranking: Ranking,
+    entering: tuple[Callable[[], Population], Callable[..., Population]],
+    choose: Choose,
+    vary: Vary,
+) -> Searcher:
+    """A population that starts from random architectures or from one, then breeds.
+
+    `choose` gives a parent, `vary` a child of it; both see the population.
+    """
+    empty, learn = entering
+    starts = population_size if start is None else 1
+
+    def rows(state: SearchState) -> int:
+        return max(starts - int(state.history.evaluations), 0) or batch
+
+    def propose(key: PRNGKey, state: SearchState, n: int) -> Int[Array, "n decisions"]:
+        key_start, key_choose, key_vary = jax.random.split(key, 3)
+        first = base.random_architectures(key_start, choices, n)
+        if start is not None:
+            first = jnp.broadcast_to(jnp.asarray(start), first.shape)
+        population = state.inner
+        parents = jax.vmap(choose, (0, None))(jax.random.split(key_choose, n), population)
+        # Without a member there is no parent but the start.
+        parents = jnp.where(population.alive.any(), parents, first)
+        children = jax.vmap(vary, (0, 0, None))(jax.random.split(key_vary, n), parents, population)
+        return jnp.where(state.history.evaluations < starts, first, children)
+
+    def best(state: SearchState) -> Architecture:
+        return best_of(*populations.members(state.inner), higher_is_better, ranking)
+
+    return history_searcher(
+        name,
+        choices,
+        higher_is_better,
+        max_evaluations,
+        init=lambda key: empty(),
+        rows=rows,
+        propose=propose,
+        learn=learn,
+        best=best,
+    )
+
+
+def _check(
+    choices: Sequence[int], population_size: int, smallest: int, start: Architecture | None
+) -> None:
+    if population_size < smallest:
+        raise ValueError(f"population_size={population_size}; allowed: >= {smallest}")
+    if start is not None and (
+        np.shape(start) != (len(choices),)
+        or not all(0 <= option < n for option, n in zip(start, choices, strict=True))
+    ):
+        raise ValueError(f"start={start}; allowed: an option for each of {tuple(choices)}")
+
+
+def evolution(
+    choices: Sequence[int],
+    higher_is_better: Sequence[bool],
+    *,
+    max_evaluations: int = 1256,
+    batch: int = 1,
+    population_size: int = 256,
+    removal: Removal = "distinct",
+    protect_best: bool = True,
+    unique: bool = True,
+    mutations: int = 1,
+    start: Architecture | None = None,
+    mutate: Mutate | None = None,
+    ranking: Ranking = ranks.borda,
+) -> Searcher:
+    """Zen-NAS's loop with removal by each metric of SABoC-NAS.
+
+    Defaults are those for NAS-Bench-201: 256 random architectures and 1000 children. For
+    ResNets: `max_evaluations=24_000, mutations=2, start=...`.
+
+    Args:
+        choices: number of options of each decision.
+        higher_is_better: the direction of each metric.
+        max_evaluations: architectures to score, first population included.
+        batch: children per `ask`, whose parents are drawn from the same population.
+        population_size: P. Removal happens when there are P + 1 members.
+        removal: see `population.remove_worst`.
+        protect_best: never remove the best by rank of the P + 1. False: the paper's text.
+        unique: a child equal to a member does not enter.
+        mutations: how often a child is mutated (once while there are at most 10 members and
+            `start` is given, as in Zen-NAS).
+        start: the first architecture, instead of P random ones.
+        mutate: `mutate(key, architecture)` gives a child; works under `jax.jit` and `jax.vmap`.
+            None: one decision, uniformly, to another option, uniformly.
+        ranking: how the metrics become one rank. Must work on JAX arrays under `jax.jit`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    directions = tuple(higher_is_better)
+    _check(choices, population_size, len(directions) + 1, start)
+    if removal not in get_args(Removal) or mutations < 1:
+        raise ValueError(
+            f"removal={removal!r}, mutations={mutations}; allowed: {get_args(Removal)}, >= 1"
+        )
+    change = mutate or partial(base.mutate, choices=choices)
+
+    def remove(population: Population) -> Population:
+        kept = populations.best_slot(population, directions, ranking) if protect_best else None
+        return populations.remove_worst(population, directions, removal=removal, protected=kept)
+
+    def make_room(population: Population) -> Population:
+        return jax.lax.cond(population.alive.all(), remove, lambda p: p, population)
+
+    def is_small(population: Population) -> Bool[Array, ""]:
+        return (start is not None) & (population.alive.sum() <= _SMALL)
+
+    def choose(key: PRNGKey, population: Population) -> Int[Array, " decisions"]:
+        parent = populations.random_member(key, population)
+        return (
+            parent if start is None else jnp.where(is_small(population), jnp.asarray(start), parent)
+        )
+
+    def vary(
+        key: PRNGKey, parent: Int[Array, " decisions"], population: Population
+    ) -> Int[Array, " decisions"]:
+        once, *more = jax.random.split(key, mutations)
+        child = change(once, parent)
+        for another in more:
+            child = jnp.where(is_small(population), child, change(another, child))
+        return child
+
+    entering = _enter(choices, population_size + 1, len(directions), unique, make_room)
+    return _searcher(
+        "evolution",
+        choices,
+        directions,
+        max_evaluations,
+        population_size,
+        batch,
+        start,
+        ranking,
+        entering,
+        choose,
+        vary,
+    )
+
+
+def aging_evolution(
+    choices: Sequence[int],
+    higher_is_better: Sequence[bool],
+    *,
+    max_evaluations: int = 1256,
+    batch: int = 1,
+    population_size: int = 256,
+    tournament: int = 64,
+    unique: bool = False,
+    decision_weights: Sequence[float] | None = None,
+    start: Architecture | None = None,
+    mutate: Mutate | None = None,
+    ranking: Ranking = ranks.borda,
+) -> Searcher:
+    """Regularised evolution with any metrics, as TEG-NAS runs it.
+
+    Args:
+        choices: number of options of each decision.
+        higher_is_better: the direction of each metric.
+        max_evaluations: architectures to score, first population included.
+        batch: children per `ask`, whose parents are drawn from the same population.
+        population_size: number of members, after which the oldest leaves.
+        tournament: members drawn without replacement, the best of whom is the parent.
+        unique: a child equal to a member does not enter.
+        decision_weights: see `base.mutate`. TEG-NAS draws the node, then its input: for
+            NAS-Bench-201 (6, 3, 3, 2, 2, 2).
+        start: the first architecture, instead of random ones.
+        mutate: as in `evolution`; `decision_weights` is then not used.
+        ranking: how the metrics become one rank, in a tournament and at the end. Must work on
+            JAX arrays under `jax.jit`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    directions = tuple(higher_is_better)
+    _check(choices, population_size, 1, start)
+    if not 1 <= tournament <= population_size:
+        raise ValueError(f"tournament={tournament}; allowed: 1 to {population_size}")
+    change = mutate or partial(base.mutate, choices=choices, decision_weights=decision_weights)
+
+    def choose(key: PRNGKey, population: Population) -> Int[Array, " decisions"]:
+        return populations.tournament(key, population, tournament, directions, ranking)
+
+    def vary(
+        key: PRNGKey, parent: Int[Array, " decisions"], population: Population
+    ) -> Int[Array, " decisions"]:
+        return change(key, parent)
+
+    entering = _enter(choices, population_size, len(directions), unique, lambda p: p)
+    return _searcher(
+        "aging_evolution",
+        choices,
+        directions,
+        max_evaluations,
+        population_size,
+        batch,
+        start,
+        ranking,
+        entering,
+        choose,
+        vary,
+    )
