@@ -101,18 +101,12 @@ def test_parity_passes_and_fails(tmp_path):
     meta = json.loads(str(arrays["meta"]))
     meta["nets"] = {"0": meta["nets"]["0"] | {"unheard_of": 1.0}}
     arrays["meta"] = np.array(json.dumps(meta))
-    np.savez(tmp_path / "other.npz", **arrays)
-    unknown = run("experiments.parity", "--golden=other.npz", cwd=tmp_path)
-    assert unknown.returncode == 1
-    assert "unheard_of" in unknown.stdout
-    assert (
-        run("experiments.parity", "--golden=other.npz", "--allow_missing", cwd=tmp_path).returncode
-        == 0
-    )
     arrays["0/logits"] = arrays["0/logits"] * (1 + 1e-5)
-    np.savez(tmp_path / "wrong.npz", **arrays)
-    wrong = run("experiments.parity", "--golden=wrong.npz", "--allow_missing", cwd=tmp_path)
-    assert wrong.returncode == 1
+    np.savez(tmp_path / "other.npz", **arrays)
+    other = run("experiments.parity", "--golden=other.npz", cwd=tmp_path)
+    assert other.returncode == 1
+    assert "Not known here: unheard_of" in other.stdout
+    assert "2 beyond 1e-06" in other.stdout  # the logits of both programs
     (tmp_path / "short.npz").write_bytes((tmp_path / "other.npz").read_bytes()[:1000])
     short = run("experiments.parity", "--golden=short.npz", cwd=tmp_path)
     assert short.returncode == 1
