@@ -41,67 +41,53 @@ Vary = Callable[[PRNGKey, Int[Array, " decisions"], Population], Int[Array, " de
 _SMALL = 10
 
 
-def _enter(
-    choices: Sequence[int],
-    slots: int,
-    metrics: int,
-    unique: bool,
-    make_room: Callable[[Population], Population],
-) -> tuple[Callable[[], Population], Callable[..., Population]]:
-    """`init` and `learn` of a population whose members enter one by one."""
-
-    def enter(
-        population: Population, child: tuple[Int[Array, " d"], Float[Array, " k"]]
-    ) -> tuple[Population, None]:
-        architecture, scores = child
-        enters = jnp.isfinite(scores).any()
-        if unique:
-            enters &= ~populations.contains(population, architecture)
-        grown = make_room(populations.add(population, architecture, scores))
-        return jax.tree.map(partial(jnp.where, enters), grown, population), None
-
-    def learn(
-        state: SearchState, architectures: Int[Array, "b d"], scores: Float[Array, "b k"]
-    ) -> Population:
-        return jax.lax.scan(enter, state.inner, (architectures, scores))[0]
-
-    return partial(populations.empty, slots, len(choices), metrics), learn
-
-
 def _searcher(
     name: str,
     choices: Sequence[int],
     higher_is_better: Sequence[bool],
+    *,
     max_evaluations: int,
     population_size: int,
+    slots: int,
     batch: int,
+    unique: bool,
     start: Architecture | None,
     ranking: Ranking,
-    entering: tuple[Callable[[], Population], Callable[..., Population]],
+    make_room: Callable[[Population], Population],
     choose: Choose,
     vary: Vary,
 ) -> Searcher:
     """A population that starts from random architectures or from one, then breeds.
 
-    `choose` gives a parent, `vary` a child of it; both see the population.
+    `choose` gives a parent and `vary` a child of it; `make_room` follows each new member.
     """
-    empty, learn = entering
-    starts = population_size if start is None else 1
 
-    def rows(state: SearchState) -> int:
-        return max(starts - int(state.history.evaluations), 0) or batch
+    def learn(
+        state: SearchState, architectures: Int[Array, "1 d"], scores: Float[Array, "1 k"]
+    ) -> Population:
+        population, architecture = state.inner, architectures[0]
+        enters = jnp.isfinite(scores).any()
+        if unique:
+            enters &= ~populations.contains(population, architecture)
+        grown = make_room(populations.add(population, architecture, scores[0]))
+        return jax.tree.map(partial(jnp.where, enters), grown, population)
 
-    def propose(key: PRNGKey, state: SearchState, n: int) -> Int[Array, "n decisions"]:
-        key_start, key_choose, key_vary = jax.random.split(key, 3)
-        first = base.random_architectures(key_start, choices, n)
-        if start is not None:
-            first = jnp.broadcast_to(jnp.asarray(start), first.shape)
+    def first(key: PRNGKey, state: SearchState, n: int) -> Int[Array, "n decisions"]:
+        if start is None:
+            return base.random_architectures(key, choices, n)
+        return jnp.broadcast_to(jnp.asarray(start), (n, len(choices)))
+
+    def children(key: PRNGKey, state: SearchState, n: int) -> Int[Array, "n decisions"]:
+        key_first, key_choose, key_vary = jax.random.split(key, 3)
         population = state.inner
         parents = jax.vmap(choose, (0, None))(jax.random.split(key_choose, n), population)
-        # Without a member there is no parent but the start.
-        parents = jnp.where(population.alive.any(), parents, first)
-        children = jax.vmap(vary, (0, 0, None))(jax.random.split(key_vary, n), parents, population)
-        return jnp.where(state.history.evaluations < starts, first, children)
+        # Without a member there is no parent but a start.
+        parents = jnp.where(population.alive.any(), parents, first(key_first, state, n))
+        return jax.vmap(vary, (0, 0, None))(jax.random.split(key_vary, n), parents, population)
+
+    def plan(state: SearchState) -> tuple[str, int]:
+        missing = (population_size if start is None else 1) - int(state.history.evaluations)
+        return ("first", missing) if missing > 0 else ("children", batch)
 
     def best(state: SearchState) -> Architecture:
         return best_of(*populations.members(state.inner), higher_is_better, ranking)
@@ -111,17 +97,23 @@ def _searcher(
         choices,
         higher_is_better,
         max_evaluations,
-        init=lambda key: empty(),
-        rows=rows,
-        propose=propose,
+        init=lambda key: populations.empty(slots, len(choices), len(higher_is_better)),
+        plan=plan,
+        proposals={"first": first, "children": children},
         learn=learn,
+        learn_in_turn=True,
         best=best,
     )
 
 
 def _check(
-    choices: Sequence[int], population_size: int, smallest: int, start: Architecture | None
+    choices: Sequence[int],
+    higher_is_better: Sequence[bool],
+    population_size: int,
+    smallest: int,
+    start: Architecture | None,
 ) -> None:
+    base.check_choices(choices, higher_is_better)
     if population_size < smallest:
         raise ValueError(f"population_size={population_size}; allowed: >= {smallest}")
     if start is not None and (
@@ -171,7 +163,7 @@ def evolution(
         ValueError: if an argument is out of range.
     """
     directions = tuple(higher_is_better)
-    _check(choices, population_size, len(directions) + 1, start)
+    _check(choices, directions, population_size, len(directions) + 1, start)
     if removal not in get_args(Removal) or mutations < 1:
         raise ValueError(
             f"removal={removal!r}, mutations={mutations}; allowed: {get_args(Removal)}, >= 1"
@@ -203,19 +195,20 @@ def evolution(
             child = jnp.where(is_small(population), child, change(another, child))
         return child
 
-    entering = _enter(choices, population_size + 1, len(directions), unique, make_room)
     return _searcher(
         "evolution",
         choices,
         directions,
-        max_evaluations,
-        population_size,
-        batch,
-        start,
-        ranking,
-        entering,
-        choose,
-        vary,
+        max_evaluations=max_evaluations,
+        population_size=population_size,
+        slots=population_size + 1,
+        batch=batch,
+        unique=unique,
+        start=start,
+        ranking=ranking,
+        make_room=make_room,
+        choose=choose,
+        vary=vary,
     )
 
 
@@ -254,7 +247,7 @@ def aging_evolution(
         ValueError: if an argument is out of range.
     """
     directions = tuple(higher_is_better)
-    _check(choices, population_size, 1, start)
+    _check(choices, directions, population_size, 1, start)
     if not 1 <= tournament <= population_size:
         raise ValueError(f"tournament={tournament}; allowed: 1 to {population_size}")
     change = mutate or partial(base.mutate, choices=choices, decision_weights=decision_weights)
@@ -267,17 +260,18 @@ def aging_evolution(
     ) -> Int[Array, " decisions"]:
         return change(key, parent)
 
-    entering = _enter(choices, population_size, len(directions), unique, lambda p: p)
     return _searcher(
         "aging_evolution",
         choices,
         directions,
-        max_evaluations,
-        population_size,
-        batch,
-        start,
-        ranking,
-        entering,
-        choose,
-        vary,
+        max_evaluations=max_evaluations,
+        population_size=population_size,
+        slots=population_size,
+        batch=batch,
+        unique=unique,
+        start=start,
+        ranking=ranking,
+        make_room=lambda population: population,  # A member more replaces the oldest.
+        choose=choose,
+        vary=vary,
     )

@@ -55,8 +55,7 @@ def exhaustive(
         higher_is_better,
         size if max_evaluations is None else min(max_evaluations, size),
         init=lambda key: (),
-        rows=lambda state: batch,
-        propose=propose,
-        learn=None,
+        plan=lambda state: ("next", batch),
+        proposals={"next": propose},
         best=partial(best_in_history, higher_is_better=higher_is_better, ranking=ranking),
     )

@@ -8,7 +8,7 @@ A candidate that was not scored, because it breaks a budget, is told as a row of
 as an evaluation and is never chosen.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -56,7 +56,7 @@ def empty_history(max_evaluations: int, decisions: int, metrics: int) -> History
     """A history without evaluations."""
     return History(
         jnp.zeros((max_evaluations, decisions), jnp.int32),
-        jnp.full((max_evaluations, metrics), jnp.nan),
+        jnp.full((max_evaluations, metrics), jnp.nan, float),
         jnp.zeros((), jnp.int32),
     )
 
@@ -85,11 +85,15 @@ def best_of(
     ranks of SABoC-NAS are over a set.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if none has a finite metric.
     """
     architectures, scores = np.asarray(architectures), np.asarray(scores)
-    if not len(architectures):
-        raise ValueError("no architecture has been scored yet; allowed: after the first `tell`")
+    scored = np.isfinite(scores).any(axis=1)
+    if not scored.any():
+        raise ValueError(
+            f"none of {len(scored)} architectures has a finite score; allowed: one at least"
+        )
+    architectures, scores = architectures[scored], scores[scored]
     _, first_visits = np.unique(architectures, axis=0, return_index=True)
     rows = np.sort(first_visits)
     return architectures[rows[ranks.best_first(scores[rows], higher_is_better, ranking=ranking)[0]]]
@@ -110,10 +114,11 @@ def history_searcher(
     max_evaluations: int,
     *,
     init: Callable[[PRNGKey], Any],
-    rows: Callable[[SearchState], int],
-    propose: Propose,
-    learn: Learn | None,
+    plan: Callable[[SearchState], tuple[str, int]],
+    proposals: Mapping[str, Propose],
     best: Callable[[SearchState], Architecture],
+    learn: Learn | None = None,
+    learn_in_turn: bool = False,
 ) -> Searcher:
     """A searcher from the parts in which such searches differ.
 
@@ -123,12 +128,13 @@ def history_searcher(
         higher_is_better: the direction of each metric.
         max_evaluations: the search ends after exactly so many.
         init: `init(key)` gives `inner` of the first state.
-        rows: `rows(state)`, on the host: how many architectures to propose next, if there is
-            room for them.
-        propose: `propose(key, state, n)` gives [n, decisions]; compiled for each n.
+        plan: `plan(state)`, on the host, gives what to do next: a name in `proposals`, and how
+            many architectures to propose; those beyond `max_evaluations` are cut off.
+        proposals: `propose(key, state, n)` gives [n, decisions]; compiled for each n.
+        best: `best(state)` gives the architecture found.
         learn: `learn(state, architectures, scores)` gives the new `inner`; the evaluations are
             in the state's history already. Compiled for each number of rows. None: nothing.
-        best: `best(state)` gives the architecture found.
+        learn_in_turn: call `learn` for one row after another: the same program for any number.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -138,9 +144,13 @@ def history_searcher(
         raise ValueError(f"max_evaluations={max_evaluations}; allowed: >= 1")
     decisions, options, metrics = len(choices), max(choices), len(higher_is_better)
 
-    def propose_masks(key: PRNGKey, state: SearchState, n: int) -> Bool[Array, "n d o"]:
-        return base.one_hot_masks(propose(key, state, n), options)
+    def with_masks(propose: Propose) -> Callable[..., Bool[Array, "n d o"]]:
+        def propose_masks(key: PRNGKey, state: SearchState, n: int) -> Bool[Array, "n d o"]:
+            return base.one_hot_masks(propose(key, state, n), options)
 
+        return jax.jit(propose_masks, static_argnums=2)
+
+    @jax.jit
     def learn_scores(
         state: SearchState, masks: Bool[Array, "b d o"], scores: Float[Array, "b repeats k"]
     ) -> SearchState:
@@ -148,8 +158,7 @@ def history_searcher(
         state = SearchState(record(state.history, architectures, means), state.inner)
         return state._replace(inner=learn(state, architectures, means)) if learn else state
 
-    compiled_propose = jax.jit(propose_masks, static_argnums=2)
-    compiled_learn = jax.jit(learn_scores)
+    compiled = {kind: with_masks(propose) for kind, propose in proposals.items()}
 
     def remaining(state: SearchState) -> int:
         return max_evaluations - int(state.history.evaluations)
@@ -158,10 +167,12 @@ def history_searcher(
         return SearchState(empty_history(max_evaluations, decisions, metrics), init(key))
 
     def ask(key: PRNGKey, state: SearchState) -> tuple[Bool[Array, "n d o"], SearchState]:
-        n = min(rows(state), remaining(state))
-        if n < 1:
+        left = remaining(state)
+        if left < 1:
             raise ValueError(f"all {max_evaluations} evaluations are done; allowed: `best`")
-        return compiled_propose(key, state, n), state
+        kind, n = plan(state)
+        masks = compiled[kind](key, state, n)
+        return masks if n <= left else masks[:left], state
 
     def tell(
         state: SearchState, masks: Bool[Any, "b d o"], scores: Float[Any, "b repeats k"]
@@ -169,6 +180,10 @@ def history_searcher(
         base.check_scores(scores, len(masks), metrics)
         if len(masks) > remaining(state):
             raise ValueError(f"{len(masks)} rows; allowed: {remaining(state)} evaluations remain")
-        return compiled_learn(state, masks, scores)
+        masks, scores = np.asarray(masks), np.asarray(scores)
+        rows = 1 if learn_in_turn else len(masks)
+        for row in range(0, len(masks), rows):
+            state = learn_scores(state, masks[row : row + rows], scores[row : row + rows])
+        return state
 
     return Searcher(name, start, ask, tell, lambda state: remaining(state) <= 0, best)

@@ -96,15 +96,20 @@ def local(
     def init(key: PRNGKey) -> Climb:
         return Climb(
             jnp.zeros(len(choices), jnp.int32),
-            jnp.full(len(directions), jnp.nan),
+            jnp.full(len(directions), jnp.nan, float),
             jnp.zeros((), bool),
             jnp.zeros(max_evaluations, bool),
         )
 
-    def propose(key: PRNGKey, state: SearchState, n: int) -> Int[Array, "n decisions"]:
-        start = base.random_architectures(key, choices, n)
-        around = base.neighbours(state.inner.centre, choices)[:n]
-        return jnp.where(state.inner.started, around, start) if len(around) == n else start
+    def start(key: PRNGKey, state: SearchState, n: int) -> Int[Array, "n decisions"]:
+        return base.random_architectures(key, choices, n)
+
+    def around(key: PRNGKey, state: SearchState, n: int) -> Int[Array, "n decisions"]:
+        return base.neighbours(state.inner.centre, choices)
+
+    def plan(state: SearchState) -> tuple[str, int]:
+        climbs = number_of_neighbours > 0 and bool(state.inner.started)
+        return ("around", number_of_neighbours) if climbs else ("start", 1)
 
     def learn(
         state: SearchState, architectures: Int[Array, "b d"], scores: Float[Array, "b k"]
@@ -120,8 +125,8 @@ def local(
         higher_is_better,
         max_evaluations,
         init=init,
-        rows=lambda state: max(number_of_neighbours, 1) if bool(state.inner.started) else 1,
-        propose=propose,
+        plan=plan,
+        proposals={"start": start, "around": around},
         learn=learn,
         best=partial(best_in_history, higher_is_better=directions, ranking=ranking),
     )

@@ -37,7 +37,7 @@ def empty(slots: int, decisions: int, metrics: int) -> Population:
     """A population without members."""
     return Population(
         jnp.zeros((slots, decisions), jnp.int32),
-        jnp.full((slots, metrics), jnp.nan),
+        jnp.full((slots, metrics), jnp.nan, float),
         jnp.zeros(slots, jnp.int32),
         jnp.zeros(slots, bool),
         jnp.zeros((), jnp.int32),

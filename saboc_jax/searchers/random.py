@@ -34,8 +34,7 @@ def random(
         higher_is_better,
         max_evaluations,
         init=lambda key: (),
-        rows=lambda state: batch,
-        propose=lambda key, state, n: base.random_architectures(key, choices, n),
-        learn=None,
+        plan=lambda state: ("draw", batch),
+        proposals={"draw": lambda key, state, n: base.random_architectures(key, choices, n)},
         best=partial(best_in_history, higher_is_better=higher_is_better, ranking=ranking),
     )

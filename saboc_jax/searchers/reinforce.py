@@ -147,6 +147,7 @@ def reinforce(
     Raises:
         ValueError: if an argument is out of range.
     """
+    base.check_choices(choices, higher_is_better)
     if reward not in get_args(Reward):
         raise ValueError(f"reward={reward!r}; allowed: {get_args(Reward)}")
     if window < 2 or not 0 <= momentum < 1:
@@ -159,7 +160,7 @@ def reinforce(
 
     def init(key: PRNGKey) -> Agent:
         logits = 1e-3 * jax.random.normal(key, available.shape)
-        empty = jnp.full((window, len(signs)), jnp.nan)
+        empty = jnp.full((window, len(signs)), jnp.nan, float)
         return Agent(logits, adam.init(logits), empty, Baseline(jnp.zeros(()), jnp.zeros(())))
 
     def propose(key: PRNGKey, state: SearchState, n: int) -> Int[Array, "n decisions"]:
@@ -194,8 +195,8 @@ def reinforce(
         higher_is_better,
         max_evaluations,
         init=init,
-        rows=lambda state: batch,
-        propose=propose,
+        plan=lambda state: ("draw", batch),
+        proposals={"draw": propose},
         learn=learn,
         best=partial(best_in_history, higher_is_better=higher_is_better, ranking=ranking),
     )
