@@ -71,7 +71,7 @@ def architectures_of(
 
 def random_architectures(key: PRNGKey, choices: Sequence[int], n: int) -> Int[Array, "n decisions"]:
     """Architectures whose options are uniform and independent. `key`: consumed."""
-    return jax.random.randint(key, (n, len(choices)), 0, jnp.asarray(choices))
+    return jax.random.randint(key, (n, len(choices)), 0, jnp.asarray(choices, jnp.int32), jnp.int32)
 
 
 def mutate(
@@ -93,8 +93,8 @@ def mutate(
     weights = np.ones(len(choices)) if decision_weights is None else np.array(decision_weights)
     log_weights = jnp.log(jnp.asarray(np.where(np.array(choices) > 1, weights, 0)))
     decision = jax.random.categorical(key_decision, log_weights)
-    options = jnp.asarray(choices)[decision]
-    shift = jax.random.randint(key_option, (), 1, jnp.maximum(options, 2))
+    options = jnp.asarray(choices, architecture.dtype)[decision]
+    shift = jax.random.randint(key_option, (), 1, jnp.maximum(options, 2), architecture.dtype)
     return architecture.at[decision].set((architecture[decision] + shift) % options)
 
 
@@ -105,6 +105,7 @@ def neighbours(
     moves = [(d, shift) for d, n in enumerate(choices) for shift in range(1, n)]
     decisions, shifts = np.array(moves, dtype=int).reshape(-1, 2).T
     moved = (architecture[decisions] + shifts) % np.asarray(choices)[decisions]
+    moved = moved.astype(architecture.dtype)
     return jnp.tile(architecture, (len(moves), 1)).at[np.arange(len(moves)), decisions].set(moved)
 
 

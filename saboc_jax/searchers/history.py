@@ -154,7 +154,8 @@ def history_searcher(
     def learn_scores(
         state: SearchState, masks: Bool[Array, "b d o"], scores: Float[Array, "b repeats k"]
     ) -> SearchState:
-        architectures, means = base.architectures_of(masks), base.mean_over_repeats(scores)
+        architectures = base.architectures_of(masks).astype(jnp.int32)
+        means = base.mean_over_repeats(scores)
         state = SearchState(record(state.history, architectures, means), state.inner)
         return state._replace(inner=learn(state, architectures, means)) if learn else state
 
@@ -180,7 +181,9 @@ def history_searcher(
         base.check_scores(scores, len(masks), metrics)
         if len(masks) > remaining(state):
             raise ValueError(f"{len(masks)} rows; allowed: {remaining(state)} evaluations remain")
-        masks, scores = np.asarray(masks), np.asarray(scores)
+        masks = np.asarray(masks)
+        with np.errstate(over="ignore"):
+            scores = np.asarray(scores).astype(jax.dtypes.canonicalize_dtype(float))
         rows = 1 if learn_in_turn else len(masks)
         for row in range(0, len(masks), rows):
             state = learn_scores(state, masks[row : row + rows], scores[row : row + rows])
