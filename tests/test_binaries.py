@@ -23,7 +23,7 @@ def run(*arguments, cwd):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
     )
 
 

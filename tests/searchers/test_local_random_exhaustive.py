@@ -133,6 +133,7 @@ def test_architectures_without_any_finite_metric_are_never_the_best():
         best_of(archs[:1], scores[:1], (False, False), borda)
 
 
+@pytest.mark.skipif(jax.config.jax_enable_x64, reason="with x64 the range is that of float64")
 def test_scores_beyond_float32_count_as_not_finite():
     searcher = exhaustive((2,), (True,))
     masks, state = searcher.ask(KEY, searcher.init(KEY))
