@@ -51,7 +51,7 @@ def _searcher(
     slots: int,
     batch: int,
     unique: bool,
-    start: Architecture | None,
+    start: Architecture | Sequence[int] | None,
     ranking: Ranking,
     make_room: Callable[[Population], Population],
     choose: Choose,
@@ -111,7 +111,7 @@ def _check(
     higher_is_better: Sequence[bool],
     population_size: int,
     smallest: int,
-    start: Architecture | None,
+    start: Architecture | Sequence[int] | None,
 ) -> None:
     base.check_choices(choices, higher_is_better)
     if population_size < smallest:
@@ -134,7 +134,7 @@ def evolution(
     protect_best: bool = True,
     unique: bool = True,
     mutations: int = 1,
-    start: Architecture | None = None,
+    start: Architecture | Sequence[int] | None = None,
     mutate: Mutate | None = None,
     ranking: Ranking = ranks.borda,
 ) -> Searcher:
@@ -222,7 +222,7 @@ def aging_evolution(
     tournament: int = 64,
     unique: bool = False,
     decision_weights: Sequence[float] | None = None,
-    start: Architecture | None = None,
+    start: Architecture | Sequence[int] | None = None,
     mutate: Mutate | None = None,
     ranking: Ranking = ranks.borda,
 ) -> Searcher:

@@ -101,7 +101,7 @@ def test_evolution_keeps_whom_the_definition_keeps(removal, protect_best, unique
 def a_population(scores):
     members = population.empty(len(scores), 2, 3)
     for i, row in enumerate(scores):
-        members = population.add(members, jnp.array([i, 0]), jnp.array(row))
+        members = population.add(members, jnp.array([i, 0]), jnp.array(row, float))
     return members
 
 
@@ -220,7 +220,7 @@ def test_mutation_changes_one_decision_uniformly():
 
 
 def test_mutation_follows_the_weights_of_decisions():
-    weights = (6, 3, 3, 2, 2, 2)
+    weights = (6.0, 3.0, 3.0, 2.0, 2.0, 2.0)
     keys = jax.random.split(KEY, 6000)
     arch = jnp.zeros(6, int)
     children = jax.vmap(lambda key: base.mutate(key, arch, (5,) * 6, weights))(keys)
