@@ -63,8 +63,8 @@ def _rank_column(costs: Any, ties: Ties) -> Any:
     if ties == "dense":
         is_new = xp.concatenate([xp.ones(min(n, 1), bool), ascending[1:] != ascending[:-1]])
         return xp.cumsum(is_new)[below]
-    # The inverse of a permutation is its argsort.
-    places = xp.argsort(xp.argsort(costs, stable=True), stable=True) + 1
+    # A stable sort under one name in both libraries; sorting a permutation inverts it.
+    places = xp.lexsort((xp.lexsort((costs,)),)) + 1
     return xp.where(xp.isfinite(costs), places, n)
 
 
