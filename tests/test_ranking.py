@@ -14,6 +14,9 @@ from hypothesis.extra import numpy as hnp
 from saboc_jax import ranking
 
 DIRECTIONS = (True, False, False)
+# A slow machine is no failure.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 JITTED = {
     name: jax.jit(partial(rank, higher_is_better=DIRECTIONS))
     for name, rank in ranking.AGGREGATIONS.items()
