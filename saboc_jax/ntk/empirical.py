@@ -32,7 +32,13 @@ from jaxtyping import Array, Float
 
 from saboc_jax.ntk import _neural_tangents
 from saboc_jax.ntk import one_backward as one
-from saboc_jax.ntk.network import Network, Predicate, parameter_predicate, split_parameters
+from saboc_jax.ntk.network import (
+    Network,
+    Predicate,
+    check_outputs,
+    parameter_predicate,
+    split_parameters,
+)
 from saboc_jax.spaces.layers import batch_norm_rule, fast_conv_rule
 
 ENGINES = ("auto", "one_backward", "neural_tangents", "jacobian")
@@ -213,7 +219,8 @@ def _functions(
         with ExitStack() as stack:
             for rule in (*rules, batch_norm_rule(mode)):
                 stack.enter_context(nn.intercept_methods(rule))
-            outputs = network.apply({**variables, "params": restore(leaves)}, images)[0]
+            applied = network.apply({**variables, "params": restore(leaves)}, images)
+        outputs = check_outputs(applied[0])
         return outputs.sum(-1, keepdims=True) if options.outputs == "sum" else outputs
 
     return function, leaves

@@ -52,6 +52,19 @@ def from_module(module: nn.Module, variables: Variables, **kwargs: Any) -> Netwo
     return Network(apply, variables)
 
 
+def check_outputs(y: Array) -> Array:
+    """The outputs as they are.
+
+    Raises:
+        ValueError: unless they are [n, k].
+    """
+    if y.ndim != 2:
+        raise ValueError(
+            f"the network's outputs have shape {y.shape}; allowed: [n, k], k outputs for each image"
+        )
+    return y
+
+
 def parameter_predicate(network: Network, params: str | Predicate) -> Predicate:
     """Which parameters the NTK is taken over.
 

@@ -16,7 +16,7 @@ the layers in `LAYERS`.
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from saboc_jax.ntk.network import Network, Path, Predicate
+from saboc_jax.ntk.network import Network, Path, Predicate, check_outputs
 from saboc_jax.spaces.base import flatten
 from saboc_jax.spaces.layers import (
     Interceptor,
@@ -40,6 +40,7 @@ from saboc_jax.spaces.layers import (
     input_gradient,
     is_call,
     kernel_gradients,
+    only_input,
 )
 
 GENERIC = tuple(
@@ -184,42 +185,73 @@ def tapped(layer: Any, params: Any, x: Array, tap: Float[Array, "n m"]) -> Array
 
 
 def _tapped_forward(layer: Any, params: Any, x: Array, tap: Array) -> tuple[Array, Any]:
-    return layer.forward(params, x), (params, x)
+    return layer.forward(params, x), (params, x, tap)
 
 
 def _tapped_backward(layer: Any, saved: Any, g: Array) -> tuple[Any, Array, Array]:
-    params, x = saved
+    params, x, tap = saved
     # Parameters are constants here: their gradient is the sum over examples that nobody asks.
     no_gradient = jax.tree.map(jnp.zeros_like, params)
-    return no_gradient, layer.input_gradient(params, x, g), layer.gram(params, x, g)
+    back = layer.input_gradient(params, x, g)
+    back = back.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.inexact) else back
+    return no_gradient, back, layer.gram(params, x, g).astype(tap.dtype)
 
 
 tapped.defvjp(_tapped_forward, _tapped_backward)
 
 
-def tap_rule(tap: Array, predicate: Predicate, seen: Counter | None = None) -> Interceptor:
+@dataclass
+class Uses:
+    """How a forward pass uses parameters.
+
+    Attributes:
+        calls: calls of a layer, per parameter path.
+        obstacles: calls that have no tap although they need one, in words.
+    """
+
+    calls: Counter[Path] = field(default_factory=Counter)
+    obstacles: list[str] = field(default_factory=list)
+
+
+def tap_rule(tap: Array, predicate: Predicate, uses: Uses | None = None) -> Interceptor:
     """An interceptor that gives every layer its tap.
 
     Args:
         tap: [n, m] zeros; m is the number of leading examples that are columns.
         predicate: which parameters count, by path.
-        seen: counts calls per parameter path, where given.
+        uses: takes down what the pass does, where given.
     """
     columns = tap.shape[1]
 
     def rule(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
         module = context.module
-        if kwargs or len(args) != 1 or module.name == _FREE or not is_call(context, LAYERS):
+        if not isinstance(module, LAYERS) or context.method_name == "setup":
             return next_fun(*args, **kwargs)
-        x = args[0]
+        if module.name == _FREE or module.is_initializing():
+            return next_fun(*args, **kwargs)
         params = dict(module.variables.get("params", {}))
         chosen = tuple(name for name in params if predicate((*module.path, name)))
-        if seen is not None:
-            seen.update((*module.path, name) for name in params)
+        x = only_input(args, kwargs) if is_call(context, LAYERS) else None
+        obstacle = _obstacle(context.method_name, x, tap.shape[0])
+        if uses is not None:
+            uses.calls.update((*module.path, name) for name in params)
+            if obstacle and (chosen or isinstance(module, nn.BatchNorm)):
+                uses.obstacles.append(f"layer {'/'.join(module.path)} {obstacle}")
+        if obstacle or x is None:
+            return next_fun(*args, **kwargs)
         y = _tapped_call(module, params, chosen, x, tap, columns)
         return next_fun(*args, **kwargs) if y is None else y
 
     return rule
+
+
+def _obstacle(method: str, x: Any, number: int) -> str | None:
+    """Why one call can have no tap."""
+    if x is None:
+        return f"is used through {method!r} with more than its input"
+    if x.shape[:1] != (number,):
+        return f"gets an input of shape {x.shape}, whose first axis is not that of the images"
+    return None
 
 
 def _tapped_call(
@@ -242,9 +274,10 @@ def _tapped_call(
     geometry = conv_geometry(module, x.ndim) if isinstance(module, nn.Conv) else None
     if isinstance(module, nn.Conv) and geometry and "bias" not in chosen:
         kernel, bias = conv_parameters(module)
-        layer = ConvLayer(freeze_geometry(geometry, x, kernel), columns, bool(chosen))
-        y = tapped(layer, {"kernel": kernel}, x, tap)
-        return y if bias is None else y + bias
+        if kernel.dtype == x.dtype:  # else Flax promotes them, as the generic layer does
+            layer = ConvLayer(freeze_geometry(geometry, x, kernel), columns, bool(chosen))
+            y = tapped(layer, {"kernel": kernel}, x, tap)
+            return y if bias is None else y + bias
     if not chosen:
         return None
     if type(module) is nn.Dense and x.ndim == 2 and module.dtype is None:
@@ -278,9 +311,9 @@ def one_backward(
 
     def run(tap: Array) -> Array:
         with nn.intercept_methods(tap_rule(tap, predicate)):
-            return network.apply(network.variables, images)[0]
+            return check_outputs(network.apply(network.variables, images)[0])
 
-    y, pull = jax.vjp(run, jnp.zeros((images.shape[0], columns), images.dtype))
+    y, pull = jax.vjp(run, jnp.zeros((images.shape[0], columns), _dtype(network, images)))
     if outputs == "sum":
         return pull(jnp.ones_like(y))[0]
     one_hot = jnp.eye(y.shape[-1], dtype=y.dtype)
@@ -295,25 +328,46 @@ def _full(network: Network, images: Array, columns: int, predicate: Predicate) -
         with nn.intercept_methods(tap_rule(tap, predicate)):
             return network.apply(network.variables, images)[0]
 
-    width = jax.eval_shape(run, jnp.zeros((len(images), columns), images.dtype), images).shape[-1]
+    dtype = _dtype(network, images)
+    tap = jax.ShapeDtypeStruct((images.shape[0], columns), dtype)
+    width = check_outputs(jax.eval_shape(run, tap, images)).shape[-1]
     repeated = jnp.repeat(images, width, axis=0)
-    taps = jnp.zeros((images.shape[0] * width, columns * width), images.dtype)
-    pull = jax.vjp(lambda tap: run(tap, repeated), taps)[1]
-    kernel = pull(jnp.tile(jnp.eye(width, dtype=images.dtype), (images.shape[0], 1)))[0]
+    taps = jnp.zeros((images.shape[0] * width, columns * width), dtype)
+    y, pull = jax.vjp(lambda tap: run(tap, repeated), taps)
+    kernel = pull(jnp.tile(jnp.eye(width, dtype=y.dtype), (images.shape[0], 1)))[0]
     kernel = kernel.reshape(images.shape[0], width, columns, width)
     return kernel.transpose(0, 2, 1, 3)
 
 
-def why_not(network: Network, images: Array, predicate: Predicate) -> str | None:
-    """Why the engine does not apply to a network, or None if it does."""
-    seen: Counter[Path] = Counter()
-    tap = jax.ShapeDtypeStruct((images.shape[0], images.shape[0]), images.dtype)
+def _dtype(network: Network, images: Array) -> Any:
+    """Of the kernel; images may be integers (tokens)."""
+    leaves = jax.tree.leaves(network.variables["params"])
+    return jnp.result_type(
+        *leaves, *([images] if jnp.issubdtype(images.dtype, jnp.inexact) else [])
+    )
+
+
+def _uses(network: Network, number: int, images: Array, predicate: Predicate) -> Uses:
+    """What a forward pass of `number` images does, by its shapes alone."""
+    uses = Uses()
 
     def run(tap: Array, images: Array) -> Array:
-        with nn.intercept_methods(tap_rule(tap, predicate, seen)):
+        with nn.intercept_methods(tap_rule(tap, predicate, uses)):
             return network.apply(network.variables, images)[0]
 
-    jax.eval_shape(run, tap, images)
+    tap = jax.ShapeDtypeStruct((number, number), _dtype(network, images))
+    jax.eval_shape(run, tap, jax.ShapeDtypeStruct((number, *images.shape[1:]), images.dtype))
+    return uses
+
+
+def why_not(network: Network, images: Array, predicate: Predicate) -> str | None:
+    """Why the engine does not apply to a network, or None if it does."""
+    uses = _uses(network, images.shape[0], images, predicate)
+    # An axis of positions may be as long as the batch; it does not grow with it.
+    more = _uses(network, images.shape[0] + 1, images, predicate)
+    if obstacles := uses.obstacles + more.obstacles:
+        return obstacles[0]
+    seen = uses.calls
     for path in flatten(network.variables["params"]):
         if not predicate(path):
             continue

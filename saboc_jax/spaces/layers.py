@@ -67,6 +67,16 @@ def is_call(context: Any, kinds: Any) -> bool:
     )
 
 
+def only_input(args: tuple, kwargs: dict) -> Any:
+    """The input of a layer's call, by position or by name; None if other arguments count.
+
+    Whether a batch norm should use running averages does not count: the rules decide that.
+    """
+    rest = {k: v for k, v in kwargs.items() if v is not None and k != "use_running_average"}
+    values = [*(v for v in args if not (v is None or isinstance(v, bool))), *rest.values()]
+    return values[0] if len(values) == 1 and set(rest) <= {"x", "inputs"} else None
+
+
 def batch_norm_rule(mode: str, num_statistics: int | None = None) -> Interceptor:
     """An interceptor that sets the statistics of every `nn.BatchNorm`.
 
@@ -84,7 +94,9 @@ def batch_norm_rule(mode: str, num_statistics: int | None = None) -> Interceptor
     def rule(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
         if not is_call(context, nn.BatchNorm):
             return next_fun(*args, **kwargs)
-        x, module = args[0], context.module
+        x, module = only_input(args, kwargs), context.module
+        if x is None:
+            raise ValueError(f"batch norm {'/'.join(module.path)} has a mask; allowed: none")
         mean, variance = batch_norm_statistics(module, x, mode, num_statistics)
         scale, bias = batch_norm_parameters(module)
         y = (x - mean) * lax.rsqrt(variance + module.epsilon)
@@ -252,11 +264,13 @@ def fast_conv_rule() -> Interceptor:
     def rule(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
         if not is_call(context, nn.Conv) or type(context.module) is not nn.Conv:
             return next_fun(*args, **kwargs)
-        x, module = args[0], context.module
-        geometry = conv_geometry(module, x.ndim)
+        x, module = only_input(args, kwargs), context.module
+        geometry = None if x is None else conv_geometry(module, x.ndim)
         if geometry is None:
             return next_fun(*args, **kwargs)
         kernel, bias = conv_parameters(module)
+        if kernel.dtype != x.dtype:  # Flax promotes them, XLA does not
+            return next_fun(*args, **kwargs)
         y = fast_convolve(freeze_geometry(geometry, x, kernel), x, kernel)
         return y if bias is None else y + bias
 

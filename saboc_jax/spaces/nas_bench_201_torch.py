@@ -62,10 +62,21 @@ def _stack(
             if names[edge] != operation:
                 continue
             prefix = f"cells.{first + cell}.layers.{edge}.op"
-            stacked["conv"]["conv"]["kernel"][cell, edge] = reader.conv(f"{prefix}.1")["kernel"]
+            kernels = stacked["conv"]["conv"]["kernel"]
+            _put(kernels, (cell, edge), f"{prefix}.1.weight", reader.conv(f"{prefix}.1")["kernel"])
             for name, value in reader.norm(f"{prefix}.2").items():
-                stacked["norm"]["norm"][name][cell, edge] = value
+                _put(stacked["norm"]["norm"][name], (cell, edge), f"{prefix}.2", value)
     return stacked
+
+
+def _put(stacked: np.ndarray, place: tuple[int, int], name: str, value: np.ndarray) -> None:
+    # NumPy would broadcast the 1x1 kernel of another cell into the 3x3 of this one.
+    if value.shape != stacked.shape[2:]:
+        raise ValueError(
+            f"{name!r} has shape {value.shape} (height, width, in, out); this network has "
+            f"{stacked.shape[2:]}: another cell, or other channels?"
+        )
+    stacked[place] = value
 
 
 class _Reader:
