@@ -21,10 +21,13 @@ from jaxtyping import Bool, Float
 
 from saboc_jax.precision import enable_x64
 from saboc_jax.records import Request, Result, current_versions, request
-from saboc_jax.scorers.base import check_needs, labels_only, observe
+from saboc_jax.scorers.base import check_needs, combine, labels_only, observe
 from saboc_jax.spaces.base import mask_to_gates
 from saboc_jax.store import Store
 from saboc_jax.types import Batch, Gates, PRNGKey, Scorer, SearchSpace
+
+Row = tuple[np.ndarray, dict[str, Any]]
+"""Scores [k] and diagnostics of one scorer."""
 
 
 @dataclass
@@ -83,7 +86,7 @@ class Evaluator:
     on_score: Callable[[], None] | None = None
     space_id: str = ""
     counts: Counts = field(default_factory=Counts)
-    _memory: dict[tuple[str, int], tuple[np.ndarray, dict[str, Any]]] = field(default_factory=dict)
+    _memory: dict[tuple[str, int], Row] = field(default_factory=dict)
     _programs: dict[Any, Callable[..., Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -111,90 +114,153 @@ class Evaluator:
     ) -> tuple[Float[np.ndarray, " k"], dict[str, Any]]:
         """Metrics and diagnostics of one mask in one repeat."""
         text = mask_text(mask, self.space)
-        found = self._memory.get((text, repeat)) or self._stored(text, repeat)
+        found = self._memory.get((text, repeat))
         if found is None:
-            found = self._compute(mask, repeat, text)
+            rows = self._stored(text, repeat)
+            missing = [part.name for part in self._parts if part.name not in rows]
+            if missing:
+                rows |= self._compute(mask, repeat, text, missing)
+            else:
+                self.counts.served += 1
+            found = self._memory[text, repeat] = self._joined(rows)
         else:
             self.counts.served += 1
-        self._memory[text, repeat] = found
         if self.on_score:
             self.on_score()
         return found
 
+    @property
+    def _parts(self) -> tuple[Scorer, ...]:
+        return self.scorer.parts or (self.scorer,)
+
+    def _joined(self, rows: dict[str, Row]) -> Row:
+        """The scorer's own scores and diagnostics, made of those of its parts."""
+        if not self.scorer.parts:
+            return rows[self.scorer.name]
+        diagnostics = {
+            f"{name}.{key}": value for name, row in rows.items() for key, value in row[1].items()
+        }
+        return np.concatenate([rows[part.name][0] for part in self._parts]), diagnostics
+
     def _compute(
-        self, mask: Bool[np.ndarray, "decisions options"], repeat: int, text: str
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+        self,
+        mask: Bool[np.ndarray, "decisions options"],
+        repeat: int,
+        text: str,
+        missing: Sequence[str],
+    ) -> dict[str, Row]:
+        """Scores by the parts that are missing, in one program, and keeps a row of each."""
+        parts = [part for part in self._parts if part.name in missing]
         if not self.space.is_connected(mask):
             self.counts.disconnected += 1
-            bad = np.full(len(self.scorer.metrics), np.nan)
-            self._keep(text, repeat, bad, {"flag": "disconnected"}, 0.0)
-            return bad, {"flag": "disconnected"}
+            flag = {"flag": "disconnected"}
+            rows = {part.name: (np.full(len(part.metrics), np.nan), dict(flag)) for part in parts}
+            self._keep(text, repeat, parts, rows, 0.0)
+            return rows
         start = time.perf_counter()
         before = self.counts.compile_seconds
-        scores, diagnostics = self._run(mask_to_gates(mask), repeat)
+        rows = self._run(parts, mask_to_gates(mask), repeat)
         seconds = time.perf_counter() - start - (self.counts.compile_seconds - before)
         self.counts.scored += 1
         self.counts.run_seconds += seconds
-        if not np.isfinite(scores).all():
-            self.counts.non_finite += 1
+        bad = [row for row in rows.values() if not np.isfinite(row[0]).all()]
+        self.counts.non_finite += bool(bad)
+        for _, diagnostics in bad:
             diagnostics["flag"] = "non_finite"
-        self._keep(text, repeat, scores, diagnostics, seconds)
-        return scores, diagnostics
+        self._keep(text, repeat, parts, rows, seconds)
+        return rows
 
-    def _run(self, gates: Gates, repeat: int) -> tuple[np.ndarray, dict[str, Any]]:
+    def _run(self, parts: Sequence[Scorer], gates: Gates, repeat: int) -> dict[str, Row]:
         key, batch = self.keys[repeat], self.batches[repeat]
+        scorer = combine(parts, "+".join(part.name for part in parts))
         observed: Any = {}
-        if self.scorer.observables:
-            look = lambda key, gates, batch: observe(self.scorer, key, gates, batch)  # noqa: E731
-            observed = self._program("observe", look, key, gates, batch)(key, gates, batch)
+        if scorer.observables:
+            look = lambda key, gates, batch: observe(scorer, key, gates, batch)  # noqa: E731
+            program = self._program(("observe", scorer.name), look, key, gates, batch)
+            observed = program(key, gates, batch)
         host = jax.local_devices(backend="cpu")[0]
         with enable_x64(), jax.default_device(host):
             double = jax.tree.map(_to_host, (observed, gates, labels_only(batch)))
-            finish = self._program("finish", self.scorer.finish, *double)
-            scores, diagnostics = finish(*double)
-        return np.asarray(scores), {name: np.asarray(v) for name, v in diagnostics.items()}
+            finish = self._program(("finish", scorer.name), scorer.finish, *double)
+            scores, notes = finish(*double)
+        ends = np.cumsum([len(part.metrics) for part in parts])[:-1]
+        return {
+            part.name: (
+                own,
+                {
+                    name.removeprefix(f"{part.name}."): np.asarray(value)
+                    for name, value in notes.items()
+                    if name.startswith(f"{part.name}.")
+                },
+            )
+            for part, own in zip(parts, np.split(np.asarray(scores), ends), strict=True)
+        }
 
-    def _program(self, name: str, function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+    def _program(
+        self, name: tuple[str, str], function: Callable[..., Any], *args: Any
+    ) -> Callable[..., Any]:
         """The compiled function; compiled ahead of time, once for each shape of arguments."""
         signature = (name, str(jax.tree.map(lambda a: (a.shape, a.dtype), args)))
         if signature not in self._programs:
             start = time.perf_counter()
             self._programs[signature] = jax.jit(function).lower(*args).compile()
             self.counts.compile_seconds += time.perf_counter() - start
-            self.counts.compilations += name == "observe"
+            self.counts.compilations += name[0] == "observe"
         return self._programs[signature]
 
     # --- the store ------------------------------------------------------------------------------
 
-    def _request(self, text: str, repeat: int) -> Request:
+    def _request(self, text: str, repeat: int, part: Scorer) -> Request:
         return request(
             self.space_id or self.space.name,
             text,
-            self.scorer.name,
+            part.name,
             self.dataset or "unnamed",
             self.seeds[repeat],
-            self.scorer.options,
+            part.options,
             self._versions,
         )
 
-    def _stored(self, text: str, repeat: int) -> tuple[np.ndarray, dict[str, Any]] | None:
+    def _stored(self, text: str, repeat: int) -> dict[str, Row]:
+        """The rows of the parts that are in the store."""
         if self.store is None:
-            return None
-        (result,) = self.store.get([self._request(text, repeat)])
-        if result is None:
-            return None
-        scores = np.array([result.metrics[name] for name in self.scorer.metrics])
-        return scores, {
-            k: np.asarray(v) if isinstance(v, list) else v for k, v in result.diagnostics.items()
+            return {}
+        results = self.store.get([self._request(text, repeat, part) for part in self._parts])
+        return {
+            part.name: (
+                np.array([result.metrics[name] for name in part.metrics]),
+                {
+                    key: np.asarray(value) if isinstance(value, list) else value
+                    for key, value in result.diagnostics.items()
+                },
+            )
+            for part, result in zip(self._parts, results, strict=True)
+            if result is not None
         }
 
     def _keep(
-        self, text: str, repeat: int, scores: np.ndarray, diagnostics: Any, seconds: float
+        self,
+        text: str,
+        repeat: int,
+        parts: Sequence[Scorer],
+        rows: dict[str, Row],
+        seconds: float,
     ) -> None:
-        if self.store is not None:
-            metrics = dict(zip(self.scorer.metrics, map(float, scores), strict=True))
-            result = Result(self._request(text, repeat), metrics, diagnostics, seconds)
-            self.store.put([result])
+        """Keeps a row of each part; its seconds are those of the program they shared."""
+        if self.store is None:
+            return
+        shared = {"scored_with": [part.name for part in parts]} if len(parts) > 1 else {}
+        self.store.put(
+            [
+                Result(
+                    self._request(text, repeat, part),
+                    dict(zip(part.metrics, map(float, rows[part.name][0]), strict=True)),
+                    rows[part.name][1] | shared,
+                    seconds,
+                )
+                for part in parts
+            ]
+        )
 
 
 def _to_host(value: Any) -> np.ndarray:

@@ -142,6 +142,7 @@ class Scorer(NamedTuple):
         observables: the quantities it reads, by name.
         finish: `finish(observed, gates, batch)` gives (scores [k], diagnostics), pure.
         options: what distinguishes it from the scorer of the same name, for the record.
+        parts: the scorers it combines, in the order of its metrics; (): it is one by itself.
     """
 
     name: str
@@ -152,6 +153,7 @@ class Scorer(NamedTuple):
     observables: Mapping[str, Observable]
     finish: Callable[[Mapping[str, Any], Gates, Batch], tuple[Float[Array, " k"], Diagnostics]]
     options: Mapping[str, Any]
+    parts: tuple["Scorer", ...] = ()
 
     def score(
         self, key: PRNGKey, gates: Gates, batch: Batch

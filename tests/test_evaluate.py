@@ -7,6 +7,7 @@ import pytest
 from saboc_jax import data
 from saboc_jax.evaluate import Evaluator, mask_text
 from saboc_jax.scorers import make_scorer
+from saboc_jax.scorers.base import combine
 from saboc_jax.search import run_search
 from saboc_jax.searchers import SEARCHERS
 from saboc_jax.spaces import make_space
@@ -66,6 +67,36 @@ def test_the_store_serves_what_is_finished(parts, tmp_path):
         again = make(parts, store)
         np.testing.assert_array_equal(again.evaluate(masks), first)
         assert (again.counts.served, again.counts.scored, again.counts.compilations) == (4, 0, 0)
+
+
+def test_scorers_scored_together_share_their_rows_with_each_alone(parts, tmp_path):
+    space, scorer, keys, batches = parts
+    masks = masks_of(space, BEST, CUT)
+    both = combine([scorer, make_scorer("te_nas", space), make_scorer("params", space)])
+    keys, batches = (
+        keys[:1],
+        [data.draw(data.load("digits"), keys[0], 6, needs=both.needs | scorer.needs)],
+    )
+    with Store(tmp_path / "s.sqlite") as store:
+        first = Evaluator(space, scorer, keys, batches, "digits", store=store)
+        alone = first.evaluate(masks)
+        together = Evaluator(space, both, keys, batches, "digits", store=store)
+        scores = together.evaluate(masks)
+        assert scores.shape == (2, 1, len(both.metrics))
+        np.testing.assert_array_equal(scores[:, 0, :3], alone[:, 0])
+        assert sorted(row.request.scorer for row in store.select()) == sorted(
+            2 * ["ntk_score", "te_nas", "params"]
+        )
+        again = Evaluator(space, both, keys, batches, "digits", store=store)
+        np.testing.assert_array_equal(again.evaluate(masks), scores)
+        assert (again.counts.served, again.counts.compilations) == (2, 0)
+        _, notes = again.score(masks[0], 0)
+        assert list(notes["te_nas.scored_with"]) == ["te_nas", "params"]
+
+
+def test_a_name_is_combined_once(parts):
+    with pytest.raises(ValueError, match="each name once"):
+        combine([parts[1], parts[1]])
 
 
 def test_an_interrupted_search_resumes_to_the_same_bits(parts, tmp_path):

@@ -105,10 +105,18 @@ def check_needs(scorer: Scorer, batch: Batch) -> None:
 def combine(scorers: Sequence[Scorer], name: str | None = None) -> Scorer:
     """Several scorers as one, whose metrics are all of theirs, named "scorer.metric".
 
-    Observables that are equal (the same NTK, the same forward pass) are computed once.
+    Observables that are equal (the same NTK, the same forward pass) are computed once. The
+    parts of a combination among them are taken by themselves.
+
+    Raises:
+        ValueError: if two have the same name.
     """
     if len(scorers) == 1 and name is None:
         return scorers[0]
+    scorers = tuple(part for scorer in scorers for part in scorer.parts or (scorer,))
+    names = [scorer.name for scorer in scorers]
+    if len(set(names)) < len(names):
+        raise ValueError(f"scorers {names}; allowed: each name once")
 
     def finish(
         observed: Mapping[str, Any], gates: Gates, batch: Batch
@@ -137,6 +145,7 @@ def combine(scorers: Sequence[Scorer], name: str | None = None) -> Scorer:
         },
         finish=finish,
         options={s.name: dict(s.options) for s in scorers},
+        parts=scorers,
     )
 
 
