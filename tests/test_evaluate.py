@@ -72,7 +72,7 @@ def test_the_store_serves_what_is_finished(parts, tmp_path):
 def test_scorers_scored_together_share_their_rows_with_each_alone(parts, tmp_path):
     space, scorer, keys, batches = parts
     masks = masks_of(space, BEST, CUT)
-    both = combine([scorer, make_scorer("te_nas", space), make_scorer("params", space)])
+    both = combine([scorer, make_scorer("te_nas", space), make_scorer("depth", space)])
     keys, batches = (
         keys[:1],
         [data.draw(data.load("digits"), keys[0], 6, needs=both.needs | scorer.needs)],
@@ -85,13 +85,13 @@ def test_scorers_scored_together_share_their_rows_with_each_alone(parts, tmp_pat
         assert scores.shape == (2, 1, len(both.metrics))
         np.testing.assert_array_equal(scores[:, 0, :3], alone[:, 0])
         assert sorted(row.request.scorer for row in store.select()) == sorted(
-            2 * ["ntk_score", "te_nas", "params"]
+            2 * ["ntk_score", "te_nas", "depth"]
         )
         again = Evaluator(space, both, keys, batches, "digits", store=store)
         np.testing.assert_array_equal(again.evaluate(masks), scores)
         assert (again.counts.served, again.counts.compilations) == (2, 0)
         _, notes = again.score(masks[0], 0)
-        assert list(notes["te_nas.scored_with"]) == ["te_nas", "params"]
+        assert list(notes["te_nas.scored_with"]) == ["te_nas", "depth"]
 
 
 def test_a_name_is_combined_once(parts):

@@ -27,6 +27,7 @@ from saboc_jax.types import (
     fold_name,
 )
 
+HALF = 1 << 24  # a float32 holds whole numbers up to here
 CHECKS = 32  # random architectures on which a sum over decisions is checked
 
 
@@ -91,16 +92,23 @@ def _cost(space: SearchSpace, quantity: str, arch: Any) -> float:
 
 
 def _ask(space: SearchSpace, quantity: str, gates: Gates) -> Float[Array, ""]:
-    """The space's formula, called on the host; NaN unless every decision has one option."""
-    dtype = jnp.result_type(float)
+    """The space's formula, called on the host; NaN unless every decision has one option.
+
+    The whole number comes back as two of 32 bits: JAX runs the callback in a thread of its own,
+    which knows nothing of an x64 mode set in ours and would round a double.
+    """
 
     def host(gates: Any) -> np.ndarray:
         active = np.asarray(gates) > 0
-        single = (active.sum(-1) == 1).all()
-        value = _cost(space, quantity, active.argmax(-1)) if single else np.nan
-        return np.asarray(value, dtype)
+        if (active.sum(-1) != 1).any():
+            return np.full(2, -1, np.int32)
+        value = int(_cost(space, quantity, active.argmax(-1)))
+        return np.array(divmod(value, HALF), np.int32)
 
-    return jax.pure_callback(host, jax.ShapeDtypeStruct((), dtype), gates, vmap_method="sequential")
+    shape = jax.ShapeDtypeStruct((2,), jnp.int32)
+    high, low = jax.pure_callback(host, shape, gates, vmap_method="sequential")
+    dtype = jnp.result_type(float)
+    return jnp.where(low < 0, jnp.nan, high.astype(dtype) * HALF + low.astype(dtype))
 
 
 @dataclass(frozen=True)
