@@ -1,0 +1,84 @@
+"""Measures seconds per architecture of every scorer by itself, compile and run time apart.
+
+Scorers take turns on the same random connected architectures. Ratios are to one forward and
+backward pass of the same gated network and batch (`train_step` of `experiments.benchmark`).
+
+Examples:
+  python -m experiments.scorer_seconds --channels=8 --num_archs=8
+  python -m experiments.scorer_seconds --scorers=ntk_score,synflow --out=runs/seconds.json
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from rich.console import Console
+
+from experiments import benchmark, common
+from saboc_jax.data import Dataset
+from saboc_jax.report import results_table
+from saboc_jax.scorers import SCORERS
+from saboc_jax.spaces.base import architecture_to_mask, sample_architectures
+from saboc_jax.types import SearchSpace
+
+SCORER_NAMES = flags.DEFINE_list("scorers", ["all"], "Scorers, by commas, or all.")
+
+
+def drawn_masks(space: SearchSpace, number: int) -> np.ndarray:
+    """Random architectures with a path from input to output."""
+    archs = sample_architectures(jax.random.key(common.SEED.value), space.choices, 4 * number + 16)
+    masks = [m for m in architecture_to_mask(archs, max(space.choices)) if space.is_connected(m)]
+    return np.stack(masks[:number])
+
+
+def seconds_of(dataset: Dataset, space: SearchSpace, name: str) -> dict[str, float]:
+    """Compile seconds of a scorer, and its run seconds per architecture."""
+    scorer = common.build_scorer([name], space)
+    evaluator = common.build_evaluator(dataset, space, scorer)
+    masks = drawn_masks(space, benchmark.NUM_ARCHS.value + 1)
+    evaluator.score(masks[0], 0)  # compiles, and warms up
+    runs = []
+    for mask in masks[1:]:
+        start = time.perf_counter()
+        evaluator.score(mask, 0)
+        runs.append(time.perf_counter() - start)
+    return {
+        "compile s": evaluator.counts.compile_seconds,
+        "run s": float(np.mean(runs)),
+        "median s": float(np.median(runs)),
+        "max s": float(np.max(runs)),
+    }
+
+
+def main() -> None:
+    """Measures, prints, writes."""
+    dataset = common.load_dataset()
+    space = common.build_space(dataset)
+    names = sorted(SCORERS) if SCORER_NAMES.value == ["all"] else SCORER_NAMES.value
+    step = benchmark.measure(space, ["train_step"])["train_step"]
+    results: dict[str, dict[str, Any]] = {"train_step": step}
+    results |= {name: seconds_of(dataset, space, name) for name in names}
+    rows = [
+        {
+            "scorer": name,
+            "compile s": values["compile s"],
+            "run s": values["run s"],
+            "ratio": values["run s"] / step["run s"],
+        }
+        for name, values in results.items()
+    ]
+    title = (
+        f"C={common.CHANNELS.value}, N={common.CELLS.value}, n={common.BATCH_SIZE.value}, "
+        f"{dataset.name}: seconds per architecture, mean over {benchmark.NUM_ARCHS.value}"
+    )
+    Console(highlight=False).print(results_table(rows, title=title))
+    if benchmark.OUT.value:
+        record = {"settings": common.flag_values("out"), **common.environment()}
+        common.write_json(Path(benchmark.OUT.value), record | {"results": results})
+
+
+if __name__ == "__main__":
+    common.run(main)
