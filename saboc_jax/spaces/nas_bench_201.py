@@ -238,10 +238,13 @@ def _run_cell(
     layers, given = variables
     nodes = jnp.zeros((4, *x.shape), x.dtype).at[0].set(x)
     edges = np.asarray(cells.EDGES)
+    # The reverse pass runs an edge again instead of keeping what all its operations would have
+    # needed: a scan keeps an array for each of them, selected or not.
+    run_edge = jax.checkpoint(partial(_run_edge, name, features, mutable), prevent_cse=False)
 
     def body(nodes: Array, edge: Any) -> tuple[Array, Variables]:
         source, target, gate, (params, stored) = edge
-        y, state = _run_edge(name, features, mutable, nodes[source], gate, params, stored)
+        y, state = run_edge(nodes[source], gate, params, stored)
         return nodes.at[target].add(y), state
 
     nodes, states = lax.scan(body, nodes, (edges[:, 0], edges[:, 1], gates, layers))
