@@ -10,7 +10,7 @@ from experiments import common
 from saboc_jax import benchmarks
 from saboc_jax.evaluate import Evaluator
 from saboc_jax.report import draw_cell, results_table
-from saboc_jax.search import SearchResult
+from saboc_jax.search import SearchResult, evaluations
 from saboc_jax.spaces import nas_bench_201_cells as cells
 from saboc_jax.types import Architecture, Scorer, SearchSpace
 
@@ -38,7 +38,9 @@ def summarise(
         "cost": cost._asdict(),
         "eigenvalues": np.asarray(found.diagnostics.get("eigenvalues", [])).tolist(),
         "accuracies": accuracies(space, found.arch),
-        "evaluations": sum(len(masks) for masks, _ in found.history),
+        "evaluations": evaluations(found.history),
+        "rejected": found.rejected,
+        "stopped": found.stopped,
         "ntks": ntks,
         "counts": vars(counts),
         "search_seconds": seconds - counts.compile_seconds,
@@ -110,6 +112,13 @@ def show(console: Console, space: SearchSpace, summary: dict[str, Any]) -> None:
         f"computed ({counts['served']} served, {counts['disconnected']} disconnected, "
         f"{counts['non_finite']} not finite)"
     )
+    if summary["rejected"]:
+        console.print(f"{summary['rejected']} candidates over budget were not scored")
+    if summary["stopped"]:
+        console.print(
+            f"Stopped by --{summary['stopped']} before its own end; the same command with more "
+            "goes on from here"
+        )
     console.print(
         f"{counts['compilations']} compilation of the scoring program, "
         f"{counts['compile_seconds']:.1f} s compiling, {summary['search_seconds']:.1f} s searching"

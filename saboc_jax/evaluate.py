@@ -12,7 +12,7 @@ are not all finite, has NaN in every metric of that repeat, is counted, and is r
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -22,9 +22,9 @@ from jaxtyping import Bool, Float
 from saboc_jax.precision import enable_x64
 from saboc_jax.records import Request, Result, current_versions, request
 from saboc_jax.scorers.base import check_needs, combine, labels_only, observe
-from saboc_jax.spaces.base import mask_to_gates
+from saboc_jax.spaces.base import architecture_to_mask, mask_to_gates
 from saboc_jax.store import Store
-from saboc_jax.types import Batch, Gates, PRNGKey, Scorer, SearchSpace
+from saboc_jax.types import Architecture, Batch, Gates, PRNGKey, Scorer, SearchSpace
 
 Row = tuple[np.ndarray, dict[str, Any]]
 """Scores [k] and diagnostics of one scorer."""
@@ -39,6 +39,7 @@ class Counts:
         served: pairs found in memory or in the store.
         disconnected: pairs not run, for no path joins input and output.
         non_finite: pairs that ran and gave a metric that is not finite.
+        isomorphic: pairs whose score is that of another architecture of their class.
         compilations: scoring programs compiled.
         compile_seconds: time of it.
         run_seconds: time of running them.
@@ -48,6 +49,7 @@ class Counts:
     served: int = 0
     disconnected: int = 0
     non_finite: int = 0
+    isomorphic: int = 0
     compilations: int = 0
     compile_seconds: float = 0.0
     run_seconds: float = 0.0
@@ -73,6 +75,8 @@ class Evaluator:
         seeds: name of each repeat's key and batch, for the store.
         store: where finished repeats are kept; None: in memory only.
         on_score: called after every (architecture, repeat).
+        stands_for: gives the architecture that is scored in place of one, see
+            `saboc_jax.spaces.isomorphism`; None: each is scored itself.
         counts: what has been done.
     """
 
@@ -85,6 +89,7 @@ class Evaluator:
     store: Store | None = None
     on_score: Callable[[], None] | None = None
     space_id: str = ""
+    stands_for: Callable[[Architecture], Architecture] | None = None
     counts: Counts = field(default_factory=Counts)
     _memory: dict[tuple[str, int], Row] = field(default_factory=dict)
     _programs: dict[Any, Callable[..., Any]] = field(default_factory=dict)
@@ -113,6 +118,7 @@ class Evaluator:
         self, mask: Bool[np.ndarray, "decisions options"], repeat: int
     ) -> tuple[Float[np.ndarray, " k"], dict[str, Any]]:
         """Metrics and diagnostics of one mask in one repeat."""
+        mask = self._representative(mask)
         text = mask_text(mask, self.space)
         found = self._memory.get((text, repeat))
         if found is None:
@@ -128,6 +134,22 @@ class Evaluator:
         if self.on_score:
             self.on_score()
         return found
+
+    def with_draws(
+        self, keys: Sequence[PRNGKey], batches: Sequence[Batch], seeds: Sequence[str]
+    ) -> "Evaluator":
+        """The same on other keys and batches, sharing the compiled programs."""
+        return replace(self, keys=keys, batches=batches, seeds=seeds, counts=Counts(), _memory={})
+
+    def _representative(
+        self, mask: Bool[np.ndarray, "decisions options"]
+    ) -> Bool[np.ndarray, "decisions options"]:
+        """The mask of the architecture that is scored in place of this one."""
+        if self.stands_for is None or (mask.sum(1) != 1).any():
+            return mask
+        other = architecture_to_mask(self.stands_for(mask.argmax(1)), mask.shape[1])
+        self.counts.isomorphic += not np.array_equal(mask, other)
+        return other
 
     @property
     def _parts(self) -> tuple[Scorer, ...]:

@@ -1,16 +1,34 @@
-"""Runs a searcher over a space with a scorer, and says what came out."""
+"""Runs a searcher over a space with a scorer, and says what came out.
 
+Candidates that a budget forbids are told to the searcher as NaN without being scored: they are
+evaluations, are ranked last, and are never the result.
+
+A search is a pure function of its key and the scores, so a run whose scores are in a store is
+resumed by running it again. That also holds for a run that a time budget stopped: what it
+scored is kept, the stop is recorded in its result, and the same run with more time goes on to
+the bits that it would have reached without a stop. Only where it stops depends on the clock.
+"""
+
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
+from saboc_jax.budgets import Allows
 from saboc_jax.evaluate import Evaluator
 from saboc_jax.spaces.base import architecture_to_mask
 from saboc_jax.types import Architecture, PRNGKey, Searcher
+
+Step = tuple[np.ndarray, np.ndarray]
+"""Masks [b, d, o] and scores [b, repeats, k] of one step; rejected candidates are NaN."""
+
+
+class _OutOfTimeError(Exception):
+    """The time budget is used up."""
 
 
 @dataclass
@@ -21,13 +39,17 @@ class SearchResult:
         arch: the architecture.
         scores: [repeats, k] its metrics.
         diagnostics: of its first repeat.
-        history: [(masks [b, d, o], scores [b, repeats, k])] of every step.
+        history: of every step that was finished.
+        rejected: candidates over budget.
+        stopped: the limit that ended the search before its own end; None: none did.
     """
 
     arch: Architecture
     scores: Float[np.ndarray, "repeats k"]
     diagnostics: dict[str, Any]
-    history: list[tuple[np.ndarray, np.ndarray]]
+    history: list[Step]
+    rejected: int = 0
+    stopped: str | None = None
 
     def mean(self) -> Float[np.ndarray, " k"]:
         """Mean of each metric over repeats."""
@@ -41,34 +63,123 @@ class SearchResult:
         return self.scores.std(0, ddof=1) / np.sqrt(repeats)
 
 
+def evaluations(history: list[Step]) -> int:
+    """How many candidates a history holds, rejected ones included."""
+    return sum(len(masks) for masks, _ in history)
+
+
 def run_search(
     searcher: Searcher,
     evaluator: Evaluator,
     key: PRNGKey,
     on_step: Callable[[int, int], None] | None = None,
+    *,
+    on_told: Callable[[list[Step]], None] | None = None,
+    allows: Allows | None = None,
+    costs: Callable[[Bool[np.ndarray, "b d o"]], Float[np.ndarray, "b m"]] | None = None,
+    max_evaluations: int | None = None,
+    time_budget: float | None = None,
 ) -> SearchResult:
-    """Asks, evaluates and tells until the searcher is done.
-
-    Deterministic in the key and the scores, so a run whose scores are in a store is resumed
-    by running it again.
+    """Asks, evaluates and tells until the searcher is done or a limit is reached.
 
     Args:
         searcher: any searcher over the evaluator's space.
         evaluator: scores the candidates.
         key: seeds the searcher; consumed.
         on_step: called as `on_step(step, candidates)` before a step is evaluated.
+        on_told: called with the history after every step.
+        allows: see `saboc_jax.budgets.budget_check`; None: no budget.
+        costs: further metrics that are told to the searcher after the scores, for a search
+            between objectives; they are not in the history.
+        max_evaluations: a step that would exceed it is not begun.
+        time_budget: seconds from now after which nothing more is scored; the step that was
+            under way is not told to the searcher, but what it scored stays in the store.
+
+    Raises:
+        ValueError: if a limit leaves nothing to return.
     """
     state = searcher.init(jax.random.fold_in(key, 0))
-    history: list[tuple[np.ndarray, np.ndarray]] = []
+    history: list[Step] = []
+    rejected, stopped = 0, None
+    deadline = None if time_budget is None else time.monotonic() + time_budget
     while not searcher.done(state):
         asked, state = searcher.ask(jax.random.fold_in(key, len(history) + 1), state)
         masks = np.asarray(asked, bool)
+        if max_evaluations is not None and evaluations(history) + len(masks) > max_evaluations:
+            stopped = "max_evaluations"
+            break
         if on_step:
             on_step(len(history), len(masks))
-        scores = evaluator.evaluate(masks)
-        state = searcher.tell(state, asked, scores)
+        allowed = np.array([allows is None or allows(mask) for mask in masks])
+        try:
+            scores = _evaluate(evaluator, masks, allowed, deadline)
+        except _OutOfTimeError:
+            stopped = "time_budget"
+            break
+        told = scores
+        if costs:
+            further = np.repeat(costs(masks)[:, None], scores.shape[1], axis=1)
+            told = np.concatenate([scores, np.where(allowed[:, None, None], further, np.nan)], 2)
+        state = searcher.tell(state, asked, told)
         history.append((masks, scores))
-    arch = np.asarray(searcher.best(state))
+        rejected += int((~allowed).sum())
+        if on_told:
+            on_told(history)
+    arch = _best(searcher, state, allows, history, rejected, stopped)
     mask = architecture_to_mask(arch, max(evaluator.space.choices))
     repeats = [evaluator.score(mask, repeat) for repeat in range(len(evaluator.keys))]
-    return SearchResult(arch, np.stack([s for s, _ in repeats]), repeats[0][1], history)
+    return SearchResult(
+        arch, np.stack([s for s, _ in repeats]), repeats[0][1], history, rejected, stopped
+    )
+
+
+def _evaluate(
+    evaluator: Evaluator,
+    masks: Bool[np.ndarray, "b d o"],
+    allowed: Bool[np.ndarray, " b"],
+    deadline: float | None,
+) -> Float[np.ndarray, "b repeats k"]:
+    """Scores of the allowed masks, NaN for the others."""
+    shape = (len(masks), len(evaluator.keys), len(evaluator.scorer.metrics))
+    scores = np.full(shape, np.nan)
+    inner = evaluator.on_score
+
+    def watch() -> None:
+        if inner:
+            inner()
+        if deadline is not None and time.monotonic() > deadline:
+            raise _OutOfTimeError
+
+    evaluator.on_score = watch
+    try:
+        if allowed.any():
+            scores[allowed] = evaluator.evaluate(masks[allowed])
+    finally:
+        evaluator.on_score = inner
+    return scores
+
+
+def _best(
+    searcher: Searcher,
+    state: Any,
+    allows: Allows | None,
+    history: list[Step],
+    rejected: int,
+    stopped: str | None,
+) -> Architecture:
+    """The searcher's best, within the budget."""
+    count = evaluations(history)
+    try:
+        arch = np.asarray(searcher.best(state))
+    except ValueError as error:
+        why = f"stopped by {stopped} after {count} evaluations" if stopped else f"{count} done"
+        raise ValueError(
+            f"the search found nothing to return: {why}, {rejected} of them over budget; {error}"
+        ) from error
+    options = history[0][0].shape[-1] if history else int(arch.max()) + 1
+    if allows and not allows(architecture_to_mask(arch, options)):
+        raise ValueError(
+            f"{searcher.name} ended with an architecture over budget, {rejected} of {count} "
+            "candidates were; allowed: larger limits, or another searcher"
+        )
+    return arch

@@ -20,7 +20,7 @@ Deviation: TE-NAS measures the unpruned supernet again for each candidate; here 
 and repeat, which gives the same numbers as weights and images are shared.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -115,7 +115,10 @@ def improvements(
 
 
 def take_by_quota(
-    order: Int[np.ndarray, " m"], groups: Int[np.ndarray, " m"], quotas: Int[np.ndarray, " g"]
+    order: Int[np.ndarray, " m"],
+    groups: Int[np.ndarray, " m"],
+    quotas: Int[np.ndarray, " g"],
+    may_take: Callable[[list[int]], bool] | None = None,
 ) -> Int[np.ndarray, " taken"]:
     """Walks down an order, taking candidates until each group has given its quota.
 
@@ -123,11 +126,12 @@ def take_by_quota(
         order: [m] candidates, the first to go first.
         groups: [m] the group each candidate belongs to, here its decision.
         quotas: [g] how many each group gives.
+        may_take: of a list of candidates, may they all be taken together? None: any may.
     """
     left = np.array(quotas)
-    taken = []
+    taken: list[int] = []
     for candidate in order:
-        if left[groups[candidate]] > 0:
+        if left[groups[candidate]] > 0 and (may_take is None or may_take([*taken, candidate])):
             left[groups[candidate]] -= 1
             taken.append(candidate)
     return np.array(taken, dtype=int)
@@ -200,6 +204,7 @@ def pruning(
     rounding: int | None = None,
     temperature: float = 0.0,
     ranking: Ranking = ranks.borda,
+    allows: Callable[[Bool[np.ndarray, "decisions options"]], bool] | None = None,
 ) -> Searcher:
     """Pruning of a supernet with any metrics (decision D15).
 
@@ -218,9 +223,13 @@ def pruning(
         rounding: see `improvements`; TE-NAS: 3, with `ties="dense"` in the ranking.
         temperature: see `removal_order`; 0 is deterministic.
         ranking: how the metrics' improvements become one rank.
+        allows: of a mask, may the search go on with this supernet? A removal after which it
+            may not, together with those already chosen in the round, is passed over. It must
+            not allow a mask and forbid a larger one. None: any may.
 
     Raises:
-        ValueError: if an argument is out of range or a decision has no option left.
+        ValueError: if an argument is out of range, a decision has no option left, or the
+            supernet at the start is not allowed.
     """
     base.check_choices(choices, higher_is_better)
     if prune_number < 1 or temperature < 0:
@@ -228,6 +237,8 @@ def pruning(
             f"prune_number={prune_number}, temperature={temperature}; allowed: >= 1 and >= 0"
         )
     start = _starting_mask(choices, initially_pruned, option_names)
+    if allows and not allows(start):
+        raise ValueError("the supernet to start from is not allowed; allowed: larger limits")
 
     def init(key: PRNGKey) -> PruningState:
         del key  # Nothing is random before the first round.
@@ -254,6 +265,7 @@ def pruning(
             rounding=rounding,
             temperature=temperature,
             ranking=ranking,
+            allows=allows,
         ),
         done=lambda state: bool((np.sum(state.active, axis=1) <= 1).all()),
         best=_best,
@@ -270,6 +282,7 @@ def _tell(
     rounding: int | None,
     temperature: float,
     ranking: Ranking,
+    allows: Callable[[Bool[np.ndarray, "decisions options"]], bool] | None,
 ) -> PruningState:
     active = np.array(state.active)
     if not np.array_equal(masks, removal_masks(active)):
@@ -279,7 +292,14 @@ def _tell(
     delta = improvements(np.asarray(scores), higher_is_better, rounding)
     noise = np.asarray(state.noise)[decisions, options]
     order = removal_order(delta, ranking, temperature, noise)
-    taken = take_by_quota(order, decisions, np.minimum(prune_number, active.sum(axis=1) - 1))
+
+    def may_take(candidates: list[int]) -> bool:
+        left = active.copy()
+        left[decisions[candidates], options[candidates]] = False
+        return allows is None or allows(left)
+
+    quotas = np.minimum(prune_number, active.sum(axis=1) - 1)
+    taken = take_by_quota(order, decisions, quotas, may_take)
     removed_in = np.array(state.removed_in)
     active[decisions[taken], options[taken]] = False
     removed_in[decisions[taken], options[taken]] = state.round + 1

@@ -1,0 +1,212 @@
+"""What the search binary is made of: its flags, limits, progress, and what it keeps."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from experiments import common
+from saboc_jax import benchmarks
+from saboc_jax import ranking as ranks
+from saboc_jax.budgets import Allows, Budget, budget_check
+from saboc_jax.evaluate import Evaluator
+from saboc_jax.report import results_table
+from saboc_jax.search import SearchResult, Step, run_search
+from saboc_jax.searchers import SEARCHERS
+from saboc_jax.trajectory import Trajectory, front_figure, trajectory_figure
+from saboc_jax.types import Scorer, Searcher, SearchSpace
+
+SEARCHER = flags.DEFINE_enum("searcher", "pruning", sorted(SEARCHERS), "Search method.")
+RANKING = flags.DEFINE_enum(
+    "ranking", "borda", sorted(ranks.AGGREGATIONS), "How several metrics become one order."
+)
+MAX_EVALUATIONS = flags.DEFINE_integer(
+    "max_evaluations", None, "Candidates to score; default: the searcher's own number.", 1
+)
+MAX_PARAMS = flags.DEFINE_integer("max_params", None, "Most parameters of a candidate.", 0)
+MAX_MACS = flags.DEFINE_integer("max_macs", None, "Most multiply-adds of a candidate.", 0)
+MAX_DEPTH = flags.DEFINE_integer("max_depth", None, "Most layers on the longest path.", 0)
+TIME_BUDGET = flags.DEFINE_float(
+    "time_budget",
+    None,
+    "Seconds of this run after which nothing more is scored; the same command with more time, "
+    "or none, goes on to the same bits. Its value is no part of what identifies a run.",
+    0.0,
+)
+AGAINST = flags.DEFINE_enum(
+    "against",
+    None,
+    ["params", "macs", "depth"],
+    "Searches between the scores and this cost: gives the Pareto front.",
+)
+IGNORED = ("time_budget",)
+Accuracies = tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]
+
+
+def budget() -> Budget:
+    """The budget of the flags, on the costs of the scoring network."""
+    return Budget(MAX_PARAMS.value, MAX_MACS.value, MAX_DEPTH.value)
+
+
+def allows(space: SearchSpace) -> Allows | None:
+    """Which masks the budget of the flags allows; None: it has no limit."""
+    limits = budget()
+    return None if limits == Budget() else budget_check(space, limits)
+
+
+def build_searcher(
+    space: SearchSpace,
+    scorer: Scorer,
+    name: str,
+    allowed: Allows | None = None,
+    **options: Any,
+) -> Searcher:
+    """A searcher of that name; pruning starts without the option `none`.
+
+    Raises:
+        ValueError: if pruning is asked for a Pareto front.
+    """
+    options = {"ranking": ranks.AGGREGATIONS[RANKING.value], **options}
+    directions = scorer.higher_is_better + (False,) * bool(AGAINST.value)
+    if name == "pruning":
+        if AGAINST.value:
+            raise ValueError("--against gives a front; pruning ends with one architecture")
+        has_none = any("none" in names for names in space.option_names)
+        options |= {"initially_pruned": ("none",) * has_none, "option_names": space.option_names}
+        options |= {"allows": allowed}
+        options.pop("max_evaluations", None)
+    return SEARCHERS[name](space.choices, directions, **options)
+
+
+def costs_of(space: SearchSpace, quantity: str, masks: np.ndarray) -> np.ndarray:
+    """[n] one cost of architectures."""
+    return np.array([getattr(space.cost(arch), quantity) for arch in masks.argmax(-1)], float)
+
+
+def truth(space: SearchSpace, trained_on: str) -> Accuracies | None:
+    """True accuracies of architectures, and of all of them, where a table is found."""
+    if space.name != "nas_bench_201":
+        return None
+    try:
+        table = benchmarks.load_nas_bench_201(common.DATA_DIR.value)
+    except FileNotFoundError:
+        return None
+    trained_on = trained_on if trained_on in benchmarks.DATASETS else "cifar10"
+    return lambda archs: table.accuracy(trained_on, archs), table.column(trained_on)
+
+
+def search(
+    console: Console,
+    evaluator: Evaluator,
+    searcher: Searcher,
+    allowed: Allows | None,
+    trajectory: Trajectory | None,
+) -> SearchResult:
+    """Runs the search under a progress bar; says when it would return something better."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    space = evaluator.space
+    last = math.nan
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("compiling", total=None)
+        evaluator.on_score = lambda: bar.advance(task)
+
+        def on_step(step: int, candidates: int) -> None:
+            total = candidates * len(evaluator.keys)
+            bar.reset(task, total=total, description=f"step {step + 1}")
+
+        def on_told(history: list[Step]) -> None:
+            nonlocal last
+            if trajectory is None:
+                return
+            point = trajectory.update(history)
+            if point.found != last and not math.isnan(point.found):
+                last = point.found
+                console.print(
+                    f"{point.evaluations} evaluations: true accuracy {point.found:.2f} % would be "
+                    f"returned, {point.best:.2f} % is the best seen"
+                )
+
+        quantity = AGAINST.value
+        return run_search(
+            searcher,
+            evaluator,
+            jax.random.fold_in(jax.random.key(common.SEED.value), 3),
+            on_step,
+            on_told=on_told,
+            allows=allowed,
+            costs=(lambda masks: costs_of(space, quantity, masks)[:, None]) if quantity else None,
+            max_evaluations=MAX_EVALUATIONS.value,
+            time_budget=TIME_BUDGET.value,
+        )
+
+
+def pareto(
+    space: SearchSpace, scorer: Scorer, history: list[Step], known: Accuracies | None
+) -> tuple[list[dict[str, Any]], np.ndarray, np.ndarray, np.ndarray]:
+    """The front between rank by the scores and the cost: its rows, and [n] costs, ranks, front.
+
+    The rank is among all distinct architectures that have a finite score.
+    """
+    masks = np.concatenate([masks for masks, _ in history])
+    scores = np.concatenate([scores for _, scores in history]).mean(1)
+    archs, rows = np.unique(masks.argmax(-1), axis=0, return_index=True)
+    finite = np.isfinite(scores[rows]).any(1)
+    archs, scores = archs[finite], scores[rows][finite]
+    cost = costs_of(space, AGAINST.value or "macs", masks[rows][finite])
+    rank = ranks.AGGREGATIONS[RANKING.value](scores, scorer.higher_is_better)
+    front = ranks.pareto_front(np.stack([rank, cost], 1), (False, False))
+    listing = [
+        {
+            "text": space.to_string(archs[i]),
+            AGAINST.value or "macs": int(cost[i]),
+            "rank": float(rank[i]),
+            **{name: float(scores[i, j]) for j, name in enumerate(scorer.metrics)},
+            **({"true accuracy %": float(known[0](archs[i][None])[0])} if known else {}),
+        }
+        for i in np.flatnonzero(front)[np.argsort(cost[front])]
+    ]
+    return listing, cost, np.asarray(rank), front
+
+
+def keep_front(
+    console: Console,
+    folder: Path,
+    space: SearchSpace,
+    scorer: Scorer,
+    found: SearchResult,
+    known: Accuracies | None,
+) -> list[dict[str, Any]]:
+    """Prints and draws the front; gives its rows."""
+    rows, cost, rank, front = pareto(space, scorer, found.history, known)
+    console.print(results_table(rows, title=f"Pareto front: {scorer.name} against {AGAINST.value}"))
+    labels = (str(AGAINST.value), f"{RANKING.value} rank by {scorer.name}, lower is better")
+    front_figure(list(cost), list(rank), list(front), labels).savefig(folder / "front.png", dpi=150)
+    return rows
+
+
+def keep_trajectory(folder: Path, trajectory: Trajectory, accuracies: np.ndarray) -> list[Any]:
+    """Draws the trajectory; gives its points."""
+    title = f"{SEARCHER.value}: true accuracy"
+    trajectory_figure(trajectory.points, accuracies, title).savefig(
+        folder / "trajectory.png", dpi=150
+    )
+    return [list(point) for point in trajectory.points]

@@ -1,0 +1,65 @@
+"""Representatives of isomorphic architectures."""
+
+import jax
+import numpy as np
+import pytest
+
+from saboc_jax.evaluate import Evaluator
+from saboc_jax.scorers import make_scorer
+from saboc_jax.spaces import isomorphism, make_space
+from saboc_jax.spaces import nas_bench_201_cells as cells
+from saboc_jax.spaces.base import architecture_to_mask
+from saboc_jax.types import Batch
+
+
+@pytest.fixture(scope="module")
+def space():
+    return make_space("nas_bench_201", channels=2, num_cells=1, image_shape=(8, 8, 1))
+
+
+@pytest.fixture(scope="module")
+def stands_for(space):
+    return isomorphism.representatives(space)
+
+
+def test_a_representative_is_isomorphic_costs_the_same_and_stands_for_itself(space, stands_for):
+    everyone = cells.all_architectures()
+    chosen = {tuple(stands_for(arch).tolist()) for arch in everyone}
+    assert len(chosen) == 7700
+    for arch in everyone[::37]:
+        other = stands_for(arch)
+        assert space.canonical(other) == space.canonical(arch)
+        assert space.cost(other) == space.cost(arch)
+        assert tuple(other.tolist()) <= tuple(arch.tolist())
+        assert stands_for(other).tolist() == other.tolist()
+
+
+def test_a_space_too_large_to_enumerate_is_left_alone(space):
+    huge = space._replace(choices=(5,) * 20)
+    arch = np.arange(20) % 5
+    assert isomorphism.representatives(huge)(arch).tolist() == arch.tolist()
+
+
+def test_one_score_for_a_class_in_whatever_order(space, stands_for):
+    twins = ([1, 3, 2, 0, 0, 3], [1, 2, 3, 0, 0, 3])  # node 1 is a copy of node 0
+    assert space.canonical(np.array(twins[0])) == space.canonical(np.array(twins[1]))
+    masks = architecture_to_mask(np.array(twins), 5)
+    batch = Batch(np.zeros((1, 8, 8, 1), np.float32), np.zeros(1, int))
+
+    def make(stand_in):
+        key = jax.random.key(0)
+        scorer = make_scorer("random", space)
+        return Evaluator(space, scorer, [key], [batch], stands_for=stand_in)
+
+    apart = make(None).evaluate(masks)
+    assert apart[0, 0, 0] != apart[1, 0, 0]
+    evaluator = make(stands_for)
+    forwards = evaluator.evaluate(masks)
+    assert forwards[0, 0, 0] == forwards[1, 0, 0]
+    counts = evaluator.counts
+    assert (counts.scored, counts.served, counts.isomorphic) == (1, 1, 1)
+    backwards = make(stands_for).evaluate(masks[::-1])
+    np.testing.assert_array_equal(forwards[::-1], backwards)
+    supernet = np.ones((1, 6, 5), bool)
+    evaluator.evaluate(supernet)
+    assert counts.isomorphic == 1
