@@ -74,9 +74,29 @@ def run(main: Callable[[], None]) -> None:
     app.run(guarded)
 
 
-def load_dataset() -> Dataset:
-    """The dataset of `--dataset`."""
-    name = DATASET.value
+def set_defaults(**values: Any) -> None:
+    """Changes the defaults of flags, for a binary whose study has its own."""
+    for name, value in values.items():
+        flags.FLAGS.set_default(name, value)
+
+
+def network_text() -> str:
+    """The scoring network and batch in words."""
+    return (
+        f"C={CHANNELS.value}, N={CELLS.value}, n={BATCH_SIZE.value}, {REPEATS.value} repeats, "
+        f"seed {SEED.value}"
+    )
+
+
+def load_dataset(name: str | None = None) -> Dataset:
+    """A dataset by name; by default that of `--dataset`.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    name = name or DATASET.value
+    if name not in ("auto", *data.DATASETS):
+        raise ValueError(f"dataset {name!r} is unknown; allowed: auto, {', '.join(data.DATASETS)}")
     name = data.default_name(DATA_DIR.value) if name == "auto" else name
     return data.load(name, DATA_DIR.value)
 
@@ -118,13 +138,24 @@ def build_evaluator(
     scorer: Scorer,
     store: Store | None = None,
     on_score: Callable[[], None] | None = None,
+    batch_size: int | None = None,
 ) -> Evaluator:
-    """An evaluator whose weights and images are seeded by `--seed`, for every repeat."""
+    """An evaluator whose weights and images are seeded by `--seed`, for every repeat.
+
+    Args:
+        dataset: to draw images of.
+        space: to score in.
+        scorer: any.
+        store: where scores are kept.
+        on_score: called after every score.
+        batch_size: images of a batch; None: `--batch_size`.
+    """
+    batch_size = batch_size or BATCH_SIZE.value
     root = jax.random.key(SEED.value)
     weights, images = jax.random.fold_in(root, 1), jax.random.fold_in(root, 2)
     repeats = range(REPEATS.value)
     batches = [
-        data.draw(dataset, jax.random.fold_in(images, r), BATCH_SIZE.value, needs=scorer.needs)
+        data.draw(dataset, jax.random.fold_in(images, r), batch_size, needs=scorer.needs)
         for r in repeats
     ]
     return Evaluator(
@@ -132,7 +163,7 @@ def build_evaluator(
         scorer,
         [jax.random.fold_in(weights, r) for r in repeats],
         batches,
-        dataset=f"{dataset.name}/n{BATCH_SIZE.value}",
+        dataset=f"{dataset.name}/n{batch_size}",
         store=store,
         on_score=on_score,
         seeds=[f"{SEED.value}/{r}" for r in repeats],

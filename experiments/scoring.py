@@ -55,7 +55,12 @@ def scorer_names() -> list[str]:
 
 
 def score(
-    console: Console, dataset: Dataset, space: SearchSpace, scorer: Scorer, archs: np.ndarray
+    console: Console,
+    dataset: Dataset,
+    space: SearchSpace,
+    scorer: Scorer,
+    archs: np.ndarray,
+    batch_size: int | None = None,
 ) -> np.ndarray:
     """Metrics [n, repeats, k]; what is in the store is not computed again."""
     masks = architecture_to_mask(archs, max(space.choices))
@@ -63,7 +68,8 @@ def score(
         task = bar.add_task(
             f"{scorer.name} on {dataset.name}", total=len(archs) * common.REPEATS.value
         )
-        evaluator = common.build_evaluator(dataset, space, scorer, store, lambda: bar.advance(task))
+        advance = lambda: bar.advance(task)  # noqa: E731
+        evaluator = common.build_evaluator(dataset, space, scorer, store, advance, batch_size)
         scores = evaluator.evaluate(masks)
     counts = evaluator.counts
     per_score = counts.run_seconds / max(counts.scored, 1)

@@ -63,6 +63,7 @@ def ntk_score(
         )
     if jitter < 0:
         raise ValueError(f"jitter={jitter}; allowed: 0 or more")
+    _check_choices(top, norm, label_encoding)
 
     def finish(
         observed: Mapping[str, Any], gates: Gates, batch: Batch
@@ -108,3 +109,50 @@ def ntk_score(
             "jitter": jitter,
         },
     )
+
+
+def trainability(
+    space: SearchSpace,
+    *,
+    engine: str = "auto",
+    batch_norm: str = "frozen",
+    params: Any = "weights",
+    implementation: int = 1,
+    chunk: int | None = None,
+    top: spectrum.Top = "ceil",
+) -> Scorer:
+    """S_t alone (Eq. 5): one kernel instead of the NTK-score's three, and no labels.
+
+    Args and errors are those of `ntk_score`.
+    """
+    options = check_options(NTKOptions(engine, params, "sum", batch_norm, implementation, chunk))
+    _check_choices(top, "mse", "centred")
+
+    def finish(
+        observed: Mapping[str, Any], gates: Gates, batch: Batch
+    ) -> tuple[Float[Array, "1"], Diagnostics]:
+        values = spectrum.decompose(observed["kernels"]["images"]).values
+        score = jnp.where(values[0] > 0, spectrum.trainability(values, top), jnp.nan)
+        return score[None], {"eigenvalues": values}
+
+    return Scorer(
+        name="trainability",
+        metrics=("S_t",),
+        higher_is_better=(False,),
+        needs=frozenset({"images"}),
+        passes=Passes(1, 1),
+        observables={"kernels": Kernels(space, options)},
+        finish=finish,
+        options={
+            "batch_norm": batch_norm,
+            "params": params if isinstance(params, str) else "custom",
+            "top": top,
+        },
+    )
+
+
+def _check_choices(top: spectrum.Top, norm: str, label_encoding: str) -> None:
+    """Raises ValueError now for what `finish` would refuse later."""
+    spectrum.number_of_top(1 << 30, top)
+    regression.generalisation(jnp.ones((1, 2)), jnp.ones((1, 2)), norm)
+    regression.encode_labels(jnp.zeros(1, jnp.int32), 2, label_encoding)

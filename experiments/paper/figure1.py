@@ -1,0 +1,63 @@
+"""Figure 1: tau with test accuracy against tau with training accuracy, for every score.
+
+The paper's second axis is training accuracy after 100 of 200 epochs, which only the full
+NAS-Bench-201 file holds; here it is the final training accuracy, and the axis says so.
+
+Examples:
+  python -m experiments.paper.figure1 --out=runs/figure1
+"""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from experiments import common, correlate_report
+from experiments.paper import correlations
+from saboc_jax import correlation
+from saboc_jax.report import results_table
+
+# SABoC-NAS, Section 5.2: (with test accuracy, with 100-epoch training accuracy).
+PAPER = {"ntk_score borda": (0.532, 0.509), "zen": (None, 0.551), "te_nas.kappa": (0.397, None)}
+
+
+def draw(rows: list[dict]) -> Figure:
+    """One labelled point for each score."""
+    figure = Figure(figsize=(7.5, 6), layout="constrained")
+    panel = figure.subplots()
+    for row in rows:
+        ours = "ntk_score" in row["score"] and "borda" in row["score"]
+        panel.plot(row["test"], row["train"], "*" if ours else ".", color="C3" if ours else "C0")
+        panel.annotate(row["score"], (row["test"], row["train"]), fontsize=6)
+    panel.set(xlabel="Kendall tau, test accuracy", ylabel="Kendall tau, final training accuracy")
+    return figure
+
+
+def main() -> None:
+    """Scores, correlates twice, shows, draws."""
+    console = Console(highlight=False)
+    study = correlations.score(console)
+    found = correlation.candidates(study.scorer, study.scores, ("borda", "log_rank"))
+    rows = []
+    for name, (values, higher) in found.items():
+        paper = PAPER.get(name, (None, None))
+        test, train = (
+            correlations.beside(correlation.statistics(name, values, truth, higher), known)
+            for truth, known in ((study.test, paper[0]), (study.train, paper[1]))
+        )
+        sides = {"test": test, "train": train}
+        rows.append(
+            {"score": name}
+            | {side: value["tau"] for side, value in sides.items()}
+            | {f"{side} {k}": v[k] for side, v in sides.items() for k in ("low", "high", "paper")}
+        )
+    rows.sort(key=lambda row: -row["test"])
+    console.print(results_table(rows, title=f"Figure 1. {correlations.caption(study)}"))
+    if correlations.OUT.value:
+        correlate_report.write(Path(correlations.OUT.value), rows, "figure1")
+        draw(rows).savefig(Path(correlations.OUT.value) / "figure1.png", dpi=110)
+
+
+if __name__ == "__main__":
+    correlations.set_defaults("all")
+    common.run(main)

@@ -1,0 +1,45 @@
+"""Table 1: Kendall tau of S_t, S_e, S_g and of their Borda counts with test accuracy.
+
+The paper does not say which scoring network it used; this one has C=4, N=1 by default.
+
+Examples:
+  python -m experiments.paper.table1 --out=runs/table1
+  python -m experiments.paper.table1 --quick
+"""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments import common, correlate_report
+from experiments.paper import correlations
+from saboc_jax import correlation
+from saboc_jax.report import results_table
+
+PAPER = {  # SABoC-NAS, Table 1
+    "S_t": 0.433,
+    "S_e": 0.514,
+    "S_g": 0.513,
+    "ntk_score borda S_t&S_e": 0.524,
+    "ntk_score borda S_t&S_g": 0.522,
+    "ntk_score borda S_e&S_g": 0.518,
+    "ntk_score borda": 0.532,
+}
+
+
+def main() -> None:
+    """Scores, correlates, shows, writes."""
+    console = Console(highlight=False)
+    study = correlations.score(console)
+    rows = [
+        correlations.beside(row, PAPER[row["score"]])
+        for row in correlation.table(study.scorer, study.scores, study.test)
+    ]
+    console.print(results_table(rows, title=f"Table 1. {correlations.caption(study)}"))
+    if correlations.OUT.value:
+        correlate_report.write(Path(correlations.OUT.value), rows, "table1")
+
+
+if __name__ == "__main__":
+    correlations.set_defaults()
+    common.run(main)

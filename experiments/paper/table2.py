@@ -1,0 +1,39 @@
+"""Table 2: Kendall tau of S_t with test accuracy by batch size n.
+
+Examples:
+  python -m experiments.paper.table2 --out=runs/table2
+  python -m experiments.paper.table2 --sizes=16,64 --num_archs=256
+"""
+
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+
+from experiments import common, correlate_report
+from experiments.paper import correlations
+from saboc_jax import correlation
+from saboc_jax.report import results_table
+
+PAPER = {16: 0.324, 32: 0.401, 64: 0.433, 96: 0.459, 128: 0.477}  # SABoC-NAS, Table 2
+SIZES = flags.DEFINE_list("sizes", ["16", "32", "64", "96", "128"], "Batch sizes, by commas.")
+
+
+def main() -> None:
+    """Scores at every batch size, correlates, shows, writes."""
+    console = Console(highlight=False)
+    if not all(text.isdigit() and int(text) > 1 for text in SIZES.value):
+        raise ValueError(f"--sizes={SIZES.value}; allowed: whole numbers above 1, by commas")
+    rows = []
+    for size in map(int, SIZES.value):
+        study = correlations.score(console, size)
+        (row,) = correlation.table(study.scorer, study.scores, study.test)
+        rows.append({"n": size, **correlations.beside(row, PAPER.get(size))})
+    console.print(results_table(rows, title=f"Table 2. {correlations.caption(study)}"))
+    if correlations.OUT.value:
+        correlate_report.write(Path(correlations.OUT.value), rows, "table2")
+
+
+if __name__ == "__main__":
+    correlations.set_defaults("trainability")
+    common.run(main)
