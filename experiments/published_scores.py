@@ -1,0 +1,86 @@
+"""Our Spearman correlations beside those of NAS-Bench-Suite-Zero's published scores.
+
+On the 725 cells of each dataset whose scores were published (one network each, batch of 32,
+PyTorch's initialisation, C=16, N=5), with the validation accuracy published beside them. Our
+network is smaller by default.
+
+Examples:
+  python -m experiments.published_scores --datasets=cifar10 --out=runs/published
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.progress import Progress
+
+from experiments import common, correlate_report, scoring
+from saboc_jax import benchmarks, ranking
+from saboc_jax.report import results_table
+from saboc_jax.spaces.base import architecture_to_mask
+from saboc_jax.store import Store
+
+NAMES = {  # ours: theirs
+    "synflow": "synflow",
+    "naswot": "nwot",
+    "snip": "snip",
+    "grad_norm": "grad_norm",
+    "grasp": "grasp",
+    "fisher": "fisher",
+    "jacob_cov": "jacov",
+    "params": "params",
+    "macs": "flops",
+}
+DATASETS = flags.DEFINE_list("datasets", list(benchmarks.DATASETS), "Datasets, by commas.")
+LIMIT = flags.DEFINE_integer("limit", None, "Only the first so many cells.", 2)
+OUT = flags.DEFINE_string("out", None, "Folder for published.json, .csv and .md.")
+
+
+def compare(console: Console, name: str) -> list[dict[str, Any]]:
+    """Rows of one dataset: Spearman rho with validation accuracy, ours and theirs, and of both."""
+    published = benchmarks.load_published_scores(common.DATA_DIR.value).of(name)
+    images = name if name != "imagenet16_120" else "imagenet16_120_standin"
+    dataset = common.load_dataset(images)
+    space = common.build_space(dataset)
+    scorer = common.build_scorer(list(NAMES), space)
+    archs = published.architectures[: LIMIT.value]
+    truth = published.columns["val_accuracy"][: LIMIT.value]
+    masks = architecture_to_mask(archs, max(space.choices))
+    with Store(scoring.STORE.value) as store, Progress(console=console, transient=True) as bar:
+        task = bar.add_task(images, total=len(archs) * common.REPEATS.value)
+        advance = lambda: bar.advance(task)  # noqa: E731
+        evaluator = common.build_evaluator(dataset, space, scorer, store, advance)
+        ours = evaluator.evaluate(masks).mean(1)
+    rows = []
+    for index, (mine, theirs) in enumerate(NAMES.items()):
+        other = published.columns[theirs][: LIMIT.value]
+        row: dict[str, Any] = {
+            "dataset": name,
+            "images": images,
+            "score": mine,
+            "rho ours": ranking.spearman(ours[:, index], truth),
+            "rho published": ranking.spearman(other, truth),
+            "rho between": ranking.spearman(ours[:, index], other),
+            "not finite": int((~np.isfinite(ours[:, index])).sum()),
+        }
+        rows.append(row | {"difference": row["rho ours"] - row["rho published"]})
+    return rows
+
+
+def main() -> None:
+    """Compares on every dataset, shows, writes."""
+    console = Console(highlight=False)
+    rows = []
+    for name in DATASETS.value:
+        rows += compare(console, name)
+        if OUT.value:
+            correlate_report.write(Path(OUT.value), rows, "published")
+    title = f"Spearman rho with validation accuracy; ours: {common.network_text()}"
+    console.print(results_table(rows, title=title))
+
+
+if __name__ == "__main__":
+    common.set_defaults(batch_size=32, repeats=1, init="torch_default", channels=8)
+    common.run(main)
