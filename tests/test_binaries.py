@@ -134,7 +134,7 @@ def test_correlate_agrees_with_scipy(tmp_path):
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "o" / "correlations.json").read_text())["rows"]
     assert [row["score"] for row in rows][:3] == ["S_t", "S_e", "S_g"]
-    assert len(rows) == 7
+    assert len(rows) == 8  # three metrics, three pairs, two aggregations of all
     with Store(tmp_path / "s.sqlite") as store:
         table = store.table()
     truth = load_nas_bench_201().accuracy("cifar100", list(table["architecture"]))
@@ -143,6 +143,24 @@ def test_correlate_agrees_with_scipy(tmp_path):
     expected = scipy.stats.kendalltau(scipy.stats.rankdata(values), truth).statistic
     assert abs(rows[2]["tau"] - expected) < 1e-12
     assert all(row["low"] <= row["tau"] <= row["high"] or row["bad"] for row in rows)
+
+
+def test_the_papers_tables_and_figures_share_one_store(tmp_path):
+    if not os.environ.get("SABOC_DATA_DIR"):
+        pytest.skip("SABOC_DATA_DIR is unset: no accuracies to correlate with")
+    flags = ["--quick", "--channels=2", "--num_archs=10", "--store=s.sqlite", "--out=o"]
+    for name, result in {"table1": "table1.md", "figure2": "figure2.png"}.items():
+        done = run(f"experiments.paper.{name}", *flags, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "o" / result).stat().st_size > 500
+    assert "0 scores computed" in done.stdout
+    rows = json.loads((tmp_path / "o" / "table1.json").read_text())["rows"]
+    assert len(rows) == 7 and all(row["tau"] == -row["signed tau"] for row in rows)
+    more = [*flags, "--scorers=ntk_score,params"]
+    done = run("experiments.paper.figure1", *more, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "o" / "figure1.json").read_text())["rows"]
+    assert {"params", "ntk_score.S_t", "ntk_score borda"} <= {row["score"] for row in rows}
 
 
 def test_benchmark_measures_compile_and_run_apart(tmp_path):

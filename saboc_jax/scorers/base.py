@@ -103,7 +103,9 @@ def check_needs(scorer: Scorer, batch: Batch) -> None:
 
 
 def combine(scorers: Sequence[Scorer], name: str | None = None) -> Scorer:
-    """Several scorers as one, whose metrics are all of theirs, named "scorer.metric".
+    """Several scorers as one, whose metrics are all of theirs.
+
+    They are named "scorer.metric", or just as the scorer where both names are equal.
 
     Observables that are equal (the same NTK, the same forward pass) are computed once. The
     parts of a combination among them are taken by themselves.
@@ -132,7 +134,11 @@ def combine(scorers: Sequence[Scorer], name: str | None = None) -> Scorer:
 
     return Scorer(
         name=name or "+".join(scorer.name for scorer in scorers),
-        metrics=tuple(f"{s.name}.{metric}" for s in scorers for metric in s.metrics),
+        metrics=tuple(
+            metric if metric == s.name else f"{s.name}.{metric}"
+            for s in scorers
+            for metric in s.metrics
+        ),
         higher_is_better=tuple(up for s in scorers for up in s.higher_is_better),
         needs=frozenset().union(*(s.needs for s in scorers)),
         passes=Passes(
