@@ -21,10 +21,10 @@ from jaxtyping import Bool, Float
 
 from saboc_jax.precision import enable_x64
 from saboc_jax.records import Request, Result, current_versions, request
-from saboc_jax.scorers.base import check_needs, combine, labels_only, observe
+from saboc_jax.scorers.base import check_needs, combine, labels_only, observe, on_space
 from saboc_jax.spaces.base import architecture_to_mask, mask_to_gates
 from saboc_jax.store import Store
-from saboc_jax.types import Architecture, Batch, Gates, PRNGKey, Scorer, SearchSpace
+from saboc_jax.types import Architecture, Batch, PRNGKey, Scorer, SearchSpace
 
 Row = tuple[np.ndarray, dict[str, Any]]
 """Scores [k] and diagnostics of one scorer."""
@@ -77,6 +77,8 @@ class Evaluator:
         on_score: called after every (architecture, repeat).
         stands_for: gives the architecture that is scored in place of one, see
             `saboc_jax.spaces.isomorphism`; None: each is scored itself.
+        max_programs: compiled programs that are kept, the latest used; where architectures have
+            their own, a search would fill the memory with them.
         counts: what has been done.
     """
 
@@ -90,6 +92,7 @@ class Evaluator:
     on_score: Callable[[], None] | None = None
     space_id: str = ""
     stands_for: Callable[[Architecture], Architecture] | None = None
+    max_programs: int = 64
     counts: Counts = field(default_factory=Counts)
     _memory: dict[tuple[str, int], Row] = field(default_factory=dict)
     _programs: dict[Any, Callable[..., Any]] = field(default_factory=dict)
@@ -181,7 +184,7 @@ class Evaluator:
             return rows
         start = time.perf_counter()
         before = self.counts.compile_seconds
-        rows = self._run(parts, mask_to_gates(mask), repeat)
+        rows = self._run(parts, mask, repeat)
         seconds = time.perf_counter() - start - (self.counts.compile_seconds - before)
         self.counts.scored += 1
         self.counts.run_seconds += seconds
@@ -192,18 +195,22 @@ class Evaluator:
         self._keep(text, repeat, parts, rows, seconds)
         return rows
 
-    def _run(self, parts: Sequence[Scorer], gates: Gates, repeat: int) -> dict[str, Row]:
-        key, batch = self.keys[repeat], self.batches[repeat]
+    def _run(
+        self, parts: Sequence[Scorer], mask: Bool[np.ndarray, "decisions options"], repeat: int
+    ) -> dict[str, Row]:
+        key, batch, gates = self.keys[repeat], self.batches[repeat], mask_to_gates(mask)
         scorer = combine(parts, "+".join(part.name for part in parts))
+        own = self.space.program(mask) if self.space.program else None
+        scorer = on_space(scorer, own) if own else scorer
         observed: Any = {}
         if scorer.observables:
             look = lambda key, gates, batch: observe(scorer, key, gates, batch)  # noqa: E731
-            program = self._program(("observe", scorer.name), look, key, gates, batch)
+            program = self._program(("observe", scorer.name, own), look, key, gates, batch)
             observed = program(key, gates, batch)
         host = jax.local_devices(backend="cpu")[0]
         with enable_x64(), jax.default_device(host):
             double = jax.tree.map(_to_host, (observed, gates, labels_only(batch)))
-            finish = self._program(("finish", scorer.name), scorer.finish, *double)
+            finish = self._program(("finish", scorer.name, None), scorer.finish, *double)
             scores, notes = finish(*double)
         ends = np.cumsum([len(part.metrics) for part in parts])[:-1]
         return {
@@ -219,7 +226,7 @@ class Evaluator:
         }
 
     def _program(
-        self, name: tuple[str, str], function: Callable[..., Any], *args: Any
+        self, name: tuple[str, str, SearchSpace | None], function: Callable[..., Any], *args: Any
     ) -> Callable[..., Any]:
         """The compiled function; compiled ahead of time, once for each shape of arguments."""
         signature = (name, str(jax.tree.map(lambda a: (a.shape, a.dtype), args)))
@@ -228,6 +235,9 @@ class Evaluator:
             self._programs[signature] = jax.jit(function).lower(*args).compile()
             self.counts.compile_seconds += time.perf_counter() - start
             self.counts.compilations += name[0] == "observe"
+            while len(self._programs) > self.max_programs:
+                del self._programs[next(iter(self._programs))]
+        self._programs[signature] = self._programs.pop(signature)  # the newest is the last
         return self._programs[signature]
 
     # --- the store ------------------------------------------------------------------------------

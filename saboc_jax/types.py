@@ -90,6 +90,10 @@ class SearchSpace(NamedTuple):
         thin_cell: `thin_cell()` gives the same space with TE-NAS's tiny network of one cell
             on one-channel crops, of which only `init`, `apply`, `specialise` and `extract`
             are meant (its outputs are feature maps); None: there is none.
+        program: `program(mask)` gives the space as the compiled program of that mask's networks
+            sees it: its `init` and `apply` are theirs, and masks that share a program get equal
+            spaces. None: one program serves every mask, and `init` and `apply` are its own;
+            else those of this space only raise.
     """
 
     name: str
@@ -110,6 +114,7 @@ class SearchSpace(NamedTuple):
     in_cells: Callable[[tuple[str, ...]], bool]
     layers_per_leaf: Callable[[tuple[str, ...]], int]
     thin_cell: Callable[[], "SearchSpace"] | None = None
+    program: Callable[[Any], "SearchSpace"] | None = None
 
 
 class Passes(NamedTuple):
@@ -122,7 +127,8 @@ class Passes(NamedTuple):
 class Observable(Protocol):
     """A quantity of a network that several scorers may share; must be hashable.
 
-    Equal observables are computed once when scorers are scored together.
+    Equal observables are computed once when scorers are scored together. One that looks at a
+    network is a frozen dataclass that holds the search space as its field `space`.
     """
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> Any:

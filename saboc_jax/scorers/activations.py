@@ -19,19 +19,23 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from saboc_jax.ntk.network import Network
 from saboc_jax.scorers.base import draw_weights
-from saboc_jax.spaces.base import draw_parameters, find_initialiser, flatten
+from saboc_jax.spaces.base import draw_parameters, find_initialiser, flatten, path_names
 from saboc_jax.spaces.layers import Interceptor, batch_norm_rule, fast_conv_rule, is_call
 from saboc_jax.spaces.ops import Relu
 from saboc_jax.types import Images, PRNGKey, SearchSpace, Variables, fold_name
 
 OBSERVED = "observed"
+RELU = "`saboc_jax.spaces.ops.Relu` on feature maps"
+DRAWN = ("kernel", "scale", "bias")  # names of what an initialiser draws or sets
 WORD = 32  # bits of a code's words
 
 
 def redraw(space: SearchSpace, key: PRNGKey, init: str | None) -> Variables:
     """The supernet's weights with a scorer's own initialiser (None: the space's).
 
-    The same key draws the same normal numbers for every initialiser that is normal.
+    The same key draws the same normal numbers for every initialiser that is normal. Parameters
+    that are no kernel, scale or bias (embeddings of tokens or positions) stay as the space draws
+    them.
 
     Raises:
         ValueError: if the initialiser is unknown.
@@ -42,7 +46,15 @@ def redraw(space: SearchSpace, key: PRNGKey, init: str | None) -> Variables:
     drawn = draw_parameters(
         fold_name(key, "weights"), shapes, find_initialiser(init), space.layers_per_leaf
     )
-    return {"params": drawn}
+    if all(path[-1] in DRAWN for path in flatten(shapes)):
+        return {"params": drawn}
+    own = draw_weights(space, key)
+
+    def choose(path: Any, ours: Array, theirs: Array) -> Array:
+        return ours if path_names(path)[-1] in DRAWN else theirs
+
+    params = jax.tree_util.tree_map_with_path(choose, drawn, own["params"])
+    return {**own, "params": params}
 
 
 def check_init(init: str | None) -> str | None:
@@ -97,6 +109,21 @@ def recorded(observed: Variables, name: str) -> list[Array]:
     return [leaf for path, leaf in flatten(observed).items() if path[-1] == name]
 
 
+def seen(observed: Variables, name: str, what: str) -> list[Array]:
+    """What `recorded` gives.
+
+    Raises:
+        ValueError: if it is nothing; `what` names the layers that are looked for.
+    """
+    found = recorded(observed, name)
+    if not found:
+        raise ValueError(
+            f"the network has no {what} that can be observed; allowed: Linen modules with at "
+            "least one (what a module calls as a plain function is not seen)"
+        )
+    return found
+
+
 def relu_rule(
     name: str, measure: Callable[[Bool[Array, "n units"]], Array], axis: int | None
 ) -> Interceptor:
@@ -145,7 +172,8 @@ def layer_costs(observed: Variables) -> Float[Array, "layers 2"]:
 
     They are not added here: a layer's count is exact in float32, a network's may not be.
     """
-    return jnp.concatenate([leaf.reshape(-1, 2) for leaf in recorded(observed, "cost")])
+    found = seen(observed, "cost", "convolution, dense layer or batch norm")
+    return jnp.concatenate([leaf.reshape(-1, 2) for leaf in found])
 
 
 # --- binary codes -------------------------------------------------------------------------------

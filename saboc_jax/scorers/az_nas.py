@@ -113,10 +113,19 @@ def _block_rule(
 
 
 def draw_signs(network: Network, images: Images, key: PRNGKey) -> dict[Path, Array]:
-    """Random signs for every element of every block's output. `key` is consumed."""
+    """Random signs for every element of every block's output. `key` is consumed.
+
+    Raises:
+        ValueError: if the network marks fewer than two blocks.
+    """
     order: dict[Path, None] = {}
     rule = _block_rule("output", lambda y: y, order)
     shapes = flatten(jax.eval_shape(lambda x: record(network, x, rule)[1], images))
+    if len(order) < 2:
+        raise ValueError(
+            f"the network marks {len(order)} block outputs; allowed: 2 or more Linen modules "
+            "`saboc_jax.spaces.ops.Block`, after the stem and after each block"
+        )
     return {
         path: jax.random.rademacher(
             jax.random.fold_in(key, index), shapes[*path, "output"].shape, images.dtype

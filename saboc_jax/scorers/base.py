@@ -2,11 +2,12 @@
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from saboc_jax.ntk.empirical import NTKOptions, empirical_ntks
@@ -59,11 +60,40 @@ class Kernels:
         )
 
 
+def on_space(scorer: Scorer, space: SearchSpace) -> Scorer:
+    """The scorer whose observables look at another space, as `SearchSpace.program` gives it."""
+    observables: Mapping[str, Any] = scorer.observables
+    moved = {
+        name: replace(see, space=space) if hasattr(see, "space") else see
+        for name, see in observables.items()
+    }
+    return scorer._replace(observables=moved)
+
+
+def with_program(scorer: Scorer, gates: Gates) -> Scorer:
+    """The scorer on the program of these gates; as it is where one program serves all.
+
+    Raises:
+        ValueError: if each architecture has its own program and the gates are traced.
+    """
+    spaces: Any = (getattr(see, "space", None) for see in scorer.observables.values())
+    space = next((space for space in spaces if space is not None), None)
+    if space is None or space.program is None:
+        return scorer
+    if isinstance(gates, jax.core.Tracer):
+        raise ValueError(
+            f"space {space.name!r} has a program for each architecture, but the gates are "
+            "traced; allowed: gates that are known when the scorer is traced (close over them)"
+        )
+    return on_space(scorer, space.program(np.asarray(gates) > 0))
+
+
 def observe(scorer: Scorer, key: PRNGKey, gates: Gates, batch: Batch) -> dict[str, Any]:
     """The quantities a scorer reads; equal ones are computed once.
 
     Kernels are also read from wider ones that are computed anyway.
     """
+    scorer = with_program(scorer, gates)
     wanted = dict.fromkeys(scorer.observables.values())
     kernels = [see for see in wanted if isinstance(see, Kernels)]
     kernels.sort(key=lambda see: len(see.rows), reverse=True)

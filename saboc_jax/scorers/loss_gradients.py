@@ -107,13 +107,14 @@ def _fisher_backward(fan_in: int, saved: Any, g: Array) -> tuple[Array, Array]:
 _fisher_tap.defvjp(_fisher_forward, _fisher_backward)
 
 
-def _fisher_rule(tap: Float[Array, "2"]) -> Interceptor:
-    """Taps the output of every layer."""
+def _fisher_rule(tap: Float[Array, "2"], tapped: list[Path]) -> Interceptor:
+    """Taps the output of every layer and notes its path."""
 
     def rule(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
         y = next_fun(*args, **kwargs)
         if not is_call(context, LAYERS):
             return y
+        tapped.append(context.module.path)
         kernel = context.module.get_variable("params", "kernel")
         return _fisher_tap(math.prod(kernel.shape[:-1]), y, tap)
 
@@ -132,7 +133,7 @@ class LayerStatistics(NamedTuple):
         squared_norm_all: sum (dL/dp)^2 over all parameters p of the network.
         fisher: over all channels c of all layers, with a the layer's output and
             D_c = 1/2 mean_b (sum_pixels a dL/da)^2: (sum D_c times the number of weights that
-            feed c, sum D_c).
+            feed c, sum D_c); NaN if no layer is seen (Linen's `Conv` and `Dense` are).
     """
 
     saliency: Float[Array, " layers"]
@@ -144,14 +145,16 @@ class LayerStatistics(NamedTuple):
 def layer_statistics(network: Network, images: Images, labels: Labels) -> LayerStatistics:
     """One forward and one backward pass in train mode, summarised layer by layer."""
     params = network.variables["params"]
+    tapped: list[Path] = []
 
     def loss(params: Any, tap: Array) -> Array:
-        with rules(_fisher_rule(tap)):
+        with rules(_fisher_rule(tap, tapped)):
             logits = network.apply({**network.variables, "params": params}, images)[0]
         return cross_entropy(logits, labels)
 
     dtype = jnp.result_type(*jax.tree.leaves(params))
     gradients, fisher = jax.grad(loss, (0, 1))(params, jnp.zeros(2, dtype))
+    fisher = fisher if tapped else jnp.full(2, jnp.nan, dtype)
     w, g = (split_parameters(tree, is_kernel)[0] for tree in (params, gradients))
     return LayerStatistics(
         sum_per_layer(network, [jnp.abs(a * b) for a, b in zip(w, g, strict=True)]),

@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from saboc_jax.ntk.network import Network, bind
-from saboc_jax.scorers.activations import check_init, record, recorded, redraw, relu_rule
+from saboc_jax.scorers.activations import RELU, check_init, record, redraw, relu_rule, seen
 from saboc_jax.types import (
     Batch,
     Diagnostics,
@@ -40,7 +40,7 @@ def agreement_kernel(network: Network, images: Images) -> Float[Array, "n n"]:
     n = images.shape[0]
     observed = record(network, images, relu_rule("agreement", agreement, axis=None))[1]
     return sum(
-        (leaf.reshape(-1, n, n).sum(0) for leaf in recorded(observed, "agreement")),
+        (leaf.reshape(-1, n, n).sum(0) for leaf in seen(observed, "agreement", RELU)),
         jnp.zeros((n, n)),
     )
 

@@ -14,15 +14,16 @@ from jaxtyping import Array, Bool, Float, UInt32
 
 from saboc_jax.ntk.network import Network, bind
 from saboc_jax.scorers.activations import (
+    RELU,
     check_init,
     cost_rule,
     count_distinct,
     layer_costs,
     pack_bits,
     record,
-    recorded,
     redraw,
     relu_rule,
+    seen,
 )
 from saboc_jax.types import (
     Batch,
@@ -46,9 +47,7 @@ def count_patterns(network: Network, images: Images) -> tuple[Array, Float[Array
     """(Number of distinct patterns, `layer_costs`), train-mode batch norm."""
     rules = relu_rule("codes", unit_codes, axis=0), cost_rule()
     observed = record(network, images, *rules)[1]
-    layers = [leaf.reshape(-1, leaf.shape[-1]) for leaf in recorded(observed, "codes")]
-    if not layers:
-        return jnp.array(0.0), layer_costs(observed)
+    layers = [leaf.reshape(-1, leaf.shape[-1]) for leaf in seen(observed, "codes", RELU)]
     codes = jnp.concatenate(layers)
     # Units of operations that did not run are zero words; together they look like one pattern.
     idle = (codes[:, 0] == 0).any()
