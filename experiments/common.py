@@ -22,7 +22,7 @@ from saboc_jax.scorers.base import combine, load_factory
 from saboc_jax.spaces import SPACES, make_space
 from saboc_jax.spaces.ops import INITIALISERS
 from saboc_jax.store import Store
-from saboc_jax.types import Scorer, SearchSpace
+from saboc_jax.types import Batch, PRNGKey, Scorer, SearchSpace
 
 SPACE = flags.DEFINE_enum("space", "nas_bench_201", sorted(SPACES), "Search space.")
 DATASET = flags.DEFINE_enum(
@@ -151,24 +151,33 @@ def build_evaluator(
         batch_size: images of a batch; None: `--batch_size`.
     """
     batch_size = batch_size or BATCH_SIZE.value
-    root = jax.random.key(SEED.value)
+    keys, batches, seeds = draws(dataset, scorer, SEED.value, batch_size)
+    return Evaluator(
+        space,
+        scorer,
+        keys,
+        batches,
+        dataset=f"{dataset.name}/n{batch_size}",
+        store=store,
+        on_score=on_score,
+        seeds=seeds,
+        space_id=space_id(space),
+    )
+
+
+def draws(
+    dataset: Dataset, scorer: Scorer, seed: int, batch_size: int
+) -> tuple[list[PRNGKey], list[Batch], list[str]]:
+    """The scoring key, the batch and the name of every repeat of a seed."""
+    root = jax.random.key(seed)
     weights, images = jax.random.fold_in(root, 1), jax.random.fold_in(root, 2)
     repeats = range(REPEATS.value)
     batches = [
         data.draw(dataset, jax.random.fold_in(images, r), batch_size, needs=scorer.needs)
         for r in repeats
     ]
-    return Evaluator(
-        space,
-        scorer,
-        [jax.random.fold_in(weights, r) for r in repeats],
-        batches,
-        dataset=f"{dataset.name}/n{batch_size}",
-        store=store,
-        on_score=on_score,
-        seeds=[f"{SEED.value}/{r}" for r in repeats],
-        space_id=space_id(space),
-    )
+    keys = [jax.random.fold_in(weights, r) for r in repeats]
+    return keys, batches, [f"{seed}/{r}" for r in repeats]
 
 
 def flag_values(*ignored: str) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class Counts:
         compilations: scoring programs compiled.
         compile_seconds: time of it.
         run_seconds: time of running them.
+        stored_seconds: time that what the store served took when it ran.
     """
 
     scored: int = 0
@@ -53,6 +54,7 @@ class Counts:
     compilations: int = 0
     compile_seconds: float = 0.0
     run_seconds: float = 0.0
+    stored_seconds: float = 0.0
 
 
 def mask_text(mask: Bool[np.ndarray, "decisions options"], space: SearchSpace) -> str:
@@ -258,6 +260,9 @@ class Evaluator:
         if self.store is None:
             return {}
         results = self.store.get([self._request(text, repeat, part) for part in self._parts])
+        # Parts that were scored together have the seconds of the program they shared.
+        seconds = [result.seconds for result in results if result is not None]
+        self.counts.stored_seconds += max(seconds, default=0.0)
         return {
             part.name: (
                 np.array([result.metrics[name] for name in part.metrics]),

@@ -171,3 +171,58 @@ def test_benchmark_measures_compile_and_run_apart(tmp_path):
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "b.json").read_text())["results"]
     assert results["one_backward"]["compile s"] > results["one_backward"]["run s"] > 0
+
+
+def test_search_between_objectives_within_a_budget(tmp_path):
+    flags = [*TINY, "--searcher=random", "--scorer=params", "--max_evaluations=40", "--workdir=w"]
+    done = run("experiments.search", *flags, "--against=macs", "--max_depth=12", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "w" / "result.json").read_text())
+    assert result["rejected"] > 0
+    assert f"{result['rejected']} candidates over budget" in done.stdout
+    front = result["pareto_front"]
+    assert [row["macs"] for row in front] == sorted(row["macs"] for row in front)
+    assert [row["params"] for row in front] == sorted(row["params"] for row in front)
+    assert (tmp_path / "w" / "front.png").stat().st_size > 5000
+    if not os.environ.get("SABOC_DATA_DIR"):
+        return
+    assert result["trajectory"][-1][0] == 40
+    assert "evaluations: true accuracy" in done.stdout
+    assert (tmp_path / "w" / "trajectory.png").stat().st_size > 5000
+    best = [point[1] for point in result["trajectory"]]
+    assert best == sorted(best)
+
+
+def test_a_stopped_search_goes_on_in_the_same_workdir(tmp_path):
+    flags = [*TINY, "--searcher=random", "--scorer=params", "--max_evaluations=200", "--workdir=w"]
+    stopped = run("experiments.search", *flags, "--time_budget=0.05", cwd=tmp_path)
+    result = (
+        json.loads((tmp_path / "w" / "result.json").read_text())
+        if not (stopped.returncode)
+        else {"stopped": "time_budget"}
+    )
+    assert result["stopped"] == "time_budget"
+    assert "time_budget" in stopped.stdout + stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    done = run("experiments.search", *flags, cwd=tmp_path)
+    whole = run("experiments.search", *flags[:-1], "--workdir=v", cwd=tmp_path)
+    assert done.returncode == whole.returncode == 0, done.stderr
+    ours, other = (json.loads((tmp_path / f / "result.json").read_text()) for f in "wv")
+    assert ours["stopped"] is None
+    for name in ("architecture", "scores", "evaluations"):
+        assert ours[name] == other[name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--max_params=10"], r"exceeds the budget: params"),
+        (["--against=macs"], "pruning ends with one architecture"),
+        (["--max_evaluations=30"], "stopped by max_evaluations after 25 evaluations"),
+    ],
+)
+def test_limits_that_leave_nothing_are_one_clear_error(arguments, said, tmp_path):
+    done = run("experiments.search", *TINY, "--scorer=params", *arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert said in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr

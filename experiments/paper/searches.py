@@ -1,0 +1,264 @@
+"""What the search tables share: searches over seeds, their controls, and the table itself.
+
+Every search of a seed is scored with the same weights and images, and scores are kept in one
+store, so searches that ask for the same cells share their cost, and a study that is run again
+is served. Seconds are those that scoring the distinct networks of a search took when they were
+scored, compilation apart.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from rich.console import Console
+
+from experiments import common, searching
+from experiments.paper.published import Row
+from saboc_jax import benchmarks
+from saboc_jax import ranking as ranks
+from saboc_jax.benchmarks import Table
+from saboc_jax.data import Dataset
+from saboc_jax.evaluate import Evaluator
+from saboc_jax.report import results_table
+from saboc_jax.search import evaluations, run_search
+from saboc_jax.searchers import SEARCHERS
+from saboc_jax.searchers.restrict import without_options
+from saboc_jax.significance import paired_difference
+from saboc_jax.spaces.isomorphism import representatives
+from saboc_jax.store import Store
+from saboc_jax.types import Scorer, Searcher, SearchSpace
+
+SEEDS = flags.DEFINE_integer("seeds", 5, "Searches by each method; seeds count from --seed.", 1)
+OUT = flags.DEFINE_string("out", None, "Folder for the tables, and every run.")
+QUICK = flags.DEFINE_bool("quick", False, "The same at a small size, in half a minute.")
+STORE = flags.DEFINE_string("store", "runs/searches.sqlite", "Where scores are kept.")
+OURS = "ntk_score"
+# AZ-NAS adds logarithms of ranks; all others add ranks.
+RANKINGS = {"az_nas": "log_rank"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One search.
+
+    Attributes:
+        searcher: its name; a control is named "random".
+        scorer: its name.
+        seed: of weights, images and the search.
+        architecture: what it found, as text.
+        cifar10: its true test accuracy in percent.
+        cifar100: likewise.
+        imagenet16_120: likewise.
+        evaluations: candidates it asked for.
+        seconds: of scoring them.
+    """
+
+    searcher: str
+    scorer: str
+    seed: int
+    architecture: str
+    cifar10: float
+    cifar100: float
+    imagenet16_120: float
+    evaluations: int
+    seconds: float
+
+
+class Laboratory:
+    """Runs searches that share space, programs, store and benchmark.
+
+    Args:
+        store: where scores are kept.
+        console: where each result is told.
+    """
+
+    def __init__(self, store: Store, console: Console) -> None:
+        self.dataset: Dataset = common.load_dataset()
+        self.space: SearchSpace = common.build_space(self.dataset)
+        self.table: Table = benchmarks.load_nas_bench_201(common.DATA_DIR.value)
+        self._store = store
+        self._console = console
+        self._stands_for = representatives(self.space)
+        self._evaluators: dict[str, Evaluator] = {}
+        self._scorers: dict[str, Scorer] = {}
+
+    def scorer(self, name: str) -> Scorer:
+        """A scorer of the space by name."""
+        if name not in self._scorers:
+            self._scorers[name] = common.build_scorer([name], self.space)
+        return self._scorers[name]
+
+    def searcher(self, name: str, scorer: str, **options: Any) -> Searcher:
+        """A searcher by name, with the ranking of the scorer's authors."""
+        options |= {"ranking": ranks.AGGREGATIONS[RANKINGS.get(scorer, "borda")]}
+        return searching.build_searcher(self.space, self.scorer(scorer), name, **options)
+
+    def random_like_pruning(self, scorer: str, count: int) -> Searcher:
+        """Random search over the cells that pruning chooses among, those without `none`."""
+        return without_options(
+            SEARCHERS["random"],
+            self.space.choices,
+            self.scorer(scorer).higher_is_better,
+            excluded=[names.index("none") for names in self.space.option_names],
+            max_evaluations=count,
+            ranking=ranks.AGGREGATIONS[RANKINGS.get(scorer, "borda")],
+        )
+
+    def run(self, name: str, searcher: Searcher, scorer: str, seed: int) -> Run:
+        """One search."""
+        evaluator = self._evaluator(scorer, seed)
+        key = jax.random.fold_in(jax.random.key(seed), 3)
+        found = run_search(searcher, evaluator, key)
+        counts = evaluator.counts
+        accuracies = {
+            dataset: float(self.table.accuracy(dataset, found.arch))
+            for dataset in benchmarks.DATASETS
+        }
+        done = Run(
+            name,
+            scorer,
+            seed,
+            self.space.to_string(found.arch),
+            **accuracies,
+            evaluations=evaluations(found.history),
+            seconds=counts.run_seconds + counts.stored_seconds,
+        )
+        self._console.print(
+            f"{name} {scorer} seed {seed}: {done.cifar10:.2f} / {done.cifar100:.2f} / "
+            f"{done.imagenet16_120:.2f}, {done.seconds:.1f} s",
+        )
+        return done
+
+    def _evaluator(self, scorer: str, seed: int) -> Evaluator:
+        """An evaluator of that seed with an empty memory; programs are those of the first."""
+        chosen = self.scorer(scorer)
+        if scorer not in self._evaluators:
+            first = common.build_evaluator(self.dataset, self.space, chosen, self._store)
+            first.stands_for = self._stands_for
+            self._evaluators[scorer] = first
+        return self._evaluators[scorer].with_draws(
+            *common.draws(self.dataset, chosen, seed, common.BATCH_SIZE.value)
+        )
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """`93.30 ± 0.28`."""
+    spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.2f}{spread}"
+
+
+def grouped(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
+    """Runs by (searcher, scorer), in order of seed."""
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run.seed):
+        groups.setdefault((run.searcher, run.scorer), []).append(run)
+    return groups
+
+
+def accuracy_rows(
+    runs: Sequence[Run], published: Mapping[tuple[str, str], Row]
+) -> list[dict[str, Any]]:
+    """One row for each method: ours and, by (searcher, scorer), the paper's."""
+    rows = []
+    for (searcher, scorer), group in grouped(runs).items():
+        paper = published.get((searcher, scorer))
+        row: dict[str, Any] = {"search": searcher, "score": scorer}
+        for dataset in benchmarks.DATASETS:
+            row[dataset] = mean_and_deviation([getattr(run, dataset) for run in group])
+            row[f"{dataset} paper"] = getattr(paper, dataset) if paper else None
+        row["evaluations"] = group[0].evaluations
+        row["s"] = mean_and_deviation([run.seconds for run in group])
+        row["s paper"] = paper.seconds if paper else None
+        rows.append(row)
+    return rows
+
+
+def difference_rows(
+    runs: Sequence[Run],
+    one: tuple[str, str],
+    others: Sequence[tuple[str, str]],
+) -> list[dict[str, Any]]:
+    """By how much one method is more accurate than others, paired over seeds."""
+    groups = grouped(runs)
+    rows = []
+    for other in others:
+        row: dict[str, Any] = {"than": f"{other[0]}, {other[1]}"}
+        for dataset in benchmarks.DATASETS:
+            ours, theirs = ([getattr(run, dataset) for run in groups[key]] for key in (one, other))
+            gap = paired_difference(ours, theirs)
+            row[dataset] = (
+                f"{gap.mean:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}] p={gap.p_value:.3f} "
+                f"{gap.wins:g}/{gap.pairs}"
+            )
+        rows.append(row)
+    return rows
+
+
+def chance(table: Table, without_none: bool) -> dict[str, float]:
+    """Mean true accuracy of all cells: what choosing blindly gives."""
+    rows = (table.architectures != 0).all(1) if without_none else np.ones(len(table), bool)
+    return {name: float(table.column(name)[rows].mean()) for name in benchmarks.DATASETS}
+
+
+def markdown(rows: Sequence[Mapping[str, Any]], title: str) -> str:
+    """A table as Markdown."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [columns, ["---"] * len(columns)]
+    for row in rows:
+        values = [row.get(name) for name in columns]
+        lines.append(["" if value is None else str(value) for value in values])
+    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"**{title}**\n\n{body}\n"
+
+
+def caption() -> str:
+    """What the numbers were measured on."""
+    return (
+        f"{common.network_text()} and {SEEDS.value - 1} more seeds, searched on "
+        f"{common.DATASET.value}; true test accuracy in percent, mean ± standard deviation over "
+        "seeds; differences with their 95 % interval, p-value and wins, paired over seeds"
+    )
+
+
+def report(
+    console: Console,
+    name: str,
+    runs: Sequence[Run],
+    tables: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> None:
+    """Prints the tables, and with `--out` keeps them and every run as .json, .md and .csv."""
+    for title, rows in tables.items():
+        console.print(results_table(rows, title=title))
+    console.print(caption())
+    if not OUT.value:
+        return
+    folder = Path(OUT.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = [markdown(rows, title) for title, rows in tables.items()]
+    (folder / f"{name}.md").write_text("\n".join([caption() + "\n", *texts]), encoding="utf-8")
+    records = [asdict(run) for run in runs]
+    with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(records[0]))
+        writer.writeheader()
+        writer.writerows(records)
+    command = f"python -m experiments.paper.{name} " + " ".join(
+        f"--{key}={value}"
+        for key, value in common.flag_values("out", "store").items()
+        if flags.FLAGS[key].present
+    )
+    settings = common.flag_values("out", "store")
+    common.write_json(
+        folder / f"{name}.json",
+        {
+            "command": command.strip(),
+            "settings": settings,
+            **common.environment(),
+            "tables": tables,
+            "runs": records,
+        },
+    )

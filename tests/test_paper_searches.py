@@ -1,0 +1,94 @@
+"""The search tables: the paper's numbers as it sums them up, and the binaries at small size."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from experiments.paper.published import TABLE_3, TABLE_6
+
+
+def gain(names):
+    ours = np.array(TABLE_3["ntk_score"][:3])
+    return ours - np.mean([TABLE_3[name][:3] for name in names], axis=0)
+
+
+def test_published_rows_have_the_averages_that_the_text_states():
+    assert len(TABLE_3) == 15
+    kernels = ["knas", "lga", "te_nas", "teg_nas"]
+    others = set(TABLE_3) - {*kernels, "ntk_score", "ete_nas"}
+    np.testing.assert_allclose(gain(others), [0.94, 1.79, 3.27], atol=0.006)
+    np.testing.assert_allclose(gain(kernels), [0.46, 0.80, 1.11], atol=0.006)
+    gaps, seconds, to_az = [], [], []
+    for search in ("reinforce", "evolution"):
+        ours, teg, az = (TABLE_6[search, name] for name in ("ntk_score", "teg_nas", "az_nas"))
+        gaps.append(np.subtract(ours[:3], teg[:3]))
+        to_az.append(np.subtract(ours[:3], az[:3]))
+        seconds.append(1 - ours.seconds / teg.seconds)
+    assert np.mean(gaps) == pytest.approx(0.36, abs=0.005)
+    assert np.max(to_az) == pytest.approx(4.14)
+    assert np.mean(seconds) == pytest.approx(0.148, abs=0.0005)
+
+
+def run(name, folder, *arguments):
+    if not os.environ.get("SABOC_DATA_DIR"):
+        pytest.skip("SABOC_DATA_DIR is unset: no accuracies to look up")
+    environment = dict(os.environ, PYTHONPATH=os.getcwd(), JAX_PLATFORMS="cpu", COLUMNS="200")
+    done = subprocess.run(
+        [sys.executable, "-m", f"experiments.paper.{name}", "--quick", "--out=o",
+         "--store=s.sqlite", *arguments],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=1800,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads((folder / "o" / f"{name}.json").read_text())
+
+
+def difference_by_hand(runs, one, other):
+    values = [
+        {run["seed"]: run["cifar100"] for run in runs if (run["searcher"], run["scorer"]) == key}
+        for key in (one, other)
+    ]
+    return np.mean([values[0][seed] - values[1][seed] for seed in values[0]])
+
+
+def test_table3_has_controls_and_is_served_from_the_store_the_second_time(tmp_path):
+    said, first = run("table3", tmp_path, "--methods=synflow,ntk_score")
+    _, again = run("table3", tmp_path, "--methods=synflow,ntk_score")
+    for one, other in zip(first["runs"], again["runs"], strict=True):
+        assert one["architecture"] == other["architecture"]
+        assert one["seconds"] == pytest.approx(other["seconds"])
+    assert {run["evaluations"] for run in first["runs"]} == {57}
+    assert len(first["runs"]) == 2 * 2 * 2
+    for run_ in first["runs"]:
+        assert run_["searcher"] != "random" or "none" not in run_["architecture"]
+    rows = first["tables"]["Table 3"]
+    ours = next(row for row in rows if row.get("score") == "ntk_score")
+    assert ours["cifar100 paper"] == 71.06
+    mean = np.mean(
+        [
+            r["cifar100"]
+            for r in first["runs"]
+            if (r["searcher"], r["scorer"]) == ("pruning", "ntk_score")
+        ]
+    )
+    assert float(ours["cifar100"].split(" ± ")[0]) == pytest.approx(mean, abs=0.006)
+    gaps = first["tables"]["Pruning is better than random search by"]
+    for row, scorer in zip(gaps, ("synflow", "ntk_score"), strict=True):
+        expected = difference_by_hand(first["runs"], ("pruning", scorer), ("random", scorer))
+        assert float(row["cifar100"].split()[0]) == pytest.approx(expected, abs=0.006)
+    assert "Table 3" in said
+    assert "| 71.06 |" in (tmp_path / "o" / "table3.md").read_text()
+
+
+def test_table6_compares_each_search_with_random_search_of_its_length(tmp_path):
+    _, found = run("table6", tmp_path, "--methods=synflow", "--seeds=3")
+    counts = {run["searcher"]: run["evaluations"] for run in found["runs"]}
+    assert counts == {"reinforce": 12, "random 12": 12, "evolution": 16, "random 16": 16}
+    (row,) = found["tables"]["evolution is better than random 16 by"]
+    key = ("evolution", "synflow")
+    expected = difference_by_hand(found["runs"], key, ("random 16", "synflow"))
+    assert float(row["cifar100"].split()[0]) == pytest.approx(expected, abs=0.006)
+    assert (tmp_path / "o" / "table6.csv").read_text().count("\n") == 1 + 3 * 4
