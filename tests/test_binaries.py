@@ -155,7 +155,7 @@ def test_the_papers_tables_and_figures_share_one_store(tmp_path):
         assert (tmp_path / "o" / result).stat().st_size > 500
     assert "0 scores computed" in done.stdout
     rows = json.loads((tmp_path / "o" / "table1.json").read_text())["rows"]
-    assert len(rows) == 7 and all(row["tau"] == -row["signed tau"] for row in rows)
+    assert len(rows) == 8 and all(row["tau"] == -row["signed tau"] for row in rows)
     more = [*flags, "--scorers=ntk_score,params"]
     done = run("experiments.paper.figure1", *more, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

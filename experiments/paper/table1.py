@@ -31,10 +31,11 @@ def main() -> None:
     """Scores, correlates, shows, writes."""
     console = Console(highlight=False)
     study = correlations.score(console)
-    rows = [
-        correlations.beside(row, PAPER[row["score"]])
-        for row in correlation.table(study.scorer, study.scores, study.test)
-    ]
+    table = correlation.table(study.scorer, study.scores, study.test)
+    # Decision D1 on trial: would Borda be better if a higher S_t were?
+    flipped = correlation.aggregated(study.scores, (True, False, False))
+    table.append(correlation.statistics("borda, higher S_t better", flipped, study.test, False))
+    rows = [correlations.beside(row, PAPER.get(row["score"])) for row in table]
     console.print(results_table(rows, title=f"Table 1. {correlations.caption(study)}"))
     if correlations.OUT.value:
         correlate_report.write(Path(correlations.OUT.value), rows, "table1")
