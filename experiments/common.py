@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import jax
 from absl import app, flags, logging
 from rich.console import Console
 
+from experiments import flag_help
 from saboc_jax import data
 from saboc_jax.data import Dataset
 from saboc_jax.evaluate import Evaluator
@@ -71,6 +73,9 @@ def run(main: Callable[[], None]) -> None:
             Console(stderr=True, highlight=False, markup=False).print(f"error: {error}")
             raise SystemExit(1) from error
 
+    if set(sys.argv[1:]) & {"-h", "-help", "--help"}:
+        flag_help.show(main.__globals__["__doc__"] or "")
+        return
     app.run(guarded)
 
 

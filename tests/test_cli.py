@@ -1,0 +1,81 @@
+"""The command `saboc`: its list, its help, its errors, and what an installation holds."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import cli
+
+ROOT = Path(__file__).parents[1]
+
+
+def saboc(*arguments, cwd=None):
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu", COLUMNS="100")
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.cli", *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def test_every_binary_is_listed_with_one_line():
+    found = cli.subcommands()
+    binaries = [
+        path
+        for path in [*ROOT.glob("experiments/*.py"), *ROOT.glob("experiments/paper/*.py")]
+        if re.search(r"^if __name__ == .__main__.:\n(.*\n)*.*common\.run", path.read_text(), re.M)
+    ]
+    assert len(found) == len(binaries) >= 10
+    assert all(line.endswith(".") for line in found.values()), found
+
+
+def test_the_list_imports_no_jax():
+    code = "import sys; from experiments import cli; cli.main([]); print('jax' in sys.modules)"
+        "import sys; from experiments import cli; cli.main(['--help']); print('jax' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
+    assert "\x1b" not in done.stdout  # no colours in a pipe
+
+
+@pytest.mark.parametrize("name", ["search"])
+def test_help_shows_examples_and_our_flags_only(name):
+    done = saboc(name, "--help")
+    assert done.returncode == 0, done.stderr
+    assert f"python -m experiments.{name}" in done.stdout
+    assert "--seed=0" in done.stdout
+    assert "Scoring network\n" in done.stdout
+    assert "verbosity=0" in done.stdout
+    assert "pdb" not in done.stdout
+    assert "\x1b" not in done.stdout
+    assert done.stdout.count("kaiming_normal_fan_out") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "code"),
+    [
+        (["serach"], "did you mean search?", 2),
+        (["cli"], "no such command", 2),
+        (["search", "--sede=1"], "seed", 1),
+    ],
+)
+def test_mistakes_end_with_a_code_and_a_line(arguments, said, code, tmp_path):
+    done = saboc(*arguments, cwd=tmp_path)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_settings_do_not_depend_on_how_it_was_called(tmp_path):
+    flags = ["--dataset=digits", "--channels=2", "--batch_size=6", "--repeats=1"]
+    flags += ["--searcher=random", "--scorer=params", "--max_evaluations=4", "--workdir=w"]
+    done = saboc("search", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert '"scorer": "params"' in (tmp_path / "w" / "settings.json").read_text()
