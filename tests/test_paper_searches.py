@@ -92,3 +92,18 @@ def test_table6_compares_each_search_with_random_search_of_its_length(tmp_path):
     expected = difference_by_hand(found["runs"], key, ("random 16", "synflow"))
     assert float(row["cifar100"].split()[0]) == pytest.approx(expected, abs=0.006)
     assert (tmp_path / "o" / "table6.csv").read_text().count("\n") == 1 + 3 * 4
+
+
+def test_searcher_overhead_measures_every_searcher(tmp_path):
+    environment = dict(os.environ, PYTHONPATH=os.getcwd(), JAX_PLATFORMS="cpu")
+    command = ["experiments.searcher_overhead", "--population=8", "--evaluations=40", "--out=o"]
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=tmp_path, env=environment, capture_output=True,
+        text=True, timeout=1800,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "o").read_text())["rows"]
+    counts = {row["searcher"]: row["evaluations"] for row in rows}
+    assert counts.pop("pruning") == 88
+    assert set(counts.values()) == {40}
+    assert all(row["ms per evaluation"] > 0 for row in rows)

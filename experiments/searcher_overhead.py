@@ -1,0 +1,96 @@
+"""Evaluations per second of every search method with a free score: the method's own cost.
+
+The score is the number of parameters, from a table. Each search runs twice with the same
+programs; the first compiles, the second is timed: `ask` and `tell` until their arrays are
+ready, and the whole loop.
+
+Examples:
+  python -m experiments.searcher_overhead --out=runs/overhead.json
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from rich.console import Console
+
+from experiments import common
+from saboc_jax.report import results_table
+from saboc_jax.scorers.costs import additive_table
+from saboc_jax.searchers import SEARCHERS
+from saboc_jax.spaces import make_space
+from saboc_jax.types import Searcher
+
+POPULATION = flags.DEFINE_integer("population", 256, "Population of the evolutions.", 4)
+EVALUATIONS = flags.DEFINE_integer("evaluations", 1256, "Evaluations of each search.", 1)
+BATCH = flags.DEFINE_integer("batch", 1, "Children, or draws of REINFORCE, per step.", 1)
+OUT = flags.DEFINE_string("out", None, "JSON file to write.")
+
+
+def build(choices: tuple[int, ...]) -> dict[str, Searcher]:
+    """Every search method; pruning and exhaustive search choose their own length."""
+    options: dict[str, dict[str, Any]] = {
+        name: {"max_evaluations": EVALUATIONS.value} for name in SEARCHERS if name != "pruning"
+    }
+    for name in ("evolution", "aging_evolution", "reinforce"):
+        options[name]["batch"] = BATCH.value
+    for name in ("evolution", "aging_evolution"):
+        options[name]["population_size"] = POPULATION.value
+    options["aging_evolution"]["tournament"] = max(1, POPULATION.value // 4)
+    return {name: SEARCHERS[name](choices, (True,), **options.get(name, {})) for name in SEARCHERS}
+
+
+def timed(searcher: Searcher, table: tuple[float, np.ndarray]) -> tuple[int, float, float]:
+    """(evaluations, seconds in ask and tell, seconds in all) of one search."""
+    base, increments = table
+    key = jax.random.key(common.SEED.value)
+    start, own, count = time.perf_counter(), 0.0, 0
+    state = searcher.init(key)
+    while not searcher.done(state):
+        began = time.perf_counter()
+        masks, state = searcher.ask(jax.random.fold_in(key, count), state)
+        jax.block_until_ready(masks)
+        own += time.perf_counter() - began
+        active = np.asarray(masks, float)
+        gates = active / active.sum(-1, keepdims=True)
+        scores = base + (gates * increments).sum((1, 2))[:, None, None]
+        began = time.perf_counter()
+        state = jax.block_until_ready(searcher.tell(state, masks, scores))
+        own += time.perf_counter() - began
+        count += len(masks)
+    return count, own, time.perf_counter() - start
+
+
+def main() -> None:
+    """Measures, prints, writes."""
+    space = make_space(common.SPACE.value, channels=16, num_cells=5)
+    table = additive_table(space, "params")
+    if table is None:
+        raise ValueError(f"parameters of {space.name} are no sum over decisions")
+    rows = []
+    for name, searcher in build(space.choices).items():
+        compiling = timed(searcher, table)[2]
+        count, own, whole = timed(searcher, table)
+        rows.append(
+            {
+                "searcher": name,
+                "evaluations": count,
+                "ms per evaluation": 1000 * own / count,
+                "evaluations per s": count / whole,
+                "first run s": compiling,
+            }
+        )
+    settings = common.flag_values("out")
+    title = f"population {POPULATION.value}, {BATCH.value} per step, score: parameters"
+    Console(highlight=False).print(results_table(rows, title=title))
+    if OUT.value:
+        common.write_json(
+            Path(OUT.value), {"settings": settings, **common.environment(), "rows": rows}
+        )
+
+
+if __name__ == "__main__":
+    common.run(main)
