@@ -21,8 +21,16 @@ from jaxtyping import Bool, Float
 
 from saboc_jax.precision import enable_x64
 from saboc_jax.records import Request, Result, current_versions, request
-from saboc_jax.scorers.base import check_needs, combine, labels_only, observe, on_space
+from saboc_jax.scorers.base import (
+    check_needs,
+    combine,
+    labels_only,
+    observe,
+    on_space,
+    split_apart,
+)
 from saboc_jax.spaces.base import architecture_to_mask, mask_to_gates
+from saboc_jax.spaces.chain import Pieces
 from saboc_jax.store import Store
 from saboc_jax.types import Architecture, Batch, PRNGKey, Scorer, SearchSpace
 
@@ -40,7 +48,7 @@ class Counts:
         disconnected: pairs not run, for no path joins input and output.
         non_finite: pairs that ran and gave a metric that is not finite.
         isomorphic: pairs whose score is that of another architecture of their class.
-        compilations: scoring programs compiled.
+        compilations: scoring programs, or pieces of them, compiled.
         compile_seconds: time of it.
         run_seconds: time of running them.
         stored_seconds: time that what the store served took when it ran.
@@ -81,6 +89,8 @@ class Evaluator:
             `saboc_jax.spaces.isomorphism`; None: each is scored itself.
         max_programs: compiled programs that are kept, the latest used; where architectures have
             their own, a search would fill the memory with them.
+        pieces: compiled links of architectures that are chains (`saboc_jax.spaces.chain`); None:
+            one program for each architecture.
         counts: what has been done.
     """
 
@@ -95,6 +105,7 @@ class Evaluator:
     space_id: str = ""
     stands_for: Callable[[Architecture], Architecture] | None = None
     max_programs: int = 64
+    pieces: Pieces | None = field(default_factory=Pieces)
     counts: Counts = field(default_factory=Counts)
     _memory: dict[tuple[str, int], Row] = field(default_factory=dict)
     _programs: dict[Any, Callable[..., Any]] = field(default_factory=dict)
@@ -203,12 +214,13 @@ class Evaluator:
         key, batch, gates = self.keys[repeat], self.batches[repeat], mask_to_gates(mask)
         scorer = combine(parts, "+".join(part.name for part in parts))
         own = self.space.program(mask) if self.space.program else None
-        scorer = on_space(scorer, own) if own else scorer
-        observed: Any = {}
-        if scorer.observables:
-            look = lambda key, gates, batch: observe(scorer, key, gates, batch)  # noqa: E731
+        scorer = on_space(scorer, own, self.pieces) if own else scorer
+        whole, apart = split_apart(scorer)
+        observed: Any = self._run_apart(apart, key, gates, batch)
+        if whole.observables:
+            look = lambda key, gates, batch: observe(whole, key, gates, batch)  # noqa: E731
             program = self._program(("observe", scorer.name, own), look, key, gates, batch)
-            observed = program(key, gates, batch)
+            observed |= program(key, gates, batch)
         host = jax.local_devices(backend="cpu")[0]
         with enable_x64(), jax.default_device(host):
             double = jax.tree.map(_to_host, (observed, gates, labels_only(batch)))
@@ -226,6 +238,16 @@ class Evaluator:
             )
             for part, own in zip(parts, np.split(np.asarray(scores), ends), strict=True)
         }
+
+    def _run_apart(self, scorer: Scorer, key: PRNGKey, gates: Any, batch: Batch) -> dict[str, Any]:
+        """What compiles its own pieces; counts them as compilations."""
+        if self.pieces is None or not scorer.observables:
+            return {}
+        number, seconds = self.pieces.compilations, self.pieces.compile_seconds
+        observed = observe(scorer, key, gates, batch)
+        self.counts.compilations += self.pieces.compilations - number
+        self.counts.compile_seconds += self.pieces.compile_seconds - seconds
+        return observed
 
     def _program(
         self, name: tuple[str, str, SearchSpace | None], function: Callable[..., Any], *args: Any

@@ -94,6 +94,8 @@ class SearchSpace(NamedTuple):
             sees it: its `init` and `apply` are theirs, and masks that share a program get equal
             spaces. None: one program serves every mask, and `init` and `apply` are its own;
             else those of this space only raise.
+        chain: the network as `saboc_jax.spaces.chain.Chain`, where `program` gives one whose
+            pieces can be compiled apart: a scorer may then use it instead of `apply`.
     """
 
     name: str
@@ -115,6 +117,7 @@ class SearchSpace(NamedTuple):
     layers_per_leaf: Callable[[tuple[str, ...]], int]
     thin_cell: Callable[[], "SearchSpace"] | None = None
     program: Callable[[Any], "SearchSpace"] | None = None
+    chain: Any = None
 
 
 class Passes(NamedTuple):

@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -11,7 +11,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from saboc_jax.ntk.empirical import NTKOptions, empirical_ntks
-from saboc_jax.ntk.network import bind
+from saboc_jax.ntk.network import bind, parameter_predicate
+from saboc_jax.ntk.piecewise import piecewise_ntks
+from saboc_jax.spaces.chain import Pieces
 from saboc_jax.types import (
     Batch,
     Diagnostics,
@@ -38,17 +40,38 @@ class Kernels:
         space: the search space.
         options: how they are computed.
         rows: `Batch` fields whose kernels with the training images are wanted.
+        pieces: where the space is a chain: run it link by link, each compiled once and kept
+            here; None: one program.
     """
 
     space: SearchSpace
     options: NTKOptions
     rows: tuple[str, ...] = ()
+    pieces: Pieces | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def runs_apart(self) -> bool:
+        """Does it compile its own pieces, so that it is not to be traced with the rest?"""
+        options = self.options
+        return (
+            self.pieces is not None
+            and self.space.chain is not None
+            and options.engine in ("auto", "one_backward")
+            and (options.batch_norm, options.outputs, options.chunk) == ("frozen", "sum", None)
+        )
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> dict[str, Array]:
         """{"images": [n, n], and for each name in `rows`: [n, n]}."""
-        network = bind(self.space, draw_weights(self.space, key), gates)
         rows = [getattr(batch, name) for name in self.rows]
-        kernels = empirical_ntks(network, batch.images, rows, self.options)
+        if self.pieces is not None and self.runs_apart:
+            predicate = parameter_predicate(bind(self.space, {}, gates), self.options.params)
+            weights = fold_name(key, "weights")
+            kernels = piecewise_ntks(
+                self.space.chain, self.pieces, weights, batch.images, rows, predicate
+            )
+        else:
+            network = bind(self.space, draw_weights(self.space, key), gates)
+            kernels = empirical_ntks(network, batch.images, rows, self.options)
         return dict(zip(("images", *self.rows), kernels, strict=True))
 
     def covers(self, other: Any) -> bool:
@@ -60,14 +83,33 @@ class Kernels:
         )
 
 
-def on_space(scorer: Scorer, space: SearchSpace) -> Scorer:
-    """The scorer whose observables look at another space, as `SearchSpace.program` gives it."""
-    observables: Mapping[str, Any] = scorer.observables
-    moved = {
-        name: replace(see, space=space) if hasattr(see, "space") else see
-        for name, see in observables.items()
-    }
+def on_space(scorer: Scorer, space: SearchSpace, pieces: Pieces | None = None) -> Scorer:
+    """The scorer whose observables look at another space, as `SearchSpace.program` gives it.
+
+    Args:
+        scorer: of a space where architectures have their own programs.
+        space: of one of them.
+        pieces: where compiled links of a chain are kept; None: kernels are one program.
+    """
+
+    def move(see: Any) -> Any:
+        if isinstance(see, Kernels):
+            return replace(see, space=space, pieces=pieces)
+        return replace(see, space=space) if hasattr(see, "space") else see
+
+    moved = {name: move(see) for name, see in scorer.observables.items()}
     return scorer._replace(observables=moved)
+
+
+def split_apart(scorer: Scorer) -> tuple[Scorer, Scorer]:
+    """The scorer with the observables that are one program, and with those that run apart."""
+    apart = {
+        name: see
+        for name, see in scorer.observables.items()
+        if isinstance(see, Kernels) and see.runs_apart
+    }
+    rest = {name: see for name, see in scorer.observables.items() if name not in apart}
+    return scorer._replace(observables=rest), scorer._replace(observables=apart)
 
 
 def with_program(scorer: Scorer, gates: Gates) -> Scorer:

@@ -6,7 +6,10 @@ from typing import Any
 from saboc_jax.types import SearchSpace
 
 # A new space is one file with a factory `f(**options) -> SearchSpace` and one line here.
-SPACES = {"nas_bench_201": "saboc_jax.spaces.nas_bench_201:nas_bench_201"}
+SPACES = {
+    "nas_bench_201": "saboc_jax.spaces.nas_bench_201:nas_bench_201",
+    "resnet": "saboc_jax.spaces.resnet:resnet",
+}
 
 
 def make_space(name: str, **options: Any) -> SearchSpace:
