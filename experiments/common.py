@@ -108,13 +108,14 @@ def load_dataset(name: str | None = None) -> Dataset:
 
 def build_space(dataset: Dataset) -> SearchSpace:
     """The space of `--space` with a scoring network for that dataset."""
+    # ResNets bring their own widths and depth.
+    sized = {"channels": CHANNELS.value, "num_cells": CELLS.value}
     return make_space(
         SPACE.value,
-        channels=CHANNELS.value,
-        num_cells=CELLS.value,
         num_classes=dataset.num_classes,
         image_shape=dataset.image_shape,
         init=INIT.value,
+        **({} if SPACE.value == "resnet" else sized),
     )
 
 
