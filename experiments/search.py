@@ -42,7 +42,9 @@ def main() -> None:
     allowed = searching.allows(space)
     limit = searching.MAX_EVALUATIONS.value
     options = {"max_evaluations": limit} if limit else {}
-    searcher = searching.build_searcher(space, scorer, searching.SEARCHER.value, allowed, **options)
+    searcher = searching.build_searcher(
+        space, scorer, searching.SEARCHER.value, allowed, searching.AGAINST.value, **options
+    )
     settings = common.flag_values(*searching.IGNORED) | {"dataset": dataset.name}
     folder = common.open_workdir(
         WORKDIR.value

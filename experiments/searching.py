@@ -72,17 +72,26 @@ def build_searcher(
     scorer: Scorer,
     name: str,
     allowed: Allows | None = None,
+    against: str | None = None,
     **options: Any,
 ) -> Searcher:
     """A searcher of that name; pruning starts without the option `none`.
+
+    Args:
+        space: the space.
+        scorer: what it will be told.
+        name: a key of `SEARCHERS`.
+        allowed: the budget, for pruning.
+        against: a cost that it will be told after the scores.
+        **options: of the searcher.
 
     Raises:
         ValueError: if pruning is asked for a Pareto front.
     """
     options = {"ranking": ranks.AGGREGATIONS[RANKING.value], **options}
-    directions = scorer.higher_is_better + (False,) * bool(AGAINST.value)
+    directions = scorer.higher_is_better + (False,) * bool(against)
     if name == "pruning":
-        if AGAINST.value:
+        if against:
             raise ValueError("--against gives a front; pruning ends with one architecture")
         has_none = any("none" in names for names in space.option_names)
         options |= {"initially_pruned": ("none",) * has_none, "option_names": space.option_names}
