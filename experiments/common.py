@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -248,10 +249,18 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(file.name, path)
 
 
+def command() -> str:
+    """The command that runs this program again."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = ["-m", spec.name] if spec else [sys.argv[0]]
+    return shlex.join(["python", *program, *sys.argv[1:]])
+
+
 def environment() -> dict[str, Any]:
     """What a result depends on besides its flags."""
     device = jax.devices()[0]
     return {
+        "command": command(),
         "versions": current_versions(),
         "device": f"{device.platform}: {device.device_kind}",
         "devices": jax.device_count(),

@@ -16,7 +16,7 @@ from absl import flags
 from rich.console import Console
 
 from experiments import common, correlate_report, scoring
-from saboc_jax import benchmarks, correlation
+from saboc_jax import benchmarks, correlation, report_html
 from saboc_jax.ranking import AGGREGATIONS
 from saboc_jax.report import results_table
 
@@ -66,6 +66,7 @@ def main() -> None:
             correlate_report.plot(Path(OUT.value), dataset.name, everything, truth, label)
     if OUT.value:
         correlate_report.write(Path(OUT.value), rows)
+        report_html.write(Path(OUT.value))
         console.print(f"Wrote {OUT.value}")
 
 

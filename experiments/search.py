@@ -15,6 +15,7 @@ from absl import flags
 from rich.console import Console
 
 from experiments import common, search_report, searching
+from saboc_jax import report_html
 from saboc_jax.ranking import AGGREGATIONS
 from saboc_jax.scorers import SCORERS
 from saboc_jax.spaces.isomorphism import representatives
@@ -76,6 +77,7 @@ def main() -> None:
     record = {"settings": settings, "time_budget": searching.TIME_BUDGET.value}
     common.write_json(folder / "result.json", {**record, **common.environment(), **summary})
     search_report.draw(folder / "cell.png", space, np.asarray(found.arch))
+    report_html.write(folder)
     console.print(f"Kept in {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
 
 

@@ -75,7 +75,9 @@ def draw_cell(edges: Sequence[Edge], title: str | None = None) -> Figure:
     for arc in arcs:
         _draw_arc(axes, arc, _centers(nodes), patches)
     if title:
-        axes.set_title(title, fontsize=11, color=_INK)
+        # A character is about 0.6 of its font's size wide: a long title gets smaller, not cut.
+        fitting = 72 * figure.get_figwidth() / (0.65 * len(title))
+        axes.set_title(title, fontsize=min(11.0, fitting), color=_INK)
     if kinds:
         _draw_legend(figure, kinds)
     return figure

@@ -45,6 +45,9 @@ def test_search_says_what_it_found(searched):
     assert "jax" in result["versions"]
     assert (folder / "w" / "cell.png").stat().st_size > 10_000
     assert "digits" in done.stdout
+    page = (folder / "w" / "report.html").read_text()
+    assert result["text"] in page
+    assert "python -m experiments.search --dataset=digits" in page
 
 
 def test_same_flags_give_the_same_bits_from_the_store(searched):

@@ -1,0 +1,39 @@
+"""Writes report.html of a run anew, or one page that compares several runs.
+
+Examples:
+  python -m experiments.report --workdir=runs/one
+  python -m experiments.report --workdir=runs/one,runs/two --out=comparison.html
+"""
+
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+
+from experiments import common
+from saboc_jax import report_html
+
+WORKDIR = flags.DEFINE_list("workdir", [], "Folders of runs, by commas.")
+OUT = flags.DEFINE_string(
+    "out", None, "The page; default: report.html in the folder, comparison.html for several."
+)
+
+
+def main() -> None:
+    """Reads the folders, writes one page."""
+    folders = [Path(name) for name in WORKDIR.value]
+    if not folders:
+        raise ValueError("--workdir is empty; allowed: one folder of a run, or several by commas")
+    for folder in folders:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"--workdir={folder} does not exist")
+    one = len(folders) == 1
+    path = Path(OUT.value or (folders[0] / "report.html" if one else "comparison.html"))
+    text = report_html.build(folders[0]) if one else report_html.compare(folders)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    Console(highlight=False).print(f"Wrote {path}")
+
+
+if __name__ == "__main__":
+    common.run(main)

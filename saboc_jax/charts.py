@@ -1,0 +1,136 @@
+"""Small charts as inline SVG for reports: they scale to a phone and need no script."""
+
+import html
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+_WIDTH, _HEIGHT = 440, 320
+_LEFT, _RIGHT, _TOP, _BOTTOM = 66, 14, 12, 46
+_INK, _BLUE, _ORANGE = "#1c2529", "#0a4f9e", "#c04f00"
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers that divide an interval into about `count` parts; all lie inside it."""
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * f for f in (1, 2, 5, 10) if power * f >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [step * i for i in range(first, last + 1)]
+
+
+def scatter(
+    x: Float[np.ndarray, " n"],
+    y: Float[np.ndarray, " n"],
+    labels: tuple[str, str],
+    faint: Bool[np.ndarray, " n"] | None = None,
+    marked: Bool[np.ndarray, " n"] | None = None,
+) -> str:
+    """Points on two linear axes; those that are not finite are left out and counted.
+
+    Args:
+        x: horizontal positions.
+        y: vertical positions.
+        labels: of the axes.
+        faint: drawn hollow.
+        marked: drawn large and orange, above the others.
+    """
+    none = np.zeros(len(x), bool)
+    faint = none if faint is None else faint
+    marked = none if marked is None else marked
+    finite = np.isfinite(x) & np.isfinite(y)
+    if not finite.any():
+        return f"<p>No finite {html.escape(labels[0])} and {html.escape(labels[1])}.</p>"
+    axes = _Axes(x[finite], y[finite])
+    shapes = []
+    for i in sorted(np.flatnonzero(finite), key=lambda i: bool(marked[i])):
+        point = f'cx="{axes.right(x[i]):.1f}" cy="{axes.down(y[i]):.1f}"'
+        if marked[i]:
+            style = f'r="7" fill="{_ORANGE}"'
+        elif faint[i]:
+            style = f'r="3.5" fill="none" stroke="{_BLUE}" opacity=".7"'
+        else:
+            style = f'r="3" fill="{_BLUE}" opacity=".55"'
+        shapes.append(f"<circle {point} {style}/>")
+    if (bad := int((~finite).sum())) > 0:
+        shapes.append(_label(_WIDTH - _RIGHT, _TOP + 10, f"{bad} not finite", "end"))
+    return _svg(f"{labels[1]} against {labels[0]}", axes.frame(labels) + "".join(shapes))
+
+
+def spectrum(values: Sequence[float]) -> str:
+    """Eigenvalues, largest first, on a logarithmic axis; those not positive are counted."""
+    array = np.sort(np.asarray(values, np.float64).ravel())[::-1]
+    positive = np.isfinite(array) & (array > 0)
+    if not positive.any():
+        return "<p>No positive eigenvalue.</p>"
+    place = np.arange(1, len(array) + 1, dtype=np.float64)[positive]
+    power = np.log10(array[positive])
+    axes = _Axes(place, power, logarithmic=True)
+    points = " ".join(
+        f"{axes.right(a):.1f},{axes.down(b):.1f}" for a, b in zip(place, power, strict=True)
+    )
+    line = f'<polyline points="{points}" fill="none" stroke="{_BLUE}" stroke-width="2"/>'
+    note = int((~positive).sum())
+    left_out = _label(_WIDTH - _RIGHT, _TOP + 10, f"{note} not positive", "end") if note else ""
+    return _svg("spectrum", axes.frame(("place", "eigenvalue")) + line + left_out)
+
+
+class _Axes:
+    """A linear map from data to the picture, and its frame."""
+
+    def __init__(self, x: Any, y: Any, logarithmic: bool = False) -> None:
+        self.x, self.y = _range(x), _range(y)
+        self.logarithmic = logarithmic
+
+    def right(self, value: float) -> float:
+        low, high = self.x
+        return _LEFT + (value - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT)
+
+    def down(self, value: float) -> float:
+        low, high = self.y
+        return _HEIGHT - _BOTTOM - (value - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
+
+    def frame(self, labels: tuple[str, str]) -> str:
+        bottom, middle = _HEIGHT - _BOTTOM, (_HEIGHT - _BOTTOM + _TOP) / 2
+        parts = []
+        for value in ticks(*self.x):
+            at = self.right(value)
+            parts.append(
+                _line(at, bottom, at, bottom + 5) + _label(at, bottom + 19, f"{value:.4g}")
+            )
+        for value in ticks(*self.y):
+            at = self.down(value)
+            shown = f"{float(f'{10.0**value:.2g}'):.6g}" if self.logarithmic else f"{value:.4g}"
+            grid = _line(_LEFT, at, _WIDTH - _RIGHT, at, "#e3e7e9")
+            parts.append(grid + _label(_LEFT - 7, at + 4, shown, "end"))
+        parts.append(_line(_LEFT, bottom, _WIDTH - _RIGHT, bottom))
+        parts.append(_label((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, labels[0]))
+        turned = f'transform="rotate(-90 14 {middle:.1f})"'
+        parts.append(_label(14, middle, labels[1], extra=turned))
+        return "".join(parts)
+
+
+def _range(values: Any) -> tuple[float, float]:
+    low, high = float(np.min(values)), float(np.max(values))
+    margin = 0.05 * (high - low) or max(abs(low), 1.0) * 0.05
+    return low - margin, high + margin
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, colour: str = _INK) -> str:
+    return f'<path d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}" stroke="{colour}"/>'
+
+
+def _label(x: float, y: float, text: str, anchor: str = "middle", extra: str = "") -> str:
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {extra}'
+    return f"<text {place}>{html.escape(text)}</text>"
+
+
+def _svg(name: str, inner: str) -> str:
+    return (
+        f'<svg role="img" aria-label="{html.escape(name)}" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
+        f'font-family="system-ui,sans-serif" font-size="13" fill="{_INK}">{inner}</svg>'
+    )

@@ -1,0 +1,165 @@
+"""Reports as HTML: what they show of a run, that they need no network, and their charts."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from saboc_jax import charts, report_html
+from saboc_jax.records import Request, Result
+from saboc_jax.report import draw_cell
+from saboc_jax.store import Store
+
+VOID = {"meta", "img", "path", "circle", "polyline", "br"}
+
+
+class Checker(HTMLParser):
+    """Collects attributes and text; every element must be closed in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.links, self.rows, self.text = [], [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.links += [v for k, v in attributes if k in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+        if self.open and self.open[-1] == "td":
+            self.rows[-1].append(data)
+
+
+def parsed(page):
+    checker = Checker()
+    checker.feed(page)
+    assert not checker.open
+    return checker
+
+
+def make_run(folder, seed=0, text="|a<b>|"):
+    folder.mkdir()
+    record = {
+        "settings": {"space": "toy", "scorer": "two", "searcher": "random", "seed": seed},
+        "command": f"python -m experiments.search --seed={seed}",
+        "versions": {"jax": "1"},
+        "device": "cpu",
+        "text": text,
+        "scores": {
+            "one": {"mean": 1.5 + seed, "standard_error": float("nan"), "better": "lower"},
+            "other": {"mean": -2.0, "standard_error": 0.25, "better": "lower"},
+        },
+        "cost": {"params": 1234, "macs": 5_000_000, "depth": 7},
+        "eigenvalues": [100.0, 1.0, 10.0, -1e-9],
+        "accuracies": {"missing": "no table here"},
+        "evaluations": 3,
+        "counts": {"scored": 3, "served": 0},
+        "search_seconds": 1.25,
+        "pareto_front": [{"text": "x", "macs": 5}],
+    }
+    (folder / "result.json").write_text(json.dumps(record))
+    draw_cell([(0, 1, "skip")], title="t" * 80).savefig(folder / "cell.png")
+    with Store(folder / "scores.sqlite") as store:
+        results = [
+            Result(
+                Request("toy", arch, "two", "d", str(repeat), "{}", "{}"),
+                {"one": value + repeat, "other": -value},
+                {},
+                0.0,
+            )
+            for arch, value in ((text, 1.0), ("plain", 2.0), ("supernet:11/10", 3.0))
+            for repeat in range(2)
+        ]
+        store.put(
+            [*results, Result(results[0].request._replace(scorer="third"), {"z": 9.0}, {}, 0)]
+        )
+    return folder
+
+
+def test_a_run_is_all_there_and_needs_no_network(tmp_path):
+    path = report_html.write(make_run(tmp_path / "run"))
+    page = path.read_text()
+    found = parsed(page)
+    text = "".join(found.text)
+    assert all(link.startswith("data:image/png;base64,") for link in found.links)
+    assert len(found.links) == 1
+    assert "http" not in page
+    for shown in ("|a<b>|", "no table here", "--seed=0", "1,234 parameters", "1.2 s"):
+        assert shown in text
+    assert "<b>" not in page  # escaped
+    assert ["one", "1.5", "–", "lower"] in found.rows
+    assert ["plain", "2.5", "-2"] in found.rows  # mean over repeats 2 and 3
+    assert ["supernet:11/10", "3.5", "-3"] not in found.rows
+    assert page.count("<circle") == 3
+    assert page.count('r="7"') == 1
+    assert "1 not positive" in text
+
+
+def test_runs_are_compared_by_what_differs(tmp_path):
+    folders = [make_run(tmp_path / "a"), make_run(tmp_path / "b", seed=4)]
+    rows = parsed(report_html.compare(folders)).rows
+    assert ["a", "0", "1.5", "-2", "|a<b>|"] in rows
+    assert ["b", "4", "5.5", "-2", "|a<b>|"] in rows
+
+
+def test_a_study_shows_its_rows_and_pictures(tmp_path):
+    rows = [{"score": "S_t", "tau": 0.5}, {"score": "S_e", "tau": float("nan")}]
+    (tmp_path / "settings.json").write_text("{}")
+    (tmp_path / "correlations.json").write_text(json.dumps({"settings": {}, "rows": rows}))
+    draw_cell([(0, 1, "skip")]).savefig(tmp_path / "scatter-digits.png")
+    found = parsed(report_html.build(tmp_path))
+    assert ["S_t", "0.5"] in found.rows
+    assert len(found.links) == 1
+
+
+@pytest.mark.parametrize(("content", "said"), [(None, "no finished run"), ("{", "damaged")])
+def test_what_is_no_run_is_named(tmp_path, content, said):
+    if content:
+        (tmp_path / "result.json").write_text(content)
+    with pytest.raises(ValueError, match=said):
+        report_html.build(tmp_path)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.7, 12.2), (1e-9, 3e-9), (99.9, 100.1)])
+def test_ticks_are_round_and_inside(low, high):
+    found = np.array(charts.ticks(low, high))
+    assert 2 <= len(found) <= 11
+    assert (found >= low - 1e-9 * (high - low)).all()
+    assert (found <= high + 1e-9 * (high - low)).all()
+    step = np.diff(found)
+    np.testing.assert_allclose(step, step[0], rtol=1e-6)
+    leading = step[0] / 10 ** np.floor(np.log10(step[0] * 1.0000001))
+    assert min(abs(leading - digit) for digit in (1, 2, 5)) < 1e-4
+
+
+def test_scatter_places_points_in_proportion_and_counts_the_rest():
+    x, y = np.array([0.0, 1.0, 4.0, np.nan]), np.array([0.0, 2.0, 8.0, 1.0])
+    picture = charts.scatter(x, y, ("a & b", "c"))
+    points = np.array(re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', picture), float)
+    assert len(points) == 3
+    right, down = np.diff(points, axis=0).T
+    assert right[1] / right[0] == pytest.approx(3, abs=0.02)
+    assert down[1] / down[0] == pytest.approx(3, abs=0.02)
+    assert (down < 0).all()  # larger is higher
+    assert "1 not finite" in picture
+    assert "a &amp; b" in picture
+    assert "No finite" in charts.scatter(x[3:], y[3:], ("a", "b"))
+    assert charts.scatter(x[:1], y[:1], ("a", "b")).count("<circle") == 1
+
+
+def test_spectrum_is_logarithmic_and_sorted():
+    picture = charts.spectrum([1.0, 1000.0, 10.0, 100.0])
+    points = re.search(r'points="([^"]+)"', picture)[1].split()
+    heights = np.array([float(point.split(",")[1]) for point in points])
+    np.testing.assert_allclose(np.diff(heights), np.diff(heights)[0], atol=0.11)
+    assert np.diff(heights)[0] > 0
+    assert "No positive" in charts.spectrum([-1.0])
