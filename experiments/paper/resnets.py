@@ -1,0 +1,64 @@
+"""Evolution on ResNets as Zen-NAS and the paper's Table 5 run it."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from saboc_jax.searchers import evolution
+from saboc_jax.spaces import make_space
+from saboc_jax.spaces import resnet_encoding as encoding
+from saboc_jax.types import Searcher, SearchSpace
+
+SLOTS = 16  # 18 layers at most, two of which are stem and tail
+
+
+def build_space(dataset: Any, max_width: int, init: str, shortcut: bool = True) -> SearchSpace:
+    """The space for a dataset's images."""
+    return make_space(
+        "resnet",
+        slots=SLOTS,
+        max_width=max_width,
+        num_classes=dataset.num_classes,
+        image_shape=dataset.image_shape,
+        init=init,
+        shortcut=shortcut,
+    )
+
+
+def build_searcher(
+    space: SearchSpace,
+    higher_is_better: tuple[bool, ...],
+    max_width: int,
+    max_evaluations: int,
+    population_size: int,
+) -> Searcher:
+    """Zen-NAS's loop from its own start, with its mutation, twice a child."""
+    return evolution(
+        space.choices,
+        higher_is_better,
+        max_evaluations=max_evaluations,
+        population_size=population_size,
+        mutations=2,
+        start=space.from_string(encoding.START),
+        mutate=partial(encoding.mutate, max_width=max_width),
+    )
+
+
+def zen_budget(
+    space: SearchSpace, max_params: float = 1e6, max_layers: int = 18
+) -> Callable[[Any], bool]:
+    """Is a mask within Zen-NAS's budget, by its counting (decision D18)?"""
+
+    def allows(mask: Any) -> bool:
+        size = size_of(space, np.asarray(mask).argmax(1))
+        return size.params <= max_params and size.depth <= max_layers
+
+    return allows
+
+
+def size_of(space: SearchSpace, arch: Any) -> Any:
+    """Parameters, multiply-accumulates and layers by Zen-NAS's counting."""
+    side, _, channels = space.image_shape
+    return encoding.zen_size(encoding.decode(arch), side, space.num_classes, channels)

@@ -1,0 +1,100 @@
+"""Table 5: evolution on ResNets by every scorer, beside the paper's rows.
+
+The defaults are the paper's settings: population 256, 24,000 iterations, at most 1e6 parameters
+and 18 layers by Zen-NAS's counting. What is found here is given by its structure and size; its
+accuracy needs a training that is no part of this binary, so the paper's accuracies stand alone.
+
+Examples:
+  python -m experiments.paper.table5 --dataset=cifar100 --store=runs/t5.sqlite --out=runs/table5
+  python -m experiments.paper.table5 --quick
+"""
+
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+from rich.console import Console
+
+from experiments import common
+from experiments.paper import resnets
+from experiments.paper.published import TABLE_5
+from saboc_jax.report import results_table
+from saboc_jax.search import run_search
+from saboc_jax.store import Store
+
+METHODS = flags.DEFINE_list("methods", ["zen", "naswot", "ete_nas", "ntk_score"], "Scorers.")
+POPULATION = flags.DEFINE_integer("population", 256, "Members at most.", 4)
+ITERATIONS = flags.DEFINE_integer("iterations", 24_000, "Candidates, rejected ones included.", 1)
+MAX_WIDTH = flags.DEFINE_integer("max_width", 2048, "Widest layer.", 8)
+MAX_PARAMS = flags.DEFINE_float("max_params", 1e6, "Budget, by Zen-NAS's counting.")
+MAX_LAYERS = flags.DEFINE_integer("max_layers", 18, "Budget, by Zen-NAS's counting.")
+QUICK = flags.DEFINE_bool("quick", False, "The same at a small size, in some minutes.")
+OUT = flags.DEFINE_string("out", None, "Folder of table5.json.")
+STORE = flags.DEFINE_string(
+    "store", None, "File of scores: the same command goes on where it was interrupted."
+)
+
+
+def search(name: str, dataset: Any, store: Store | None) -> dict[str, Any]:
+    """One evolution by one scorer: what was found, and what it took."""
+    # Zen-NAS scores the network without its residual links.
+    space = resnets.build_space(dataset, MAX_WIDTH.value, common.INIT.value, name != "zen")
+    scorer = common.build_scorer([name], space)
+    evaluator = common.build_evaluator(dataset, space, scorer, store)
+    residual = "plain" if name == "zen" else "residual"
+    evaluator.space_id = f"resnet/{residual}k{space.num_classes}/{common.INIT.value}"
+    searcher = resnets.build_searcher(
+        space, scorer.higher_is_better, MAX_WIDTH.value, ITERATIONS.value, POPULATION.value
+    )
+    allows = resnets.zen_budget(space, MAX_PARAMS.value, MAX_LAYERS.value)
+    start = time.perf_counter()
+    found = run_search(searcher, evaluator, jax.random.key(common.SEED.value), allows=allows)
+    size = resnets.size_of(space, found.arch)
+    return {
+        "method": name,
+        "hours": (time.perf_counter() - start) / 3600,
+        "compile_hours": evaluator.counts.compile_seconds / 3600,
+        "scored": evaluator.counts.scored,
+        "rejected": found.rejected,
+        "params": size.params,
+        "MACs": size.macs,
+        "layers": size.depth,
+        "structure": space.to_string(found.arch),
+    }
+
+
+def main() -> None:
+    """Searches, compares, writes."""
+    if QUICK.value:
+        common.set_defaults(
+            dataset="digits", batch_size=8, repeats=1, population=4, iterations=12, max_width=128,
+            methods=["naswot", "ntk_score"],
+        )  # fmt: skip
+    console = Console(highlight=False)
+    dataset = common.load_dataset()
+    rows = []
+    with Store(STORE.value) if STORE.value else nullcontext() as store:
+        for name in METHODS.value:
+            row = search(name, dataset, store)
+            paper = {f"paper {key}": value for key, value in TABLE_5.get(name, {}).items()}
+            rows.append(row | paper)
+            console.print(f"{name}: {row['structure']}")
+    left = [{"method": n} | {f"paper {k}": v for k, v in TABLE_5[n].items()}
+            for n in TABLE_5 if n not in METHODS.value]  # fmt: skip
+    rows += left
+    shown = [{k: v for k, v in row.items() if k != "structure"} for row in rows]
+    console.print(results_table(shown, title=f"Table 5, scored on {dataset.name}"))
+    if OUT.value:
+        folder = Path(OUT.value)
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = common.flag_values("out") | {"dataset": dataset.name}
+        common.write_json(
+            folder / "table5.json", {"settings": settings, **common.environment(), "rows": rows}
+        )
+
+
+if __name__ == "__main__":
+    common.run(main)

@@ -1,0 +1,106 @@
+"""Seconds to evaluate a candidate of the ResNet space, compilation included.
+
+Runs an evolution whose kernels are compiled link by link and kept by shape, then scores the
+last candidates of that evolution again with one program for each. JAX's own cache on disk is off.
+
+Examples:
+  python -m experiments.resnet_compile --steps=40 --one_program=3 --batch_size=8
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from rich.console import Console
+
+from experiments import common
+from experiments.paper import resnets
+from saboc_jax import data
+from saboc_jax.evaluate import Evaluator
+from saboc_jax.search import run_search
+
+STEPS = flags.DEFINE_integer("steps", 500, "Steps of the evolution.", 2)
+ONE_PROGRAM = flags.DEFINE_integer("one_program", 3, "Candidates compiled as one program.", 1)
+MAX_WIDTH = flags.DEFINE_integer("max_width", 128, "Widest layer.", 8)
+BUDGET_SECONDS = flags.DEFINE_float("seconds", 400.0, "Stop the evolution after this long.")
+OUT = flags.DEFINE_string("out", "runs/resnet_compile", "Folder of result.json.")
+
+
+def measured(evaluator: Evaluator, mask: Any) -> dict[str, float]:
+    """Scores one candidate; how long that took and what was compiled."""
+    before, start = evaluator.counts.compilations, time.perf_counter()
+    compiling = evaluator.counts.compile_seconds
+    evaluator.evaluate(np.asarray(mask)[None])
+    return {
+        "seconds": time.perf_counter() - start,
+        "compile_seconds": evaluator.counts.compile_seconds - compiling,
+        "compilations": evaluator.counts.compilations - before,
+    }
+
+
+def mean(rows: list[dict[str, float]], name: str) -> float | None:
+    """Mean of a column; None for no rows."""
+    return float(np.mean([row[name] for row in rows])) if rows else None
+
+
+def main() -> None:
+    """Measures and writes."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    dataset = common.load_dataset()
+    space = resnets.build_space(dataset, MAX_WIDTH.value, common.INIT.value)
+    scorer = common.build_scorer(["ntk_score"], space)
+    key = jax.random.key(common.SEED.value)
+    batch = data.draw(dataset, key, common.BATCH_SIZE.value, needs=scorer.needs)
+    pieces = Evaluator(space, scorer, [key], [batch])
+    searcher = resnets.build_searcher(
+        space, scorer.higher_is_better, MAX_WIDTH.value, STEPS.value, min(256, STEPS.value)
+    )
+    allows = resnets.zen_budget(space)
+    rows: list[dict[str, float]] = []
+    masks: list[np.ndarray] = []
+
+    evaluate = pieces.score
+
+    def score(mask: Any, repeat: int) -> Any:
+        before, start = pieces.counts.scored, time.perf_counter()
+        number, seconds = pieces.counts.compilations, pieces.counts.compile_seconds
+        found = evaluate(mask, repeat)
+        if pieces.counts.scored > before:
+            masks.append(np.asarray(mask))
+            rows.append(
+                {
+                    "seconds": time.perf_counter() - start,
+                    "compile_seconds": pieces.counts.compile_seconds - seconds,
+                    "compilations": pieces.counts.compilations - number,
+                }
+            )
+        return found
+
+    pieces.score = score  # type: ignore[method-assign]
+    found = run_search(searcher, pieces, key, allows=allows, time_budget=BUDGET_SECONDS.value)
+    one = Evaluator(space, scorer, [key], [batch], pieces=None)
+    whole = [measured(one, mask) for mask in masks[-ONE_PROGRAM.value :]]
+    last = rows[-max(len(rows) // 4, 1) :]
+    result = {
+        "settings": common.flag_values("out"),
+        **common.environment(),
+        "steps": len(found.history),
+        "stopped_by": found.stopped,
+        "scored": len(rows),
+        "link_by_link": {name: mean(rows, name) for name in rows[0]},
+        "link_by_link_last_quarter": {name: mean(last, name) for name in rows[0]},
+        "one_program_each": {name: mean(whole, name) for name in whole[0]},
+        "each_candidate": rows,
+        "each_one_program": whole,
+    }
+    Path(OUT.value).mkdir(parents=True, exist_ok=True)
+    common.write_json(Path(OUT.value) / "result.json", result)
+    shown = {k: v for k, v in result.items() if not k.startswith("each")}
+    Console().print_json(data=shown)
+
+
+if __name__ == "__main__":
+    common.run(main)
