@@ -1,0 +1,177 @@
+"""The combinatorics of a DARTS cell: edges, decisions, and which inputs a node keeps.
+
+A cell (Liu, Simonyan and Yang 2019, "DARTS") has two inputs, nodes 0 and 1, and four
+intermediate nodes, 2 to 5. Node i may read every node before it: 14 edges, each with one of
+eight operations. A genotype keeps two of the inputs of every node, and a network has two
+genotypes, of its normal and of its reduction cells. The output joins the intermediate nodes.
+
+An architecture is 36 decisions: the operation of the 14 edges of the normal cell, those of
+the reduction cell, then for each node of the normal and of the reduction cell which pair of
+distinct inputs it keeps (1, 3, 6 and 10 options). Operations and inputs are decisions of their
+own, so that a search can settle the first before the second, as TE-NAS does.
+"""
+
+import itertools
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from saboc_jax.spaces.base import check_architecture
+from saboc_jax.types import Architecture
+
+OPERATIONS = (
+    "none",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+    "avg_pool_3x3",
+    "max_pool_3x3",
+)
+CELLS = ("normal", "reduce")
+STEPS = 4  # intermediate nodes
+EDGES = tuple((source, 2 + node) for node in range(STEPS) for source in range(2 + node))
+NUM_EDGES = len(EDGES)
+PAIRS = tuple(tuple(itertools.combinations(range(2 + node), 2)) for node in range(STEPS))
+"""The pairs of inputs of each intermediate node, in the order of their options."""
+
+FIRST_PAIR = 2 * NUM_EDGES  # the first decision about inputs
+CHOICES = (len(OPERATIONS),) * FIRST_PAIR + 2 * tuple(len(pairs) for pairs in PAIRS)
+OPTION_NAMES = (OPERATIONS,) * FIRST_PAIR + 2 * tuple(
+    tuple(f"{a}+{b}" for a, b in pairs) for pairs in PAIRS
+)
+
+Edge = tuple[str, int]
+"""(operation, input)."""
+
+
+class Genotype(NamedTuple):
+    """Two cells as lists of (operation, input), two for each intermediate node in turn.
+
+    More general than an architecture: both edges of a node may have the same input.
+
+    Attributes:
+        normal: eight edges of the normal cell.
+        normal_concat: the nodes its output joins.
+        reduce: eight edges of the reduction cell.
+        reduce_concat: the nodes its output joins.
+    """
+
+    normal: tuple[Edge, ...]
+    normal_concat: tuple[int, ...]
+    reduce: tuple[Edge, ...]
+    reduce_concat: tuple[int, ...]
+
+    def cells(self) -> tuple[tuple[Edge, ...], tuple[Edge, ...]]:
+        """The edges of the normal and of the reduction cell."""
+        return self.normal, self.reduce
+
+
+def edge_number(source: int, target: int) -> int:
+    """The place of an edge in `EDGES`."""
+    return EDGES.index((source, target))
+
+
+def make_genotype(normal: tuple[Edge, ...], reduce: tuple[Edge, ...]) -> Genotype:
+    """A checked genotype whose outputs join all intermediate nodes.
+
+    Raises:
+        ValueError: if a cell has not eight edges, an operation is unknown or an input does
+            not come before its node.
+    """
+    joined = tuple(range(2, 2 + STEPS))
+    return Genotype(_checked("normal", normal), joined, _checked("reduce", reduce), joined)
+
+
+def to_genotype(arch: Architecture) -> Genotype:
+    """The genotype of an architecture: only the edges that its nodes keep.
+
+    Args:
+        arch: [36] options.
+
+    Raises:
+        ValueError: if it is no architecture.
+    """
+    values = check_architecture(arch, CHOICES)
+    found = []
+    for cell in range(len(CELLS)):
+        edges: list[Edge] = []
+        for node in range(STEPS):
+            for source in PAIRS[node][int(values[FIRST_PAIR + cell * STEPS + node])]:
+                option = values[cell * NUM_EDGES + edge_number(source, 2 + node)]
+                edges.append((OPERATIONS[int(option)], source))
+        found.append(tuple(edges))
+    return make_genotype(*found)
+
+
+def from_genotype(genotype: Genotype) -> Architecture:
+    """The architecture of a genotype; edges that no node keeps are `none`.
+
+    Raises:
+        ValueError: if both edges of a node have one input: an architecture has one operation
+            on an edge.
+    """
+    arch = np.zeros(len(CHOICES), np.int32)
+    for cell, edges in enumerate(genotype.cells()):
+        for node in range(STEPS):
+            kept = sorted(edges[2 * node : 2 * node + 2], key=lambda edge: edge[1])
+            sources = (kept[0][1], kept[1][1])
+            if sources not in PAIRS[node]:
+                raise ValueError(
+                    f"{CELLS[cell]} node {2 + node} reads inputs {sources}; allowed: two different "
+                    "ones"
+                )
+            arch[FIRST_PAIR + cell * STEPS + node] = PAIRS[node].index(sources)
+            for operation, source in kept:
+                number = cell * NUM_EDGES + edge_number(source, 2 + node)
+                arch[number] = OPERATIONS.index(operation)
+    return arch
+
+
+def is_connected(mask: Any) -> bool:
+    """Do active operations other than `none` join an input and the output of both cells?
+
+    Args:
+        mask: [36, 10] booleans, or gates, of which the non-zero ones are active.
+
+    Raises:
+        ValueError: if the shape is another.
+    """
+    active = np.asarray(mask) != 0
+    if active.shape != (len(CHOICES), max(CHOICES)):
+        raise ValueError(f"mask has shape {active.shape}; allowed: {len(CHOICES), max(CHOICES)}")
+    kept = kept_edges(active)
+    for cell in range(len(CELLS)):
+        some = active[cell * NUM_EDGES : (cell + 1) * NUM_EDGES, 1 : len(OPERATIONS)].any(1)
+        reached = {0, 1}
+        for number, (source, target) in enumerate(EDGES):
+            if some[number] and kept[cell, number] and source in reached:
+                reached.add(target)
+        if len(reached) == 2:
+            return False
+    return True
+
+
+def kept_edges(active: Any) -> np.ndarray:
+    """[2, 14] which edges of each cell lie in an active pair of inputs of a [36, 10] mask."""
+    kept = np.zeros((len(CELLS), NUM_EDGES), bool)
+    for cell in range(len(CELLS)):
+        for node, pairs in enumerate(PAIRS):
+            for option, pair in enumerate(pairs):
+                if active[FIRST_PAIR + cell * STEPS + node][option]:
+                    kept[cell, [edge_number(source, 2 + node) for source in pair]] = True
+    return kept
+
+
+def _checked(cell: str, edges: tuple[Edge, ...]) -> tuple[Edge, ...]:
+    if len(edges) != 2 * STEPS:
+        raise ValueError(f"the {cell} cell has {len(edges)} edges; allowed: {2 * STEPS}")
+    for number, (operation, source) in enumerate(edges):
+        node = 2 + number // 2
+        if operation not in OPERATIONS:
+            allowed = ", ".join(OPERATIONS)
+            raise ValueError(f"{cell}: operation {operation!r} is unknown; allowed: {allowed}")
+        if not 0 <= source < node:
+            raise ValueError(f"{cell}: node {node} reads {source}; allowed: 0 to {node - 1}")
+    return edges
