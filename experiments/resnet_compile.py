@@ -49,6 +49,7 @@ def mean(rows: list[dict[str, float]], name: str) -> float | None:
 def main() -> None:
     """Measures and writes."""
     jax.config.update("jax_enable_compilation_cache", False)
+    common.set_defaults(space="resnet")
     dataset = common.load_dataset()
     space = resnets.build_space(dataset, MAX_WIDTH.value, common.INIT.value)
     scorer = common.build_scorer(["ntk_score"], space)

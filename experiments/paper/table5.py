@@ -68,6 +68,7 @@ def search(name: str, dataset: Any, store: Store | None) -> dict[str, Any]:
 
 def main() -> None:
     """Searches, compares, writes."""
+    common.set_defaults(space="resnet")
     if QUICK.value:
         common.set_defaults(
             dataset="digits", batch_size=8, repeats=1, population=4, iterations=12, max_width=128,
