@@ -126,7 +126,7 @@ def load(name: str, data_dir: Directory = None) -> Dataset:
     if name not in _REGISTRY:
         raise ValueError(f"no data set {name!r}; there are {', '.join(DATASETS)}")
     entry = _REGISTRY[name]
-    source = _open(name, entry, _base(data_dir))
+    source = _open(name, entry, default_directory(data_dir))
     stored = {len(source.class_names)} - {0, entry.num_classes}
     if stored:
         raise ValueError(
@@ -156,7 +156,7 @@ def load(name: str, data_dir: Directory = None) -> Dataset:
 
 def available(data_dir: Directory = None) -> tuple[str, ...]:
     """The names of the data sets that are there. Their files are not opened."""
-    base = _base(data_dir)
+    base = default_directory(data_dir)
     return tuple(name for name, entry in _REGISTRY.items() if _find(entry, base) is not None)
 
 
@@ -165,7 +165,8 @@ def default_name(data_dir: Directory = None) -> str:
     return "cifar10" if "cifar10" in available(data_dir) else "digits"
 
 
-def _base(data_dir: Directory) -> Path:
+def default_directory(data_dir: Directory = None) -> Path:
+    """Where data is looked for: `data_dir`, SABOC_DATA_DIR, TFDS_DATA_DIR, TFDS's own place."""
     default = os.environ.get("SABOC_DATA_DIR") or os.environ.get("TFDS_DATA_DIR")
     return Path(data_dir or default or "~/tensorflow_datasets").expanduser()
 

@@ -36,7 +36,7 @@ img,svg{max-width:100%;height:auto;display:block}.row{display:flex;flex-wrap:wra
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92rem}
 th,td{padding:.3rem .7rem .3rem 0;border-bottom:1px solid #dfe4e6;text-align:left;
 vertical-align:top}
-td{overflow-wrap:anywhere}td.long{min-width:14rem}td.n,th.n{text-align:right;white-space:nowrap;overflow-wrap:normal}
+td.long{min-width:14rem;overflow-wrap:anywhere}td.n,th.n{text-align:right;white-space:nowrap}
 th button{all:unset;cursor:pointer;font-weight:600;white-space:nowrap}
 th button:focus-visible{outline:2px solid #0a4f9e}
 th[aria-sort=ascending] button::after{content:" \\25B4"}

@@ -1,0 +1,120 @@
+"""Import of NATS-Bench files, on small ones written by the benchmark's own classes."""
+
+import bz2
+import csv
+import pickle
+
+import numpy as np
+import pytest
+
+from saboc_jax import nats_bench_import as imports
+from saboc_jax.spaces import nas_bench_201_cells as cells
+
+api = pytest.importorskip("nats_bench.api_utils", reason="nats_bench is not installed")
+
+ARCHS = (
+    "|avg_pool_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|nor_conv_1x1~0|skip_connect~1|skip_connect~2|",
+    "|nor_conv_3x3~0|+|none~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|none~2|",
+)
+EVALUATED = {
+    "cifar10-valid": ("x-valid", "ori-test"),
+    "cifar10": ("ori-test",),
+    "cifar100": ("x-valid", "x-test", "ori-test"),
+    "ImageNet16-120": ("x-valid", "x-test", "ori-test"),
+}
+NUMBERS = {name: number for number, name in enumerate(EVALUATED)}
+
+
+def accuracy(arch, dataset, split, seed, epoch, epochs):
+    """A number that tells all of where it belongs."""
+    place = 1 + ("train", "x-valid", "x-test", "ori-test").index(split)
+    return 10 * place + 2 * NUMBERS[dataset] + arch + seed / 1000 + epoch / 1e5 + epochs / 1e3
+
+
+def trial(arch, dataset, seed, epochs):
+    def curve(split):
+        return {e: accuracy(arch, dataset, split, seed, e, epochs) for e in range(epochs)}
+
+    config = {"arch_str": ARCHS[arch], "channel": 16, "num_cells": 5}
+    losses = dict.fromkeys(range(epochs), 1.0)
+    result = api.ResultsCount(
+        dataset, {}, curve("train"), losses, 0.5 + arch, 7.0 + arch, config, seed, epochs, [0.01]
+    )
+    result.update_train_info(curve("train"), None, losses, dict.fromkeys(range(epochs), 2.0))
+    keys = [f"{split}@{e}" for split in EVALUATED[dataset] for e in range(epochs)]
+    accuracies = {k: curve(k.split("@")[0])[int(k.split("@")[1])] for k in keys}
+    result.update_eval(accuracies, dict.fromkeys(keys, 1.0), dict.fromkeys(keys, 3.0))
+    return result
+
+
+def results(arch, epochs):
+    found = api.ArchResults(arch, ARCHS[arch])
+    for dataset in EVALUATED:
+        for seed in (777, 888):
+            found.update(dataset, seed, trial(arch, dataset, seed, epochs))
+    return found.state_dict()
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    return {
+        "meta_archs": list(ARCHS),
+        "arch2infos": {
+            arch: {str(epochs): results(arch, epochs) for epochs in (12, 200)} for arch in range(2)
+        },
+        "evaluated_indexes": {0, 1},
+    }
+
+
+def dump(path, value):
+    with bz2.open(path, "wb") as file:
+        pickle.dump(value, file)
+
+
+@pytest.mark.parametrize("layout", ["file", "folder"])
+def test_every_number_is_the_right_one(benchmark, layout, tmp_path):
+    source = tmp_path / "NATS-tss.pickle.pbz2"
+    if layout == "file":
+        dump(source, benchmark)
+    else:
+        source = tmp_path / "simple"
+        source.mkdir()
+        dump(source / "meta.pickle.pbz2", {**benchmark, "arch2infos": None})
+        for arch in range(2):
+            dump(source / f"{arch:06d}.pickle.pbz2", benchmark["arch2infos"][arch])
+    seen = []
+    out = tmp_path / "out" / "nas_bench_201.csv"
+    count = imports.write_table(imports.open_benchmark(source), out, lambda: seen.append(1))
+    assert count == len(seen) == 2
+    with out.open() as file:
+        table = list(csv.DictReader(file))
+    assert [row["arch"] for row in table] == list(ARCHS)
+    for arch, row in enumerate(table):
+        assert row["canonical"] == cells.canonical(cells.from_string(ARCHS[arch]))
+        expected = {
+            "cifar10_test": ("cifar10", "ori-test", 199, 200),
+            "cifar100_test": ("cifar100", "x-test", 199, 200),
+            "imagenet16_120_val": ("ImageNet16-120", "x-valid", 199, 200),
+            "cifar10_valid_train": ("cifar10-valid", "train", 199, 200),
+            "cifar10_valid_val_12ep": ("cifar10-valid", "x-valid", 11, 12),
+            "cifar10_train_100ep": ("cifar10", "train", 99, 200),
+            "imagenet16_120_train_100ep": ("ImageNet16-120", "train", 99, 200),
+        }
+        for column, (dataset, split, epoch, epochs) in expected.items():
+            truth = np.mean([accuracy(arch, dataset, split, s, epoch, epochs) for s in (777, 888)])
+            assert float(row[column]) == pytest.approx(truth, abs=5.1e-5), column
+        assert float(row["cifar10_12ep_seconds"]) == 12 * 2 + 3
+        assert (float(row["params"]), float(row["flops"])) == (0.5 + arch, 7 + arch)
+
+
+def test_what_cannot_be_read_is_named(benchmark, tmp_path):
+    with pytest.raises(FileNotFoundError, match="D-X-Y/NATS-Bench"):
+        imports.open_benchmark(tmp_path / "absent")
+    (tmp_path / "text").write_text("no pickle")
+    with pytest.raises(ValueError, match="text is no NATS-Bench file"):
+        imports.open_benchmark(tmp_path / "text")
+    infos = {0: benchmark["arch2infos"][0], 1: {"200": benchmark["arch2infos"][1]["200"]}}
+    dump(tmp_path / "half.pbz2", {**benchmark, "arch2infos": infos})
+    with pytest.raises(ValueError, match="architecture 1 is not complete"):
+        imports.write_table(imports.open_benchmark(tmp_path / "half.pbz2"), tmp_path / "t.csv")
+    assert not (tmp_path / "t.csv").exists()
