@@ -1,0 +1,66 @@
+"""Training of architectures of a space, shared by the binaries and studies."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import common
+from saboc_jax import data
+from saboc_jax.data import Dataset
+from saboc_jax.recipes import RECIPES, Recipe
+from saboc_jax.spaces import make_space
+from saboc_jax.train import Examples, make_trainer
+from saboc_jax.train_run import run
+from saboc_jax.types import Architecture, SearchSpace
+
+
+def recipe(name: str, epochs: int | None = None, batch_size: int | None = None) -> Recipe:
+    """A recipe with the flags' changes; --channels and --cells count where they are given."""
+    found = RECIPES[name]
+    changes: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "channels": common.CHANNELS.value if common.CHANNELS.present else None,
+        "cells": common.CELLS.value if common.CELLS.present else None,
+    }
+    changes = {key: value for key, value in changes.items() if value is not None}
+    warmup = min(found.warmup_epochs, changes.get("epochs", found.epochs))
+    return replace(found, warmup_epochs=warmup, **changes)
+
+
+def space(dataset: Dataset, settings: Recipe, name: str) -> SearchSpace:
+    """The space with the recipe's network."""
+    return make_space(
+        name,
+        channels=settings.channels,
+        num_cells=settings.cells,
+        num_classes=dataset.num_classes,
+        image_shape=dataset.image_shape,
+    )
+
+
+def examples(dataset: Dataset, split: str, count: int | None = None) -> Examples:
+    """The first examples of a split, in the memory of the host; None: all."""
+    size = len(dataset.train if split == "train" else dataset.test)
+    images, labels = data.fetch(dataset, split, np.arange(min(count or size, size)))
+    return Examples(np.asarray(images), np.asarray(labels))
+
+
+def train(
+    of: SearchSpace,
+    arch: Architecture,
+    dataset: Dataset,
+    settings: Recipe,
+    seed: int,
+    folder: Path,
+    count: int | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Trains one architecture on the first `count` training images; gives its epochs' metrics."""
+    own = examples(dataset, "train", count)
+    trainer = make_trainer(of.specialise(arch), own, dataset.num_classes, settings, seed)
+    held_out = examples(dataset, "test")
+    return run(trainer, held_out, settings.epochs, folder, on_epoch)[1]
