@@ -48,7 +48,7 @@ def random_crop(
     """Pads with zeros on every side and cuts the original size out, each image at its place."""
     n, height, width, _ = images.shape
     padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    corners = rng.integers(0, 2 * padding + 1, (2, n, 1))
+    corners: np.ndarray = rng.integers(0, 2 * padding + 1, (2, n, 1))
     rows = corners[0] + np.arange(height)
     columns = corners[1] + np.arange(width)
     return padded[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
