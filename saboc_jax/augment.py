@@ -48,9 +48,9 @@ def random_crop(
     """Pads with zeros on every side and cuts the original size out, each image at its place."""
     n, height, width, _ = images.shape
     padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    corners: np.ndarray = rng.integers(0, 2 * padding + 1, (2, n, 1))
-    rows = corners[0] + np.arange(height)
-    columns = corners[1] + np.arange(width)
+    # [n, 1] each, drawn together.
+    top, left = np.split(rng.integers(0, 2 * padding + 1, (2 * n, 1)), 2)
+    rows, columns = top + np.arange(height), left + np.arange(width)
     return padded[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
