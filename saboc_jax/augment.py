@@ -67,12 +67,10 @@ def cutout(
 ) -> Float[np.ndarray, "n h w c"]:
     """Blanks a square whose centre is anywhere in the image; the border may cut it."""
     n, height, width, _ = images.shape
-    y, x = rng.integers(0, height, n), rng.integers(0, width, n)
-    inside = [
-        (np.arange(length) >= centre[:, None] - size // 2)
-        & (np.arange(length) < centre[:, None] - size // 2 + size)
-        for length, centre in ((height, y), (width, x))
-    ]
+    inside = []
+    for length in (height, width):
+        first = rng.integers(0, length, (n, 1)) - size // 2
+        inside.append((np.arange(length) >= first) & (np.arange(length) < first + size))
     return np.where((inside[0][:, :, None] & inside[1][:, None, :])[..., None], 0, images)
 
 
