@@ -32,13 +32,13 @@ def recipe(name: str, epochs: int | None = None, batch_size: int | None = None) 
 
 
 def space(dataset: Dataset, settings: Recipe, name: str) -> SearchSpace:
-    """The space with the recipe's network."""
+    """The space with the recipe's network; ResNets bring their own widths and depth."""
+    sized = {"channels": settings.channels, "num_cells": settings.cells}
     return make_space(
         name,
-        channels=settings.channels,
-        num_cells=settings.cells,
         num_classes=dataset.num_classes,
         image_shape=dataset.image_shape,
+        **({} if name == "resnet" else sized),
     )
 
 
