@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from saboc_jax import nats_bench_import as imports
+from saboc_jax.benchmarks import load_nas_bench_201
 from saboc_jax.spaces import nas_bench_201_cells as cells
 
 api = pytest.importorskip("nats_bench.api_utils", reason="nats_bench is not installed")
@@ -118,3 +119,24 @@ def test_what_cannot_be_read_is_named(benchmark, tmp_path):
     with pytest.raises(ValueError, match="architecture 1 is not complete"):
         imports.write_table(imports.open_benchmark(tmp_path / "half.pbz2"), tmp_path / "t.csv")
     assert not (tmp_path / "t.csv").exists()
+
+
+def test_the_reader_knows_the_halfway_accuracies(tmp_path):
+    archs = cells.all_architectures()
+    names = [name for name in imports.HEADER if name not in ("index", "arch", "canonical")]
+    columns = range(len(names))
+    lines = [
+        f"{i},{cells.to_string(arch)},c,"
+        + ",".join(str(i % 90 + k / 100) for k in range(len(names)))
+        for i, arch in enumerate(archs)
+    ]
+    path = tmp_path / "nas_bench_201.csv"
+    path.write_text("\n".join([",".join(imports.HEADER), *lines]) + "\n")
+    table = load_nas_bench_201(tmp_path)
+    place = names.index("cifar100_train_100ep")
+    assert table.accuracy("cifar100", archs[7], "train_100ep") == pytest.approx(7 + place / 100)
+    without = {k: v for k, v in table.columns.items() if "100ep" not in k}
+    with pytest.raises(ValueError, match="import_nats_bench"):
+        table.__class__(table.architectures, table.indices, without, table.positions).column(
+            "cifar100", "train_100ep"
+        )
