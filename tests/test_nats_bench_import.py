@@ -124,7 +124,6 @@ def test_what_cannot_be_read_is_named(benchmark, tmp_path):
 def test_the_reader_knows_the_halfway_accuracies(tmp_path):
     archs = cells.all_architectures()
     names = [name for name in imports.HEADER if name not in ("index", "arch", "canonical")]
-    columns = range(len(names))
     lines = [
         f"{i},{cells.to_string(arch)},c,"
         + ",".join(str(i % 90 + k / 100) for k in range(len(names)))
