@@ -202,7 +202,7 @@ def difference_rows(
 def chance(table: Table, without_none: bool) -> dict[str, float]:
     """Mean true accuracy of all cells: what choosing blindly gives."""
     rows = (table.architectures != 0).all(1) if without_none else np.ones(len(table), bool)
-    return {name: float(table.column(name)[rows].mean()) for name in benchmarks.DATASETS}
+    return {name: round(float(table.column(name)[rows].mean()), 2) for name in benchmarks.DATASETS}
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], title: str) -> str:
