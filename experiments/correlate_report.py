@@ -38,7 +38,7 @@ def heatmap(names: list[str], matrix: np.ndarray) -> Figure:
     image = panel.imshow(matrix, cmap="RdBu", vmin=-1, vmax=1)
     panel.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     panel.set_yticks(range(len(names)), names, fontsize=7)
-    figure.colorbar(image, label="Kendall tau, every score oriented: higher is better", shrink=0.7)
+    figure.colorbar(image, label="Kendall tau (higher is better for all)", shrink=0.7)
     return figure
 
 
