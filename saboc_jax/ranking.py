@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
+import scipy  # `scipy.stats` is loaded at its first use: it takes longer than JAX
 from jaxtyping import Bool, Float, Int
 
 from saboc_jax.types import PRNGKey, Ranking

@@ -51,7 +51,7 @@ def run(
         lines = _keep_lines(folder / METRICS, 0 if last is None else last)
         for epoch in range(len(lines), epochs):
             start = time.perf_counter()
-            state, line = _epoch(trainer, state, epoch, held_out)
+            state, line = one_epoch(trainer, state, epoch, held_out)
             line["seconds"] = time.perf_counter() - start
             lines.append(line)
             with open(folder / METRICS, "a") as file:
@@ -64,9 +64,14 @@ def run(
     return state, lines
 
 
-def _epoch(
+def one_epoch(
     trainer: Trainer, state: State, epoch: int, held_out: Examples
 ) -> tuple[State, dict[str, Any]]:
+    """Trains one epoch and evaluates: the state, and the epoch's line without its seconds.
+
+    Raises:
+        ValueError: if the loss is not finite any more.
+    """
     state, train = trainer.train_epoch(state, epoch)
     if not is_finite(train):
         raise ValueError(f"training diverged in epoch {epoch}: {train}; lower the learning rate")
