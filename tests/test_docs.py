@@ -1,9 +1,11 @@
 """What the documentation says runs: its Python, its commands, its tables."""
 
-import ast
+import itertools
+import json
 import re
 import shlex
-from functools import cache
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,3 +42,92 @@ def test_the_first_example_is_short_and_prints_what_the_readme_says(capsys):
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in printed] == ["S_t", "S_e", "S_g"]
     assert all("±" in line and line.endswith("(lower is better)") for line in printed)
+
+
+# --- commands -----------------------------------------------------------------------------------
+
+SHELL = ("", "sh", "bash", "console", "text")
+OTHERS = {"pip", "git", "cd", "tfds", "export", "open"}
+# One process reads the flags of all binaries: each in a fork, for binaries define the same names.
+PARSE = """
+import importlib, json, os, sys
+from absl import flags
+import experiments.common
+for binary, lines in json.load(sys.stdin).items():
+    if os.fork() == 0:
+        importlib.import_module(f"experiments.{binary}")
+        for line in lines:
+            try:
+                flags.FLAGS.unparse_flags()
+                flags.FLAGS([binary, *line])
+            except flags.Error as error:
+                print(binary, *line, "->", error, flush=True)
+        os._exit(0)
+    if os.wait()[1]:
+        print(binary, "cannot be imported", flush=True)
+"""
+
+
+def commands(page):
+    """The lines of shell blocks, joined where they go on, and commands within text."""
+    for language, text in BLOCK.findall(page.read_text()):
+        if language in SHELL:
+            lines = text.replace("\\\n", " ").splitlines()
+            if language in ("", "text"):  # output, unless it looks like a command
+                lines = [line for line in lines if re.match(r"(make|saboc|python) ", line)]
+            yield from (line.removeprefix("$ ").strip() for line in lines if line.strip())
+    prose = BLOCK.sub("", page.read_text())
+    for inline in re.findall(r"`([^`\n]+)`", prose):
+        if re.match(r"(make|saboc|python -m) ", inline):
+            yield inline
+
+
+def binary_and_flags(command):
+    """(binary, flags) of a command of ours; (None, words) of another."""
+    words = shlex.split(command, comments=True)
+    words = list(itertools.dropwhile(lambda word: re.match(r"[A-Z_]+=", word), words))
+    if words[:2] == ["python", "-m"] and words[2].startswith("experiments."):
+        return words[2].removeprefix("experiments."), words[3:]
+    if words[0] == "saboc":
+        return words[1].replace("-", "_"), words[2:]
+    if words[0] == "make" and (given := [w for w in words if w.startswith("ARGS=")]):
+        program = {"search": "search", "bench": "benchmark"}[words[1]]
+        return program, shlex.split(given[0].removeprefix("ARGS="))
+    return None, words
+
+
+def placeholder(word):
+    return word.endswith("...") or re.search(r"=[A-Z]+$", word) or word in ("--help", "--flags")
+
+
+def test_every_command_of_a_page_names_what_exists():
+    assert PAGES
+    known = cli.subcommands()
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+    wanted, wrong = {}, []
+    for page in PAGES:
+        for command in commands(page):
+            binary, words = binary_and_flags(command)
+            if binary in known:
+                wanted.setdefault(binary, []).append(words)
+            elif binary is not None:
+                if binary not in ("COMMAND", "__help"):
+                    wrong.append(f"{page.name}: {command}: no such binary")
+            elif words[0] == "make":
+                if words[1] not in targets:
+                    wrong.append(f"{page.name}: {command}: no such target")
+            elif words[:2] != ["python", "-m"] and words[0] not in OTHERS:
+                wrong.append(f"{page.name}: {command}: unknown command")
+    checked = {b: [[w for w in ws if not placeholder(w)] for ws in c] for b, c in wanted.items()}
+    done = subprocess.run(
+        [sys.executable, "-c", PARSE],
+        input=json.dumps(checked),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    wrong += done.stdout.splitlines()
+    assert not wrong, "\n".join(wrong)
+    assert "search" in wanted
