@@ -30,6 +30,7 @@ class NetworkSize(NamedTuple):
         affine: batch norms inside the operations have scale and bias.
         num_classes: width of the outputs.
         image_size: height and width of an image.
+        reduction_cells: which cells are reduction cells; None: those at one and two thirds.
     """
 
     channels: int = 36
@@ -39,6 +40,12 @@ class NetworkSize(NamedTuple):
     affine: bool = True
     num_classes: int = 10
     image_size: int = 32
+    reduction_cells: tuple[int, ...] | None = None
+
+    def reduces(self, layer: int) -> bool:
+        """Is that cell a reduction cell?"""
+        found = self.reduction_cells
+        return layer in (reductions(self.layers) if found is None else found)
 
 
 TRAINED = NetworkSize()
@@ -77,7 +84,7 @@ def cost(genotype: Genotype, size: NetworkSize = TRAINED) -> Cost:
     params, macs = 27 * stem + 2 * stem, 27 * stem * side**2
     widths, depths = (stem, stem), (1, 1)
     for layer in range(size.layers):
-        is_reduction = layer in reductions(size.layers)
+        is_reduction = size.reduces(layer)
         channels *= 1 + is_reduction
         # Both inputs have the side of the last cell's output once they are preprocessed.
         params += sum(width * channels + 2 * channels for width in widths)

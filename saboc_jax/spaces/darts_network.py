@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from saboc_jax.spaces import darts_cells as cells
 from saboc_jax.spaces.darts_cells import Edge, Genotype
-from saboc_jax.spaces.darts_costs import TRAINED, NetworkSize, reductions
+from saboc_jax.spaces.darts_costs import TRAINED, NetworkSize
 from saboc_jax.spaces.ops import (
     BatchNorm,
     Block,
@@ -179,7 +179,7 @@ class DartsNet(nn.Module):
         x = Block(name="stem_output")(BatchNorm(train, name="stem_norm")(x))
         older, auxiliary = x, None
         for layer in range(size.layers):
-            reduction = layer in reductions(size.layers)
+            reduction = size.reduces(layer)
             channels *= 1 + reduction
             cell = Cell(
                 self.genotype.cells()[reduction],

@@ -30,6 +30,7 @@ from saboc_jax.spaces.base import (
     draw_parameters,
     find_initialiser,
 )
+from saboc_jax.spaces.gating import COLLECTIONS, apply_within, gated, merge
 from saboc_jax.spaces.ops import (
     BLOCK_INPUTS,
     BatchNorm,
@@ -48,7 +49,6 @@ PARAMETRIC = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}  # operations with parameter
 STAGES = 3
 NUM_EDGES = len(cells.EDGES)
 THIN_SHAPE = (3, 3, 1)  # of an input of `ThinNet`
-COLLECTIONS = ("batch_stats", "observed")  # what a forward pass may record
 
 
 class Reduction(nn.Module):
@@ -254,15 +254,6 @@ def _run_cell(
     return x, merge(states, state)
 
 
-def merge(*states: Variables) -> Variables:
-    """Merges collections of recorded values with distinct names."""
-    merged: dict[str, dict[str, Any]] = {}
-    for state in states:
-        for collection, tree in state.items():
-            merged.setdefault(collection, {}).update(tree)
-    return merged
-
-
 def _run_edge(
     name: str,
     features: int,
@@ -280,7 +271,7 @@ def _run_edge(
             continue
         if operation in PARAMETRIC:
             module = Within(f"{name}_{operation}", _operation(operation, features))
-            run = partial(_apply_operation, module, mutable, params[operation], stored[operation])
+            run = partial(apply_within, module, mutable, params[operation], stored[operation])
         else:
             run = partial(_apply_plain, operation)
         out, state = gated(run, gate[option], x)
@@ -288,33 +279,8 @@ def _run_edge(
     return y, merge(*states)
 
 
-def _apply_operation(
-    module: Within, mutable: Sequence[str], params: Any, stored: Any, x: Features
-) -> tuple[Features, Variables]:
-    variables = {"params": {module.label: params}}
-    if stored:
-        variables["batch_stats"] = {module.label: stored}
-    return module.apply(variables, x, mutable=list(mutable))
-
-
 def _apply_plain(operation: str, x: Features) -> tuple[Features, Variables]:
     return (x if operation == "skip_connect" else average_pool(x)), {}
-
-
-def gated(
-    run: Callable[[Features], tuple[Features, Variables]], gate: Array, x: Features
-) -> tuple[Features, Variables]:
-    """`gate * run(x)` if the gate is positive, else zeros without running it."""
-    shapes = jax.eval_shape(run, x)
-
-    def zeros(x: Features) -> Any:
-        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-
-    def weighted(x: Features) -> Any:
-        y, state = run(x)
-        return y * gate.astype(y.dtype), state
-
-    return lax.cond(gate > 0, weighted, zeros, x)
 
 
 # --- the space --------------------------------------------------------------------------------

@@ -117,8 +117,8 @@ def test_connection_needs_an_operation_in_each_cell():
     assert not cells.is_connected(mask)
 
 
-def test_the_published_second_order_cell_has_3_349_342_parameters():
-    """Liu et al.'s DARTS_V2, C=36 and 20 cells: 3.3 M parameters in their Table 1."""
+def test_parameters_of_one_genotype_at_the_default_size_do_not_change():
+    """Of the genotype known as DARTS_V2, C=36 and 20 cells, as the formulas count it."""
     sep, skip, pool = "sep_conv_3x3", "skip_connect", "max_pool_3x3"
     normal = ((sep, 0), (sep, 1), (sep, 0), (sep, 1), (sep, 1), (skip, 0), (skip, 0))
     reduce = ((pool, 0), (pool, 1), (skip, 2), (pool, 1), (pool, 0), (skip, 2), (skip, 2))

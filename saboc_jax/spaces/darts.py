@@ -1,0 +1,147 @@
+"""The DARTS space (Liu, Simonyan and Yang 2019) with a small network to score in.
+
+The scoring network has two stages of N cells with C and 2C channels; the second starts with
+the reduction cell. With C = 1 and N = 1 (one normal and one reduction cell) it is of the size
+that TE-NAS takes its NTK of. The full network has a third stage, which adds no other cell.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array
+
+from saboc_jax.spaces import darts_cells as cells
+from saboc_jax.spaces import darts_codec as codec
+from saboc_jax.spaces import darts_costs
+from saboc_jax.spaces.base import as_gates, draw_parameters, find_initialiser
+from saboc_jax.spaces.darts_cells import Genotype
+from saboc_jax.spaces.darts_costs import NetworkSize
+from saboc_jax.spaces.darts_network import DartsNet
+from saboc_jax.spaces.darts_supernet import GatedDartsNet, edge_groups
+from saboc_jax.spaces.ops import Initialiser
+from saboc_jax.types import Architecture, Gates, Images, PRNGKey, SearchSpace, Variables
+
+
+def darts(
+    channels: int = 8,
+    num_cells: int = 1,
+    num_classes: int = 10,
+    image_shape: tuple[int, int, int] = (32, 32, 3),
+    init: str = "kaiming_normal_fan_in",
+) -> SearchSpace:
+    """The DARTS space with a scoring network of a given size.
+
+    Args:
+        channels: C, channels of the first stage and of the stem.
+        num_cells: N, cells of each of the two stages.
+        num_classes: width of the outputs.
+        image_shape: (height, width, channels) of one image.
+        init: a name in `ops.INITIALISERS`.
+
+    Raises:
+        ValueError: if a size is not positive, an image side is odd, or the initialiser is
+            unknown.
+    """
+    _check_sizes(channels, num_cells, num_classes, image_shape)
+    size = NetworkSize(
+        channels=channels,
+        layers=2 * num_cells,
+        stem_multiplier=1,
+        num_classes=num_classes,
+        image_size=image_shape[0],
+        reduction_cells=(num_cells,),
+    )
+    module = GatedDartsNet(size)
+    return SearchSpace(
+        name="darts",
+        choices=cells.CHOICES,
+        option_names=cells.OPTION_NAMES,
+        num_classes=num_classes,
+        image_shape=image_shape,
+        init=partial(_init, module, image_shape, find_initialiser(init)),
+        apply=partial(_apply, module),
+        gates=partial(as_gates, choices=cells.CHOICES),
+        cost=lambda arch: darts_costs.cost(cells.to_genotype(arch), size),
+        to_string=codec.to_string,
+        from_string=codec.from_string,
+        specialise=lambda arch: DartsNet(cells.to_genotype(arch), size),
+        extract=partial(_extract, size),
+        canonical=codec.canonical,
+        is_connected=cells.is_connected,
+        in_cells=lambda path: path[0].startswith("cells_"),
+        layers_per_leaf=layers_per_leaf,
+    )
+
+
+def layers_per_leaf(path: tuple[str, ...]) -> int:
+    """Leading axes of a supernet parameter that count layers: the edges of a group."""
+    return int(path[0].startswith("cells_") and "_input_" not in path[0])
+
+
+def _check_sizes(
+    channels: int, num_cells: int, num_classes: int, image_shape: tuple[int, int, int]
+) -> None:
+    sizes = {"channels": channels, "num_cells": num_cells, "num_classes": num_classes}
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name}={value}; allowed: 1 or more")
+    if len(image_shape) != 3 or any(side < 4 or side % 2 for side in image_shape[:2]):
+        raise ValueError(
+            f"image_shape={image_shape}; allowed: (height, width, channels) with even sides of "
+            "4 or more, for the network halves them"
+        )
+
+
+def _init(
+    module: GatedDartsNet,
+    image_shape: tuple[int, int, int],
+    initialiser: Initialiser,
+    key: PRNGKey,
+) -> Variables:
+    images = jnp.zeros((1, *image_shape))
+    gates = jnp.zeros((len(cells.CHOICES), max(cells.CHOICES)))
+    shapes = jax.eval_shape(module.init, key, images, gates)["params"]
+    return {"params": draw_parameters(key, shapes, initialiser, layers_per_leaf)}
+
+
+def _apply(
+    module: nn.Module,
+    variables: Variables,
+    gates: Gates,
+    images: Images,
+    mutable: Sequence[str] = (),
+) -> tuple[Array, Variables]:
+    result: Any = module.apply(variables, images, gates, mutable=list(mutable) or False)
+    return result if mutable else (result, {})
+
+
+def _extract(size: NetworkSize, variables: Variables, arch: Architecture) -> Variables:
+    """The variables of `specialise(arch)` out of the supernet's, collection by collection."""
+    genotype = cells.to_genotype(arch)
+    return {
+        collection: _extract_collection(size, tree, genotype)
+        for collection, tree in variables.items()
+    }
+
+
+def _extract_collection(size: NetworkSize, tree: Any, genotype: Genotype) -> dict[str, Any]:
+    out = {key: value for key, value in tree.items() if not key.startswith("cells_")}
+    for layer in range(size.layers):
+        inputs = {f"input_{i}": tree.get(f"cells_{layer}_input_{i}") for i in (0, 1)}
+        cell = {name: value for name, value in inputs.items() if value}
+        reduction = size.reduces(layer)
+        groups = edge_groups(layer, reduction)
+        for number, (operation, source) in enumerate(genotype.cells()[reduction]):
+            edge = cells.edge_number(source, 2 + number // 2)
+            group = next(group for group in groups if edge in group.edges)
+            stack = tree.get(f"{group.name}_{operation}")
+            if stack:
+                place = group.edges.index(edge)
+                cell[f"edge_{number}"] = jax.tree.map(lambda leaf, p=place: leaf[p], stack)
+        if cell:
+            out[f"cells_{layer}"] = cell
+    return out

@@ -1,0 +1,49 @@
+"""Operations that run only where their gate is positive: the parts of a gated supernet."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from saboc_jax.spaces.ops import Features, Within
+from saboc_jax.types import Variables
+
+COLLECTIONS = ("batch_stats", "observed")  # what a forward pass may record
+
+
+def gated(
+    run: Callable[[Features], tuple[Features, Variables]], gate: Array, x: Features
+) -> tuple[Features, Variables]:
+    """`gate * run(x)` if the gate is positive, else zeros without running it."""
+    shapes = jax.eval_shape(run, x)
+
+    def zeros(x: Features) -> Any:
+        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+    def weighted(x: Features) -> Any:
+        y, state = run(x)
+        return y * gate.astype(y.dtype), state
+
+    return lax.cond(gate > 0, weighted, zeros, x)
+
+
+def apply_within(
+    module: Within, mutable: Sequence[str], params: Any, stored: Any, x: Features
+) -> tuple[Features, Variables]:
+    """The output of a module at its own parameters and stored statistics, and what it records."""
+    variables: dict[str, Any] = {"params": {module.label: params}}
+    if stored:
+        variables["batch_stats"] = {module.label: stored}
+    return module.apply(variables, x, mutable=list(mutable))
+
+
+def merge(*states: Variables) -> Variables:
+    """Merges collections of recorded values with distinct names."""
+    merged: dict[str, dict[str, Any]] = {}
+    for state in states:
+        for collection, tree in state.items():
+            merged.setdefault(collection, {}).update(tree)
+    return merged
