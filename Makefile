@@ -29,7 +29,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install search test lint bench clean
+.PHONY: help install search test lint bench docs clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1  \2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -70,6 +70,13 @@ test: lint  ## Check style and types, then run the tests.
 bench: $(VENV)/.installed  ## Measure compile time and run time.
 	$(BIN)/python -m experiments.benchmark $(ARGS)
 
+# Only what the extra names: a full resolution would pull in TensorFlow, see pyproject.toml.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/.installed  ## Build the documentation into site/.
+	$(PIP) --constraint constraints.txt $$($(BIN)/python -c \
+		'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
+	$(BIN)/python -m mkdocs build --strict
+
 clean:  ## Remove .venv, caches and build products; results in runs/ stay.
-	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

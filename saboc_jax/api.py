@@ -68,7 +68,7 @@ def score(
         candidate: a Linen module that gives [n, classes], or an architecture of `space`.
         images: a batch or a dataset.
         key: seeds weights and images; consumed.
-        scorers: names from `saboc_jax.SCORERS`, or scorers of the space.
+        scorers: names from `saboc_jax.SCORERS`, scorers of the space, or factories `f(space)`.
         space: of the architecture, or its name (then with its default network, on a dataset).
         repeats: draws of weights (and of images, from a dataset).
         batch_size: images of a batch drawn from a dataset.
@@ -80,7 +80,7 @@ def score(
     Raises:
         ValueError: says which argument is wrong and what is allowed.
 
-    Example:
+    Examples:
         >>> import jax
         >>> import saboc_jax as sj
         >>> from flax import linen as nn
@@ -136,7 +136,7 @@ def rank(
     Raises:
         ValueError: says which argument is wrong and what is allowed.
 
-    Example:
+    Examples:
         >>> import jax
         >>> import saboc_jax as sj
         >>> from saboc_jax import data
@@ -192,7 +192,7 @@ def search(
     Raises:
         ValueError: says which argument is wrong, or that the limits leave nothing to return.
 
-    Example:
+    Examples:
         >>> import jax
         >>> import saboc_jax as sj
         >>> from saboc_jax import data
@@ -281,7 +281,7 @@ def correlate(
     Raises:
         ValueError: says which argument is wrong and what is allowed.
 
-    Example:
+    Examples:
         >>> import jax
         >>> import saboc_jax as sj
         >>> from saboc_jax import data
@@ -341,7 +341,7 @@ def train(
     Raises:
         ValueError: says which argument is wrong, or that the training diverged.
 
-    Example:
+    Examples:
         >>> import saboc_jax as sj
         >>> from flax import linen as nn
         >>> from saboc_jax import data

@@ -1,6 +1,6 @@
 """From what `saboc_jax.api` is given to a space, architectures, a scorer and batches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,8 +26,10 @@ Candidate = nn.Module | ArchitectureLike
 """A Linen module, or an architecture of a space that is named beside it."""
 Candidates = Sequence[nn.Module] | Mapping[str, nn.Module] | Sequence[ArchitectureLike]
 """Modules, named or not, or architectures."""
-Scorers = str | Scorer | Sequence[str | Scorer]
-"""Names from `saboc_jax.SCORERS`, or scorers."""
+AScorer = str | Scorer | Callable[[SearchSpace], Scorer]
+"""A name from `saboc_jax.SCORERS`, a scorer of the space, or a factory of one."""
+Scorers = AScorer | Sequence[AScorer]
+"""One, or several whose metrics are used together."""
 
 
 def score_all(
@@ -79,10 +81,7 @@ def build_evaluator(
         raise ValueError(f"key={key!r}; allowed: a typed key, e.g. jax.random.key(0)")
     if key.shape or repeats < 1:
         raise ValueError(f"key of shape {key.shape}, repeats={repeats}; allowed: (), 1 or more")
-    given = [scorers] if isinstance(scorers, str | Scorer) else list(scorers)
-    if not given:
-        raise ValueError("scorers=(); allowed: one or more, see saboc_jax.SCORERS")
-    scorer = combine([make_scorer(s, space) if isinstance(s, str) else s for s in given])
+    scorer = _scorer(scorers, space)
     weights, drawn = jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
     keys = [jax.random.fold_in(weights, repeat) for repeat in range(repeats)]
     image_keys = [jax.random.fold_in(drawn, repeat) for repeat in range(repeats)]
@@ -94,6 +93,24 @@ def build_evaluator(
                 f"which space {space.name!r} was made"
             )
     return Evaluator(space, scorer, keys, batches)
+
+
+def _scorer(scorers: Scorers, space: SearchSpace) -> Scorer:
+    """One scorer made of everything that was asked for."""
+    several = not isinstance(scorers, str | Scorer) and isinstance(scorers, Sequence)
+    given: Any = scorers if several else [scorers]
+    made = []
+    for one in given:
+        if isinstance(one, str):
+            one = make_scorer(one, space)
+        elif callable(one):
+            one = one(space)
+        if not isinstance(one, Scorer):
+            raise ValueError(f"scorers={scorers!r}; allowed: names, scorers, or factories of them")
+        made.append(one)
+    if not made:
+        raise ValueError("scorers=(); allowed: one or more, see saboc_jax.SCORERS")
+    return combine(made)
 
 
 def _batch(images: Batch | Dataset, key: PRNGKey, scorer: Scorer, size: int) -> Batch:

@@ -138,6 +138,7 @@ MISTAKES = {
     "an old key": (lambda d, s: sj.score(Net(), d, jax.random.PRNGKey(0)), "a typed key"),
     "no repeats": (lambda d, s: sj.score(Net(), d, KEY, repeats=0), "repeats=0"),
     "no scorers": (lambda d, s: sj.score(Net(), d, KEY, []), "one or more"),
+    "no scorer at all": (lambda d, s: sj.score(Net(), d, KEY, [3]), "names, scorers, or fact"),
     "unknown scorer": (lambda d, s: sj.score(Net(), d, KEY, "ntk"), "scorer 'ntk' is unknown"),
     "no such option": (lambda d, s: sj.score([9] * 6, d, KEY, space=s), "allowed: 0 to 4"),
     "a batch that lacks": (

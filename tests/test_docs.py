@@ -1,7 +1,9 @@
 """What the documentation says runs: its Python, its commands, its tables."""
 
+import importlib.util
 import itertools
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from experiments import cli
+from saboc_jax.scorers import SCORERS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -101,7 +104,7 @@ def placeholder(word):
 
 
 def test_every_command_of_a_page_names_what_exists():
-    assert PAGES
+    assert len(PAGES) > 10
     known = cli.subcommands()
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
     wanted, wrong = {}, []
@@ -130,4 +133,54 @@ def test_every_command_of_a_page_names_what_exists():
     assert done.returncode == 0, done.stderr
     wrong += done.stdout.splitlines()
     assert not wrong, "\n".join(wrong)
-    assert "search" in wanted
+    assert {"search", "correlate", "score", "train"} <= set(wanted)
+
+
+# --- the site -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hooks():
+    spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs" / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_of_scorers_holds_every_registered_one(hooks):
+    assert set(hooks.PAPERS) == set(SCORERS)
+    rows = hooks.scorer_rows()
+    assert [row[0] for row in rows] == [f"`{name}`" for name in SCORERS]
+    assert all(cell for row in rows for cell in row)
+    by_name = {row[0]: row for row in rows}
+    assert by_name["`ntk_score`"][3] == "S_t ↓, S_e ↓, S_g ↓"
+    assert by_name["`te_nas`"][3] == "kappa ↓, regions ↑"
+    assert by_name["`synflow`"][4] == "none"
+    page = (ROOT / "docs" / "scorers.md").read_text()
+    assert page.count(hooks.TABLE) == page.count(hooks.PAGES) == 1
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
+    pages = {str(page.relative_to(ROOT / "docs")) for page in PAGES[1:]}
+    assert len(pages) >= 10
+    assert pages == set(re.findall(r"[\w/-]+\.md", navigation))
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed; `make docs` installs it")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = dict(os.environ, NO_MKDOCS_2_WARNING="1", PYTHONPATH=path)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    concepts = (tmp_path / "concepts" / "index.html").read_text()
+    assert concepts.count("<math") > 10 and "$$" not in concepts
+    assert "saboc_jax.scorers.zico" in (tmp_path / "scorers" / "index.html").read_text()
+    elsewhere = (
+        r'<(?:script|img|link)[^>]* (?:src|href)="(https?:[^"]*\.(?:js|css|png|svg|woff2?))"'
+    )
+    for page in tmp_path.rglob("*.html"):
+        assert not re.findall(elsewhere, page.read_text()), page

@@ -71,7 +71,7 @@ def module_space(
         ValueError: if an argument is wrong, or the (first) module cannot be run on images of
             that shape or gives other outputs than [n, classes].
 
-    Example:
+    Examples:
         >>> space = module_space([ViT(depth=2), ViT(depth=4)], image_shape=(32, 32, 3))
         >>> scorer = make_scorer("ntk_score", space)
     """

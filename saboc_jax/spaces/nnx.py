@@ -87,7 +87,7 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> nn.Module:
     Raises:
         ValueError: if it makes no nnx module, or one with batch norm.
 
-    Example:
+    Examples:
         >>> space = module_space([from_nnx(lambda rngs: MyNet(rngs=rngs))], image_shape=(8, 8, 3))
     """
     return FromNnx(_Definition(make))
