@@ -13,30 +13,71 @@ PAGES = "<!-- pages of scorers -->"
 DISPLAY = re.compile(r"^\$\$\n(.*?)\n\$\$$", re.M | re.S)
 INLINE = re.compile(r"(?<![\\$`\w])\$([^$\n`]+)\$(?![\w$])")
 CODE = re.compile(r"(^```.*?^```|`[^`\n]*`)", re.M | re.S)
-ZERO_COST = "as a proxy: Abdelfattah et al. 2021, Zero-Cost Proxies"
+ZERO_COST = "proxy by Abdelfattah et al. 2021"
+# Of every scorer at its defaults: (paper, formula). L: mean cross-entropy; H: the NTK, of
+# eigenvalues lambda, the largest first; F: the features before global pooling; w: weights.
 PAPERS = {
-    "ntk_score": "SABoC-NAS, Eq. 5 to 10",
-    "trainability": "SABoC-NAS, Eq. 5",
-    "zen": "Lin et al. 2021, Zen-NAS",
-    "naswot": "Mellor et al. 2021, NAS without Training",
-    "swap": "Peng et al. 2024, SWAP-NAS",
-    "az_nas": "Lee and Ham 2024, AZ-NAS",
-    "te_nas": "Chen et al. 2021, TE-NAS",
-    "teg_nas": "Chen et al. 2021, TEG-NAS",
-    "ete_nas": "ETE-NAS, 2023",
-    "knas": "KNAS, 2021",
-    "lga": "Mok et al. 2022, Demystifying the NTK",
-    "fisher": f"Theis et al. 2018; {ZERO_COST}",
-    "snip": f"Lee et al. 2019; {ZERO_COST}",
-    "synflow": f"Tanaka et al. 2020; {ZERO_COST}",
-    "grasp": f"Wang et al. 2020; {ZERO_COST}",
-    "grad_norm": "Abdelfattah et al. 2021, Zero-Cost Proxies",
-    "zico": "Li et al. 2023, ZiCo",
-    "jacob_cov": f"Mellor et al. 2020; {ZERO_COST}",
-    "params": "baseline",
-    "macs": "baseline",
-    "depth": "baseline",
-    "random": "baseline: chance",
+    "ntk_score": ("SABoC-NAS, Eq. 5 to 10", "see [concepts](concepts.md)"),
+    "trainability": ("SABoC-NAS, Eq. 5", "see [concepts](concepts.md)"),
+    "zen": (
+        "Lin et al. 2021, Zen-NAS",
+        r"$\log \text{mean} \lvert F(x) - F(x + 0.01 e) \rvert + \sum_{\text{BN}} \log \sigma$",
+    ),
+    "naswot": (
+        "Mellor et al. 2021, NAS without Training",
+        r"$\log \lvert \det K \rvert$, with $K_{ij}$ the ReLUs that treat images i and j alike",
+    ),
+    "swap": ("Peng et al. 2024, SWAP-NAS", "distinct patterns of ReLUs over the images"),
+    "az_nas": (
+        "Lee and Ham 2024, AZ-NAS",
+        "entropy of features; its least growth; $2 - s - 1 / s$ of gradients; MACs",
+    ),
+    "te_nas": ("Chen et al. 2021, TE-NAS", r"$\lambda_1 / \lambda_n$; linear regions"),
+    "teg_nas": (
+        "Chen et al. 2021, TEG-NAS",
+        r"$\lambda_1 / \lambda_n$; linear regions; error of kernel regression",
+    ),
+    "ete_nas": (
+        "Rumiantsev and Coates 2023, ETE-NAS",
+        r"$\lVert \text{corr}(F(x_i), F(x_j)) \rVert_F$",
+    ),
+    "knas": ("Xu et al. 2021, KNAS", r"$\lVert H \rVert_F$"),
+    "lga": ("Mok et al. 2022, Demystifying the NTK", r"correlation of $H_{ij}$ with same class"),
+    "fisher": (
+        f"Theis et al. 2018; {ZERO_COST}",
+        r"$\frac{1}{2} \sum_c m_c \, \text{mean} (\sum a_c \, \partial L / \partial a_c)^2$, "
+        "with $m_c$ weights that feed channel c",
+    ),
+    "snip": (
+        f"Lee et al. 2019; {ZERO_COST}",
+        r"$\sum_w \lvert w \, \partial L / \partial w \rvert$",
+    ),
+    "synflow": (
+        f"Tanaka et al. 2020; {ZERO_COST}",
+        r"$\log \sum_w \lvert w \, \partial R / \partial w \rvert$, R for an image of ones",
+    ),
+    "grasp": (
+        f"Wang et al. 2020; {ZERO_COST}",
+        r"$- \sum_w w \, (\nabla^2 L \, \nabla L)_w$",
+    ),
+    "grad_norm": (
+        "Abdelfattah et al. 2021, Zero-Cost Proxies",
+        r"$\sum_{\text{layers}} \lVert \partial L / \partial W \rVert_2$",
+    ),
+    "zico": (
+        "Li et al. 2023, ZiCo",
+        r"$\sum_{\text{layers}} \log \sum_w \text{mean} \lvert g_w \rvert / \text{sd} \, g_w$, "
+        "over batches",
+    ),
+    "jacob_cov": (
+        f"Mellor et al. 2020; {ZERO_COST}",
+        r"$- \sum_v [\log (v + k) + 1 / (v + k)]$, with v the eigenvalues of correlations of "
+        "image gradients",
+    ),
+    "params": ("baseline", "number of parameters"),
+    "macs": ("baseline", "multiply-accumulates"),
+    "depth": ("baseline", "layers on the longest path"),
+    "random": ("baseline", "chance"),
 }
 
 
@@ -49,17 +90,21 @@ def scorer_rows() -> list[list[str]]:
     rows = []
     for name, reference in SCORERS.items():
         module, function = reference.split(":")
-        factory = getattr(importlib.import_module(module), function)
+        alone = sum(other.startswith(f"{module}:") for other in SCORERS.values()) == 1
+        about = importlib.import_module(module)
+        what = ((about if alone else getattr(about, function)).__doc__ or "").split("\n")[0]
+        paper, formula = PAPERS[name]
         scorer = make_scorer(name, space)
         arrows = [
-            f"{metric} {'↑' if up else '↓'}"
+            f"{metric}\N{NO-BREAK SPACE}{'↑' if up else '↓'}"
             for metric, up in zip(scorer.metrics, scorer.higher_is_better, strict=True)
         ]
         rows.append(
             [
                 f"`{name}`",
-                (factory.__doc__ or "").split("\n")[0],
-                PAPERS[name],
+                what.rstrip(".").partition(" (")[0] if alone else what.rstrip("."),
+                formula,
+                paper,
                 ", ".join(arrows),
                 ", ".join(f"`{field}`" for field in sorted(scorer.needs)) or "none",
                 f"{scorer.passes.forward:g} + {scorer.passes.backward:g}",
@@ -70,7 +115,7 @@ def scorer_rows() -> list[list[str]]:
 
 def scorer_table() -> str:
     """The rows as Markdown."""
-    head = ["scorer", "what", "paper", "metrics", "needs", "passes"]
+    head = ["scorer", "what", "formula", "paper", "metrics", "needs", "passes"]
     lines = [head, ["---"] * len(head), *scorer_rows()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -96,7 +141,7 @@ def with_equations(markdown: str) -> str:
 
     def outside_code(text: str) -> str:
         text = DISPLAY.sub(lambda m: f"<div>{convert(m[1], display='block')}</div>", text)
-        return INLINE.sub(lambda m: convert(m[1]), text)
+        return INLINE.sub(lambda m: f"<span>{convert(m[1])}</span>", text)  # else a block
 
     return "".join(
         part if number % 2 else outside_code(part)
