@@ -95,7 +95,7 @@ def build_searcher(
             raise ValueError("--against gives a front; pruning ends with one architecture")
         has_none = any("none" in names for names in space.option_names)
         options |= {"initially_pruned": ("none",) * has_none, "option_names": space.option_names}
-        options |= {"allows": allowed}
+        options |= {"allows": allowed, "removals": space.removals and space.removals()}
         options.pop("max_evaluations", None)
     return SEARCHERS[name](space.choices, directions, **options)
 

@@ -64,6 +64,19 @@ class Cost(NamedTuple):
     depth: int
 
 
+class Removals(NamedTuple):
+    """What pruning takes away at a time, and when.
+
+    Attributes:
+        phases: [decisions] decisions of a phase wait until those of lower ones have one option.
+        bundles: [decisions, bundles, options] options that go together; as many bundles as
+            options, of which those without options are none.
+    """
+
+    phases: Int[np.ndarray, " decisions"]
+    bundles: Bool[np.ndarray, "decisions bundles options"]
+
+
 class SearchSpace(NamedTuple):
     """A search space as pure functions.
 
@@ -96,6 +109,7 @@ class SearchSpace(NamedTuple):
             else those of this space only raise.
         chain: the network as `saboc_jax.spaces.chain.Chain`, where `program` gives one whose
             pieces can be compiled apart: a scorer may then use it instead of `apply`.
+        removals: `removals()` gives what pruning takes away at a time; None: one option.
     """
 
     name: str
@@ -118,6 +132,7 @@ class SearchSpace(NamedTuple):
     thin_cell: Callable[[], "SearchSpace"] | None = None
     program: Callable[[Any], "SearchSpace"] | None = None
     chain: Any = None
+    removals: Callable[[], Removals] | None = None
 
 
 class Passes(NamedTuple):

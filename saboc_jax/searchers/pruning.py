@@ -31,7 +31,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from saboc_jax import ranking as ranks
 from saboc_jax.searchers import base
-from saboc_jax.types import Architecture, PRNGKey, Ranking, Searcher
+from saboc_jax.types import Architecture, PRNGKey, Ranking, Removals, Searcher
 
 # Against division by zero only; small enough not to count, large enough not to overflow.
 _TINY = 1e-30
@@ -56,17 +56,59 @@ class PruningState(NamedTuple):
     noise: Float[np.ndarray, "decisions options"]
 
 
-def removable(active: Bool[np.ndarray, "decisions options"]) -> Int[np.ndarray, "m 2"]:
-    """(decision, option) of every active option that is not the last of its decision."""
-    return np.argwhere(active & (active.sum(axis=1, keepdims=True) > 1))
+def one_by_one(decisions: int, options: int) -> Removals:
+    """Every option by itself, all decisions at once."""
+    bundles = np.repeat(np.eye(options, dtype=bool)[None], decisions, axis=0)
+    return Removals(np.zeros(decisions, int), bundles)
 
 
-def removal_masks(active: Bool[np.ndarray, "decisions options"]) -> Bool[np.ndarray, "b d o"]:
-    """The supernet as it is, then without each removable option in turn."""
-    candidates = removable(active)
-    masks = np.repeat(active[None], 1 + len(candidates), axis=0)
-    masks[1 + np.arange(len(candidates)), candidates[:, 0], candidates[:, 1]] = False
+def removable(
+    active: Bool[np.ndarray, "decisions options"], removals: Removals | None = None
+) -> Int[np.ndarray, "m 2"]:
+    """(decision, bundle) of every bundle that can go and leaves its decision an option.
+
+    Args:
+        active: the supernet's options.
+        removals: the bundles; None: every option by itself.
+    """
+    phases, bundles = removals or one_by_one(*active.shape)
+    left = active[:, None] & ~bundles
+    goes = left.any(-1) & (left != active[:, None]).any(-1)
+    first = phases[active.sum(1) > 1].min(initial=phases.max())
+    return np.argwhere(goes & (phases == first)[:, None])
+
+
+def removal_masks(
+    active: Bool[np.ndarray, "decisions options"], removals: Removals | None = None
+) -> Bool[np.ndarray, "b d o"]:
+    """The supernet as it is, then without each removable bundle in turn."""
+    bundles = (removals or one_by_one(*active.shape)).bundles
+    decisions, numbers = removable(active, removals).T
+    masks = np.repeat(active[None], 1 + len(decisions), axis=0)
+    masks[1 + np.arange(len(decisions)), decisions] &= ~bundles[decisions, numbers]
     return masks
+
+
+def _check_removals(
+    removals: Removals, available: Bool[np.ndarray, "decisions options"]
+) -> Removals:
+    """Raises ValueError unless every decision can be brought down to each of its options."""
+    decisions, options = available.shape
+    shapes = (np.shape(removals.phases), np.shape(removals.bundles))
+    if shapes != ((decisions,), (decisions, options, options)):
+        raise ValueError(
+            f"removals have shapes {shapes}; allowed: {(decisions,), (decisions, options, options)}"
+        )
+    bundles = removals.bundles
+    parted = (bundles[..., :, None] & ~bundles[..., None, :]).any(1)
+    wanted = available[:, :, None] & available[:, None, :] & ~np.eye(options, dtype=bool)
+    if (wanted & ~parted).any():
+        bad = np.flatnonzero((wanted & ~parted).any((1, 2))).tolist()
+        raise ValueError(
+            f"removals of decisions {bad} have options that no bundle parts; allowed: for any two "
+            "options a bundle that holds one and not the other"
+        )
+    return removals
 
 
 def _stand_in_for_before(
@@ -205,6 +247,7 @@ def pruning(
     temperature: float = 0.0,
     ranking: Ranking = ranks.borda,
     allows: Callable[[Bool[np.ndarray, "decisions options"]], bool] | None = None,
+    removals: Removals | None = None,
 ) -> Searcher:
     """Pruning of a supernet with any metrics (decision D15).
 
@@ -226,6 +269,8 @@ def pruning(
         allows: of a mask, may the search go on with this supernet? A removal after which it
             may not, together with those already chosen in the round, is passed over. It must
             not allow a mask and forbid a larger one. None: any may.
+        removals: options that go together, which then count as one in `prune_number`, and
+            which decisions wait for others; None: every option by itself, all at once.
 
     Raises:
         ValueError: if an argument is out of range, a decision has no option left, or the
@@ -240,6 +285,9 @@ def pruning(
     if allows and not allows(start):
         raise ValueError("the supernet to start from is not allowed; allowed: larger limits")
 
+    steps = one_by_one(*start.shape) if removals is None else removals
+    steps = _check_removals(steps, base.available_options(choices))
+
     def init(key: PRNGKey) -> PruningState:
         del key  # Nothing is random before the first round.
         removed_in = np.where(start, 0, -1).astype(np.int32)
@@ -251,7 +299,7 @@ def pruning(
         noise = np.zeros(start.shape)
         if temperature > 0:
             noise = np.asarray(jax.random.gumbel(key, start.shape), dtype=np.float64)
-        masks = removal_masks(np.asarray(state.active))
+        masks = removal_masks(np.asarray(state.active), steps)
         return jnp.asarray(masks), state._replace(noise=noise)
 
     return Searcher(
@@ -266,6 +314,7 @@ def pruning(
             temperature=temperature,
             ranking=ranking,
             allows=allows,
+            removals=steps,
         ),
         done=lambda state: bool((np.sum(state.active, axis=1) <= 1).all()),
         best=_best,
@@ -283,28 +332,33 @@ def _tell(
     temperature: float,
     ranking: Ranking,
     allows: Callable[[Bool[np.ndarray, "decisions options"]], bool] | None,
+    removals: Removals,
 ) -> PruningState:
     active = np.array(state.active)
-    if not np.array_equal(masks, removal_masks(active)):
+    if not np.array_equal(masks, removal_masks(active, removals)):
         raise ValueError(f"masks {np.shape(masks)} are not those the last `ask` gave")
     base.check_scores(scores, len(masks), len(higher_is_better))
-    decisions, options = removable(active).T
+    decisions, numbers = removable(active, removals).T
+    bundles = removals.bundles[decisions, numbers]
     delta = improvements(np.asarray(scores), higher_is_better, rounding)
-    noise = np.asarray(state.noise)[decisions, options]
+    noise = np.asarray(state.noise)[decisions, numbers]
     order = removal_order(delta, ranking, temperature, noise)
 
-    def may_take(candidates: list[int]) -> bool:
+    def without(candidates: Sequence[int]) -> Bool[np.ndarray, "decisions options"]:
         left = active.copy()
-        left[decisions[candidates], options[candidates]] = False
-        return allows is None or allows(left)
+        for candidate in candidates:
+            left[decisions[candidate]] &= ~bundles[candidate]
+        return left
 
-    quotas = np.minimum(prune_number, active.sum(axis=1) - 1)
-    taken = take_by_quota(order, decisions, quotas, may_take)
-    removed_in = np.array(state.removed_in)
-    active[decisions[taken], options[taken]] = False
-    removed_in[decisions[taken], options[taken]] = state.round + 1
+    def may_take(candidates: list[int]) -> bool:
+        left = without(candidates)
+        return bool(left.any(1).all()) and (allows is None or allows(left))
+
+    quotas = np.full(len(active), prune_number)
+    left = without(take_by_quota(order, decisions, quotas, may_take).tolist())
+    removed_in = np.where(active & ~left, state.round + 1, state.removed_in).astype(np.int32)
     return PruningState(
-        active,
+        left,
         removed_in,
         np.asarray(state.round + 1, np.int32),
         np.asarray(state.evaluations + len(masks), np.int32),

@@ -74,6 +74,7 @@ def darts(
         is_connected=cells.is_connected,
         in_cells=lambda path: path[0].startswith("cells_"),
         layers_per_leaf=layers_per_leaf,
+        removals=cells.removals,
     )
 
 

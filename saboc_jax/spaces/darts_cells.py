@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from saboc_jax.spaces.base import check_architecture
-from saboc_jax.types import Architecture
+from saboc_jax.types import Architecture, Removals
 
 OPERATIONS = (
     "none",
@@ -175,3 +175,17 @@ def _checked(cell: str, edges: tuple[Edge, ...]) -> tuple[Edge, ...]:
         if not 0 <= source < node:
             raise ValueError(f"{cell}: node {node} reads {source}; allowed: 0 to {node - 1}")
     return edges
+
+
+def removals() -> Removals:
+    """Operations go one by one; once each edge has one, inputs of nodes, with all their pairs.
+
+    That is the order of TE-NAS's search in this space.
+    """
+    bundles = np.repeat(np.eye(max(CHOICES), dtype=bool)[None], len(CHOICES), axis=0)
+    bundles[FIRST_PAIR:] = False
+    for cell in range(len(CELLS)):
+        for node, pairs in enumerate(PAIRS):
+            for option, pair in enumerate(pairs):
+                bundles[FIRST_PAIR + cell * STEPS + node, list(pair), option] = True
+    return Removals((np.arange(len(CHOICES)) >= FIRST_PAIR).astype(int), bundles)

@@ -11,11 +11,14 @@ from saboc_jax.ranking import AGGREGATIONS, borda
 from saboc_jax.searchers import base
 from saboc_jax.searchers.pruning import (
     improvements,
+    one_by_one,
     pruning,
     removal_masks,
     removal_order,
     take_by_quota,
 )
+from saboc_jax.spaces import darts_cells
+from saboc_jax.types import Removals
 
 NAS_BENCH_201 = (5,) * 6
 NAMES = (("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"),) * 6
@@ -264,3 +267,41 @@ def test_what_does_not_fit_is_refused():
         searcher.tell(state, masks, np.zeros((5, 1, 2)))
     with pytest.raises(ValueError, match="not those"):
         searcher.tell(state, masks[1:], np.zeros((4, 1, 3)))
+
+
+def test_darts_settles_operations_before_inputs_and_keeps_the_best_two_of_each_node():
+    worth = np.random.default_rng(0).normal(size=(2, darts_cells.NUM_EDGES))
+
+    def score(mask):
+        kept = darts_cells.kept_edges(mask)
+        return np.array([[100 - (worth * kept).sum() + mask[:28, :8].sum()]])
+
+    searcher = pruning(
+        darts_cells.CHOICES,
+        (False,),
+        initially_pruned=("none",),
+        option_names=darts_cells.OPTION_NAMES,
+        prune_number=3,
+        ranking=AGGREGATIONS["first"],
+        removals=darts_cells.removals(),
+    )
+    history, state = run(searcher, score)
+    # 7 operations an edge, then 4; then the 3, 4 and 5 inputs of three nodes of two cells.
+    assert [len(masks) for masks, _ in history] == [1 + 28 * 7, 1 + 28 * 4, 1 + 2 * (3 + 4 + 5)]
+    for masks, _ in history[:2]:
+        assert masks[:, 28:].sum() == len(masks) * 2 * (1 + 3 + 6 + 10)
+    best = searcher.best(state)
+    for cell in (0, 1):
+        for node, pairs in enumerate(darts_cells.PAIRS):
+            edges = [darts_cells.edge_number(source, 2 + node) for source in range(2 + node)]
+            top = np.argsort(-worth[cell, edges])[:2]
+            assert set(pairs[best[28 + 4 * cell + node]]) == set(top.tolist())
+
+
+def test_bundles_that_cannot_part_options_are_refused():
+    phases, bundles = one_by_one(2, 3)
+    bundles[1, 0] = bundles[1, 1] = (True, True, False)
+    with pytest.raises(ValueError, match=r"decisions \[1\]"):
+        pruning((3, 3), (True,), removals=Removals(phases, bundles))
+    with pytest.raises(ValueError, match=r"shapes"):
+        pruning((3, 2, 2), (True,), removals=Removals(phases, bundles))
