@@ -1,6 +1,7 @@
 """The five functions: their examples, that they agree with what they stand on, and mistakes."""
 
 import doctest
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -68,8 +69,8 @@ def test_score_is_that_of_the_pure_function(digits, space):
 
 
 def test_search_finds_what_the_binary_finds(digits, tmp_path):
-    flags = ["--dataset=digits", "--channels=2", "--batch_size=6", "--repeats=1", "--seed=3"]
-    flags += ["--searcher=random", "--scorer=params", "--max_evaluations=12"]
+    flags = ["--dataset=digits", "--channels=2", "--batch_size=6", "--repeats=2", "--seed=3"]
+    flags += ["--searcher=random", "--scorer=naswot", "--max_evaluations=4"]
     command = [sys.executable, "-m", "experiments.search", *flags, f"--workdir={tmp_path}/w"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
@@ -78,13 +79,16 @@ def test_search_finds_what_the_binary_finds(digits, tmp_path):
         own,
         digits,
         jax.random.key(3),
-        "params",
+        "naswot",
         searcher="random",
-        max_evaluations=12,
-        repeats=1,
+        max_evaluations=4,
+        repeats=2,
         batch_size=6,
     )
-    assert f"Found {found.score.name}" in done.stdout
+    expected = json.loads((tmp_path / "w" / "result.json").read_text())
+    assert found.score.name == expected["text"]
+    assert found.score.values[:, 0].tolist() == expected["scores"]["naswot"]["repeats"]
+    assert found.score.values[0, 0] != found.score.values[1, 0]
     assert isinstance(found.module(), nn.Module)
 
 
