@@ -2,7 +2,8 @@
 
 The scoring network has two stages of N cells with C and 2C channels; the second starts with
 the reduction cell. With C = 1 and N = 1 (one normal and one reduction cell) it is of the size
-that TE-NAS takes its NTK of. The full network has a third stage, which adds no other cell.
+that TE-NAS takes its NTK of, with its batch norm and ReLU after the last cell, which the
+network that DARTS trains does not have. Both have a third stage, which adds no other cell.
 """
 
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ from saboc_jax.spaces.darts_network import DartsNet
 from saboc_jax.spaces.darts_supernet import GatedDartsNet, edge_groups
 from saboc_jax.spaces.ops import Initialiser
 from saboc_jax.types import Architecture, Gates, Images, PRNGKey, SearchSpace, Variables
+
+THIN_SHAPE = (3, 3, 1)  # of an input of the thin network
 
 
 def darts(
@@ -54,28 +57,42 @@ def darts(
         num_classes=num_classes,
         image_size=image_shape[0],
         reduction_cells=(num_cells,),
+        last_activation=True,
     )
-    module = GatedDartsNet(size)
-    return SearchSpace(
+    initialiser = find_initialiser(init)
+    space = SearchSpace(
         name="darts",
         choices=cells.CHOICES,
         option_names=cells.OPTION_NAMES,
         num_classes=num_classes,
         image_shape=image_shape,
-        init=partial(_init, module, image_shape, find_initialiser(init)),
-        apply=partial(_apply, module),
         gates=partial(as_gates, choices=cells.CHOICES),
         cost=lambda arch: darts_costs.cost(cells.to_genotype(arch), size),
         to_string=codec.to_string,
         from_string=codec.from_string,
-        specialise=lambda arch: DartsNet(cells.to_genotype(arch), size),
-        extract=partial(_extract, size),
+        **_network(size, image_shape, initialiser),
         canonical=codec.canonical,
         is_connected=cells.is_connected,
         in_cells=lambda path: path[0].startswith("cells_"),
         layers_per_leaf=layers_per_leaf,
         removals=cells.removals,
     )
+    thin = size._replace(channels=1, layers=2, reduction_cells=(1,), thin=True)
+    thin_space = space._replace(image_shape=THIN_SHAPE, **_network(thin, THIN_SHAPE, initialiser))
+    return space._replace(thin_cell=lambda: thin_space)
+
+
+def _network(
+    size: NetworkSize, image_shape: tuple[int, int, int], initialiser: Initialiser
+) -> dict[str, Any]:
+    """The fields of a space that depend on the network around the cells."""
+    module = GatedDartsNet(size)
+    return {
+        "init": partial(_init, module, image_shape, initialiser),
+        "apply": partial(_apply, module),
+        "specialise": lambda arch: DartsNet(cells.to_genotype(arch), size),
+        "extract": partial(_extract, size),
+    }
 
 
 def layers_per_leaf(path: tuple[str, ...]) -> int:

@@ -31,6 +31,8 @@ class NetworkSize(NamedTuple):
         num_classes: width of the outputs.
         image_size: height and width of an image.
         reduction_cells: which cells are reduction cells; None: those at one and two thirds.
+        last_activation: batch norm and ReLU after the last cell, as TE-NAS's networks have.
+        thin: without stem and classifier; outputs are feature maps.
     """
 
     channels: int = 36
@@ -41,6 +43,8 @@ class NetworkSize(NamedTuple):
     num_classes: int = 10
     image_size: int = 32
     reduction_cells: tuple[int, ...] | None = None
+    last_activation: bool = False
+    thin: bool = False
 
     def reduces(self, layer: int) -> bool:
         """Is that cell a reduction cell?"""
@@ -75,10 +79,12 @@ def cost(genotype: Genotype, size: NetworkSize = TRAINED) -> Cost:
         size: the network.
 
     Raises:
-        ValueError: if a size is not positive.
+        ValueError: if a size is not positive, or the network is thin.
     """
     if min(size.channels, size.layers, size.stem_multiplier, size.num_classes) < 1:
         raise ValueError(f"{size}; allowed: channels, layers, multiplier and classes of 1 or more")
+    if size.thin:
+        raise ValueError(f"{size}; allowed: networks with stem and classifier")
     stem = size.stem_multiplier * size.channels
     side, channels = size.image_size, size.channels
     params, macs = 27 * stem + 2 * stem, 27 * stem * side**2
@@ -96,7 +102,7 @@ def cost(genotype: Genotype, size: NetworkSize = TRAINED) -> Cost:
         widths, depths = (widths[1], cells.STEPS * channels), (depths[1], found.depth)
         if size.auxiliary and layer == 2 * size.layers // 3:
             params += _auxiliary(widths[1], size.num_classes)
-    params += (widths[1] + 1) * size.num_classes
+    params += (widths[1] + 1) * size.num_classes + 2 * widths[1] * size.last_activation
     depth = depths[1] + 1 if depths[1] else 0
     return Cost(params, macs + widths[1] * size.num_classes, depth)
 

@@ -28,7 +28,10 @@ from saboc_jax.types import Images
 
 
 class FactorisedReduction(nn.Module):
-    """ReLU, two 1x1 convolutions of stride 2 on grids one pixel apart, joined, batch norm."""
+    """ReLU, two 1x1 convolutions of stride 2 on grids one pixel apart, joined, batch norm.
+
+    The shifted grid of an odd side ends on a pixel of padding.
+    """
 
     features: int
     train: bool = True
@@ -38,8 +41,9 @@ class FactorisedReduction(nn.Module):
     def __call__(self, x: Features) -> Features:
         x = Relu(name="relu")(x)
         first = self.features // 2
+        shifted = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))[:, 1:, 1:]
         parts = [Conv(first, 1, 2, name="conv_a")(x)] if first else []
-        parts.append(Conv(self.features - first, 1, 2, name="conv_b")(x[:, 1:, 1:]))
+        parts.append(Conv(self.features - first, 1, 2, name="conv_b")(shifted))
         return BatchNorm(self.train, self.affine, name="norm")(jnp.concatenate(parts, -1))
 
 
@@ -173,10 +177,15 @@ class DartsNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Images, train: bool = False) -> Any:
-        """Outputs [n, classes]; (outputs, auxiliary outputs) in training with that head."""
+        """Outputs [n, classes]; (outputs, auxiliary outputs) in training with that head.
+
+        Feature maps [n, height, width, 4 C] of a thin network.
+        """
         size, channels, after_reduction = self.size, self.size.channels, False
-        x = Conv(size.stem_multiplier * channels, 3, name="stem_conv")(images)
-        x = Block(name="stem_output")(BatchNorm(train, name="stem_norm")(x))
+        x = images
+        if not size.thin:
+            x = Conv(size.stem_multiplier * channels, 3, name="stem_conv")(x)
+            x = Block(name="stem_output")(BatchNorm(train, name="stem_norm")(x))
         older, auxiliary = x, None
         for layer in range(size.layers):
             reduction = size.reduces(layer)
@@ -199,6 +208,10 @@ class DartsNet(nn.Module):
                 and (train or self.is_initializing())
             ):
                 auxiliary = AuxiliaryHead(size.num_classes, train, name="auxiliary")(x)
+        if size.last_activation:
+            x = Relu(name="last_relu")(BatchNorm(train, name="last_norm")(x))
         x = Block(name="features")(x)
+        if size.thin:
+            return x
         outputs = nn.Dense(size.num_classes, name="classifier")(x.mean((1, 2)))
         return (outputs, auxiliary) if size.auxiliary and train else outputs

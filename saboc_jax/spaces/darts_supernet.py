@@ -24,7 +24,7 @@ from saboc_jax.spaces import darts_cells as cells
 from saboc_jax.spaces.darts_costs import NetworkSize
 from saboc_jax.spaces.darts_network import FactorisedReduction, Operation
 from saboc_jax.spaces.gating import COLLECTIONS, apply_within, gated, merge
-from saboc_jax.spaces.ops import BatchNorm, Block, Conv, Features, ReluConvNorm, Within
+from saboc_jax.spaces.ops import BatchNorm, Block, Conv, Features, Relu, ReluConvNorm, Within
 from saboc_jax.types import Gates, Images, Variables
 
 NUM_NODES = 2 + cells.STEPS
@@ -96,10 +96,12 @@ class GatedDartsNet(nn.Module):
     size: NetworkSize
 
     @nn.compact
-    def __call__(self, images: Images, gates: Gates) -> Float[Array, "n classes"]:
+    def __call__(self, images: Images, gates: Gates) -> Float[Array, "n ..."]:
         size, channels, after_reduction = self.size, self.size.channels, False
-        x = Conv(size.stem_multiplier * channels, 3, name="stem_conv")(images)
-        x = Block(name="stem_output")(BatchNorm(name="stem_norm")(x))
+        x = images
+        if not size.thin:
+            x = Conv(size.stem_multiplier * channels, 3, name="stem_conv")(x)
+            x = Block(name="stem_output")(BatchNorm(name="stem_norm")(x))
         older = x
         for layer in range(size.layers):
             reduction = size.reduces(layer)
@@ -108,7 +110,11 @@ class GatedDartsNet(nn.Module):
             y = self._cell(layer, channels, inputs, edge_gates(gates, reduction))
             older, x = x, Block(name=f"cells_{layer}_output")(y)
             after_reduction = reduction
+        if size.last_activation:
+            x = Relu(name="last_relu")(BatchNorm(name="last_norm")(x))
         x = Block(name="features")(x)
+        if size.thin:
+            return x
         return nn.Dense(size.num_classes, name="classifier")(x.mean((1, 2)))
 
     def _inputs(

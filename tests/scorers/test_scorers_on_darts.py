@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from saboc_jax.ntk.network import bind
 from saboc_jax.precision import enable_x64
 from saboc_jax.scorers import SCORERS, make_scorer
-from saboc_jax.scorers.base import jitted, load_factory
+from saboc_jax.scorers.base import draw_weights, jitted, load_factory
+from saboc_jax.scorers.te_nas import linear_regions
 from saboc_jax.spaces.base import sample_architectures
 from saboc_jax.spaces.darts import darts
 from saboc_jax.types import Batch
@@ -62,3 +64,22 @@ def test_the_supernet_scores_as_the_plain_module_does(name):
         )
         assert np.isfinite(ours).all()
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_linear_regions_of_the_thin_network():
+    with enable_x64():
+        thin = in_double(darts(2, 1, 3, SHAPE).thin_cell())
+        arch = sample_architectures(jax.random.key(5), thin.choices, 1)[0]
+        crops = jax.random.normal(jax.random.key(1), (40, 3, 3, 1), float)
+
+        def look(space):
+            network = bind(space, draw_weights(space, jax.random.key(2)), space.gates(arch))
+            features = space.apply(network.variables, space.gates(arch), crops)[0]
+            return linear_regions(network, crops), features
+
+        (ours, features), (theirs, same) = (jax.jit(look, static_argnums=0)(space)
+                                            for space in (thin, plain(thin, arch)))  # fmt: skip
+        assert 1 < ours == theirs
+        assert features.shape == (40, 2, 2, 8)  # C = 1, doubled in the reduction cell
+        np.testing.assert_allclose(features, same, rtol=1e-9, atol=1e-12)
+        assert make_scorer("te_nas", darts(2, 1, 3, SHAPE)).metrics

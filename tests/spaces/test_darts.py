@@ -105,6 +105,7 @@ def without_scan(space, params, mask, x):
                     total = total + y / len(active)
             nodes.append(total)
         older, newer = newer, jnp.concatenate(nodes[2:], -1)
+    newer = jax.nn.relu(apply(BatchNorm(), params["last_norm"], newer))
     classifier = params["classifier"]
     return newer.mean((1, 2)) @ classifier["kernel"] + classifier["bias"]
 
