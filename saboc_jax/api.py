@@ -29,6 +29,7 @@ from saboc_jax.api_inputs import (
     Candidates,
     Scorers,
     build_evaluator,
+    check_candidate,
     check_dataset,
     check_no_space,
     examples,
@@ -96,6 +97,7 @@ def score(
         >>> scored.metrics, scored.values.shape, scored.cost.params
         (('S_t', 'S_e', 'S_g'), (2, 3), 162)
     """
+    check_candidate(candidate)
     if isinstance(candidate, nn.Module):
         check_no_space(space)
         space, archs = space_of_modules([candidate], images, call)
@@ -155,7 +157,7 @@ def rank(
     means = np.stack([score.values for score in scores]).mean(1)
     how, directions = rankings.AGGREGATIONS[ranking], scorer.higher_is_better
     order = np.asarray(rankings.best_first(means, directions, ranking=how))
-    return Ranked(tuple(scores), np.asarray(how(means, directions)), order)
+    return Ranked(tuple(scores), ranking, np.asarray(how(means, directions)), order)
 
 
 def search(
@@ -357,6 +359,7 @@ def train(
     if isinstance(recipe, str) and recipe not in RECIPES:
         raise ValueError(f"recipe={recipe!r}; allowed: {', '.join(RECIPES)}")
     settings = RECIPES[recipe] if isinstance(recipe, str) else recipe
+    check_candidate(candidate)
     if isinstance(candidate, nn.Module):
         check_no_space(space)
         module = candidate

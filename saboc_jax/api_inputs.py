@@ -150,6 +150,17 @@ def check_no_space(space: Any) -> None:
         raise ValueError("space is given with a module; allowed: with an architecture only")
 
 
+def check_candidate(candidate: Any) -> None:
+    """Raises ValueError if it is neither a Linen module nor like an architecture."""
+    if not isinstance(candidate, nn.Module | str | Sequence | np.ndarray | jax.Array):
+        what = candidate if isinstance(candidate, type) else type(candidate)
+        raise ValueError(
+            f"the candidate is {'the class' if what is candidate else 'a'} {what.__name__}; "
+            "allowed: an instance of flax.linen.Module (of an nnx module by "
+            "saboc_jax.spaces.nnx.from_nnx), or an architecture with its space"
+        )
+
+
 def find_space(space: SearchSpace | str | None, images: Batch | Dataset) -> SearchSpace:
     """The space itself, or that of a name, for the images."""
     shape = _image_shape(images)
@@ -198,6 +209,7 @@ def find_candidates(
     if single or not len(candidates):
         raise ValueError(f"candidates={candidates!r}; allowed: a list of one or more")
     first = next(iter(candidates.values() if isinstance(candidates, Mapping) else candidates))
+    check_candidate(first)
     if isinstance(first, nn.Module):
         check_no_space(space)
         return space_of_modules(candidates, images, call)

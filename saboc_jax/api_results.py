@@ -59,12 +59,14 @@ class Ranked:
 
     Attributes:
         scores: of each, in the order they were given.
+        ranking: how their metrics became one rank.
         ranks: [n] the aggregated ranks, lower is better. They belong to this set: a sum of ranks
             says nothing about an architecture outside it.
         order: [n] indices, the best first; ties fall as `saboc_jax.ranking.best_first` says.
     """
 
     scores: tuple[Score, ...]
+    ranking: str
     ranks: Float[np.ndarray, " n"]
     order: Int[np.ndarray, " n"]
 
@@ -74,7 +76,7 @@ class Ranked:
         return [self.scores[i].name for i in self.order]
 
     def __str__(self) -> str:
-        head = ("rank", "candidate", "parameters", *self.scores[0].metrics)
+        head = (self.ranking, "candidate", "parameters", *self.scores[0].metrics)
         rows = [head]
         for i in self.order:
             score = self.scores[i]

@@ -111,7 +111,7 @@ def test_modules_are_ranked_by_name_and_bad_ones_last(digits):
     found = sj.rank(nets, digits, KEY, ["grad_norm"], repeats=1, batch_size=4)
     assert found.names[-1] == "broken"
     assert found.scores[0].flag == "non_finite"
-    assert str(found).splitlines()[0].split()[:3] == ["rank", "candidate", "parameters"]
+    assert str(found).splitlines()[0].split()[:3] == ["borda", "candidate", "parameters"]
     params = sj.rank(nets, digits, KEY, ["params"], repeats=1, batch_size=4)
     assert params.names[0] == "wide"
 
@@ -131,6 +131,8 @@ def test_training_goes_on_from_its_folder(digits, tmp_path):
 
 MISTAKES = {
     "no space": (lambda d, s: sj.score(CELL, d, KEY), "for an architecture: a SearchSpace"),
+    "a class": (lambda d, s: sj.score(Net, d, KEY), "the class Net; allowed: an instance"),
+    "no module": (lambda d, s: sj.rank([print], d, KEY), "a builtin_function.*from_nnx"),
     "a space with a module": (lambda d, s: sj.score(Net(), d, KEY, space=s), "with a module"),
     "unknown space": (lambda d, s: sj.score(CELL, d, KEY, space="nasbench"), "'nasbench'"),
     "a name on a batch": (
