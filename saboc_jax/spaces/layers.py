@@ -156,6 +156,8 @@ def freeze_geometry(geometry: dict[str, Any], x: Array, kernel: Array) -> tuple[
 
 def convolve(geometry: tuple[Any, ...], x: Array, kernel: Array) -> Array:
     """A 2-d convolution, NHWC by HWIO."""
+    if is_depthwise(geometry, kernel.shape):
+        return depthwise_convolve(geometry, x, kernel)
     strides, padding, dilation, groups = geometry
     return lax.conv_general_dilated(
         x,
@@ -168,12 +170,66 @@ def convolve(geometry: tuple[Any, ...], x: Array, kernel: Array) -> Array:
     )
 
 
+def is_depthwise(geometry: tuple[Any, ...], kernel_shape: tuple[int, ...]) -> bool:
+    """Has every channel its own kernel and one output?"""
+    return kernel_shape[2] == 1 and kernel_shape[3] == geometry[3]
+
+
+def _taps(geometry: tuple[Any, ...], kernel_shape: tuple[int, ...], x: Array) -> list[Array]:
+    """What each position of the kernel sees of x, [n, h', w', channels], row by row."""
+    (sy, sx), padding, (dy, dx), _ = geometry
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    height = (x.shape[1] - dy * (kernel_shape[0] - 1) - 1) // sy + 1
+    width = (x.shape[2] - dx * (kernel_shape[1] - 1) - 1) // sx + 1
+    return [
+        x[
+            :,
+            i * dy : i * dy + sy * (height - 1) + 1 : sy,
+            j * dx : j * dx + sx * (width - 1) + 1 : sx,
+        ]
+        for i in range(kernel_shape[0])
+        for j in range(kernel_shape[1])
+    ]
+
+
+def depthwise_convolve(geometry: tuple[Any, ...], x: Array, kernel: Array) -> Array:
+    """A depthwise convolution as a sum over the kernel's positions.
+
+    XLA on the CPU fuses the sum into one loop, up to a hundred times faster than its
+    convolution with feature groups.
+    """
+    patches = _taps(geometry, kernel.shape, x)
+    weights = kernel.reshape(len(patches), kernel.shape[-1])
+    return sum(
+        (patch * weight for patch, weight in zip(patches[1:], weights[1:], strict=True)),
+        start=patches[0] * weights[0],
+    )
+
+
+def _depthwise_input_gradient(
+    geometry: tuple[Any, ...], x: Array, kernel: Array, g: Array
+) -> Array:
+    """The cotangent, spread by the stride, with the flipped kernel."""
+    strides, padding, dilation, groups = geometry
+    back = [(0, 0, 0)]
+    for axis in (0, 1):
+        stride, reach = strides[axis], dilation[axis] * (kernel.shape[axis] - 1)
+        low = padding[axis][0]
+        unseen = x.shape[1 + axis] + low - stride * (g.shape[1 + axis] - 1) - 1
+        back.append((reach - low, unseen, stride - 1))
+    spread = lax.pad(g, jnp.zeros((), g.dtype), [*back, (0, 0, 0)])
+    flipped = jnp.flip(kernel, (0, 1))
+    return depthwise_convolve(((1, 1), ((0, 0), (0, 0)), dilation, groups), spread, flipped)
+
+
 def input_gradient(geometry: tuple[Any, ...], x: Array, kernel: Array, g: Array) -> Array:
     """The gradient with respect to the input of `convolve`.
 
     At stride 1 it is written as a forward convolution with the flipped kernel: XLA on the
     CPU has a fast routine for that form and not for the one its own rule makes inside cond.
     """
+    if is_depthwise(geometry, kernel.shape):
+        return _depthwise_input_gradient(geometry, x, kernel, g)
     strides, padding, dilation, groups = geometry
     plain = lambda: jax.vjp(lambda x: convolve(geometry, x, kernel), x)[1](g)[0]  # noqa: E731
     if strides != (1, 1) or groups != 1:
@@ -188,20 +244,9 @@ def input_gradient(geometry: tuple[Any, ...], x: Array, kernel: Array, g: Array)
 
 def unfold(geometry: tuple[Any, ...], kernel_shape: tuple[int, ...], x: Array) -> Array:
     """Patches of x, [n, positions, k * k * channels], in the order of the kernel's axes."""
-    (sy, sx), padding, (dy, dx), _ = geometry
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    height = (x.shape[1] - dy * (kernel_shape[0] - 1) - 1) // sy + 1
-    width = (x.shape[2] - dx * (kernel_shape[1] - 1) - 1) // sx + 1
-    patches = [
-        x[
-            :,
-            i * dy : i * dy + sy * (height - 1) + 1 : sy,
-            j * dx : j * dx + sx * (width - 1) + 1 : sx,
-        ]
-        for i in range(kernel_shape[0])
-        for j in range(kernel_shape[1])
-    ]
-    return jnp.concatenate(patches, -1).reshape(x.shape[0], height * width, -1)
+    taps = _taps(geometry, kernel_shape, x)
+    positions = taps[0].shape[1] * taps[0].shape[2]
+    return jnp.concatenate(taps, -1).reshape(x.shape[0], positions, -1)
 
 
 def kernel_gradients(
@@ -218,6 +263,9 @@ def kernel_gradients(
         patches = unfold(geometry, kernel_shape, x[None])[0]
         return patches.T @ g.reshape(-1, g.shape[-1])
 
+    if geometry[3] != 1 and is_depthwise(geometry, kernel_shape):
+        taps = [(patch * g).sum((1, 2)) for patch in _taps(geometry, kernel_shape, x)]
+        return jnp.stack(taps, 1).reshape(x.shape[0], *kernel_shape)
     if geometry[3] != 1:
         return jax.vmap(partial(_one_kernel_gradient, geometry, kernel_shape))(x, g)
     return lax.map(one, (x, g)).reshape(x.shape[0], *kernel_shape)
@@ -294,6 +342,9 @@ def _fast_forward(geometry: tuple[Any, ...], x: Array, kernel: Array) -> tuple[A
 
 def _fast_backward(geometry: tuple[Any, ...], saved: Any, g: Array) -> tuple[Array, Array]:
     x, kernel = saved
+    if geometry[3] != 1 and is_depthwise(geometry, kernel.shape):
+        gradients = kernel_gradients(geometry, kernel.shape, x, g)
+        return input_gradient(geometry, x, kernel, g), gradients.sum(0)
     if geometry[3] != 1:
         return jax.vjp(partial(convolve, geometry), x, kernel)[1](g)
     back = input_gradient(geometry, x, kernel, g)

@@ -169,16 +169,25 @@ def test_bad_sizes_are_named(options, said):
         make_space("nas_bench_201", **options)
 
 
+def by_xla(geometry, x, kernel):
+    strides, padding, dilation, groups = geometry
+    return lax.conv_general_dilated(
+        x, kernel, strides, padding, None, dilation, ("NHWC", "HWIO", "NHWC"), groups
+    )
+
+
 @pytest.mark.parametrize(("stride", "dilation", "kernel", "groups"), [
     (1, 1, 3, 1), (2, 1, 3, 1), (1, 2, 3, 1), (1, 1, 1, 1), (2, 1, 3, 2), (1, 2, 5, 1),
+    (1, 1, 5, 6), (2, 1, 3, 6), (2, 2, 5, 6), (1, 2, 3, 6),
 ])  # fmt: skip
 def test_fast_convolution_gradients_are_the_gradients(stride, dilation, kernel, groups):
     with enable_x64():
         pad = dilation * (kernel // 2)
         geometry = ((stride,) * 2, ((pad, pad),) * 2, (dilation,) * 2, groups)
-        x = jax.random.normal(jax.random.key(0), (3, 7, 8, 4), jnp.float64)
-        w = jax.random.normal(jax.random.key(1), (kernel, kernel, 4 // groups, 6), jnp.float64)
-        y, plain = jax.vjp(lambda x, w: layers.convolve(geometry, x, w), x, w)
+        inputs = max(4, groups)
+        x = jax.random.normal(jax.random.key(0), (3, 7, 8, inputs), jnp.float64)
+        w = jax.random.normal(jax.random.key(1), (kernel, kernel, inputs // groups, 6), jnp.float64)
+        y, plain = jax.vjp(lambda x, w: by_xla(geometry, x, w), x, w)
         z, fast = jax.vjp(lambda x, w: layers.fast_convolve(geometry, x, w), x, w)
         np.testing.assert_allclose(y, z)
         g = jax.random.normal(jax.random.key(2), y.shape, jnp.float64)
@@ -186,7 +195,7 @@ def test_fast_convolution_gradients_are_the_gradients(stride, dilation, kernel, 
             np.testing.assert_allclose(one, two, rtol=1e-10, atol=1e-10)
         each = layers.kernel_gradients(geometry, w.shape, x, g)
         for i in range(3):
-            one = jax.vjp(lambda w, i=i: layers.convolve(geometry, x[i : i + 1], w), w)[1]
+            one = jax.vjp(lambda w, i=i: by_xla(geometry, x[i : i + 1], w), w)[1]
             np.testing.assert_allclose(each[i], one(g[i : i + 1])[0], rtol=1e-10, atol=1e-10)
 
 
