@@ -1,15 +1,31 @@
-"""Float64 within a block, on every JAX version, without touching the global configuration."""
+"""Float64 within a block, and products of matrices that are exact enough for conditioning."""
 
 from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
+from jax import lax
+from jaxtyping import Array, Float
 
 
 def enable_x64() -> AbstractContextManager[Any]:
-    """A context in which JAX computes in float64 where it is given float64."""
+    """A context in which JAX computes in float64 where it is given float64.
+
+    It works on every JAX version and does not touch the global configuration.
+    """
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(True)
     from jax import experimental
 
     return experimental.enable_x64()  # type: ignore[attr-defined]  # before jax 0.8
+
+
+def inner_products(a: Float[Array, "n p"], b: Float[Array, "m p"]) -> Float[Array, "n m"]:
+    """`a b'` in full precision (no TF32): conditioning is the signal.
+
+    XLA's CPU compiler of jaxlib 0.10 to 0.12 can fuse the product of a matrix with its own
+    transpose into a program that reads memory it never wrote; the barrier keeps it from seeing
+    that both are the same.
+    """
+    other = lax.optimization_barrier(b)
+    return lax.dot_general(a, other, (((1,), (1,)), ((), ())), precision=lax.Precision.HIGHEST)

@@ -297,7 +297,9 @@ def _contract(left: list[Array], right: list[Array], outputs: str) -> Array:
     total: Any = 0.0
     for a, b in zip(left, right, strict=True):
         a, b = a.reshape(*a.shape[:2], -1), b.reshape(*b.shape[:2], -1)
-        total = total + jnp.einsum(equation, a, b, precision=one.PRECISION)
+        total = total + jnp.einsum(
+            equation, a, lax.optimization_barrier(b), precision=one.PRECISION
+        )
     return total / left[0].shape[1] if outputs == "trace" else total
 
 

@@ -28,6 +28,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from saboc_jax.ntk.network import Network, Path, Predicate, check_outputs
+from saboc_jax.precision import inner_products
 from saboc_jax.spaces.base import flatten
 from saboc_jax.spaces.layers import (
     Interceptor,
@@ -68,7 +69,7 @@ PRECISION = lax.Precision.HIGHEST  # no TF32: conditioning is the signal
 
 def gram(a: Float[Array, "n p"], columns: int) -> Float[Array, "n m"]:
     """Inner products of all rows with the first `columns` rows."""
-    return jnp.matmul(a, a[:columns].T, precision=PRECISION)
+    return inner_products(a, a[:columns])
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from saboc_jax.ntk.network import Network, Path, bind
+from saboc_jax.precision import inner_products
 from saboc_jax.scorers.activations import (
     check_init,
     cost_rule,
@@ -90,7 +91,7 @@ def covariance(x: Float[Array, "n h w c"]) -> Float[Array, "c c"]:
     """Of the channels over all positions of all images."""
     rows = x.reshape(-1, x.shape[-1])
     rows = rows - rows.mean(0)
-    return jnp.matmul(rows.T, rows, precision=lax.Precision.HIGHEST) / rows.shape[0]
+    return inner_products(rows.T, rows.T) / rows.shape[0]
 
 
 def _block_rule(

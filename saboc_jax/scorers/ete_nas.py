@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from saboc_jax.ntk import regression, spectrum
 from saboc_jax.ntk.network import Network, bind
+from saboc_jax.precision import inner_products
 from saboc_jax.scorers.activations import check_init, put, record, recorded, redraw
 from saboc_jax.scorers.base import require
 from saboc_jax.spaces.layers import is_call
@@ -43,7 +44,7 @@ def correlation_norm(outputs: Float[Array, "n k"]) -> Float[Array, ""]:
     rows = outputs - outputs.mean(1, keepdims=True)
     rows = rows / jnp.linalg.norm(rows, axis=1, keepdims=True)
     # |R R'| = |R' R|, the smaller of the two.
-    return jnp.linalg.norm(rows.T @ rows)
+    return jnp.linalg.norm(inner_products(rows.T, rows.T))
 
 
 def _pool_rule(next_fun: Any, args: tuple, kwargs: dict, context: Any) -> Any:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from saboc_jax.ntk.network import Network, bind
+from saboc_jax.precision import inner_products
 from saboc_jax.scorers.activations import RELU, check_init, record, redraw, relu_rule, seen
 from saboc_jax.types import (
     Batch,
@@ -30,7 +30,7 @@ from saboc_jax.types import (
 def agreement(active: Bool[Array, "n units"]) -> Float[Array, "n n"]:
     """On how many units two images agree: c c' + (1 - c)(1 - c)'. Exact: small integers."""
     c = active.astype(jnp.float32)
-    both = jnp.matmul(c, c.T, precision=lax.Precision.HIGHEST)
+    both = inner_products(c, c)
     on = c.sum(1)
     return 2 * both + c.shape[1] - on[:, None] - on[None, :]
 
