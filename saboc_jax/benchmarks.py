@@ -22,20 +22,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from saboc_jax.spaces import nas_bench_201_cells as cells
+from saboc_jax.spaces.darts_cells import OPERATIONS as DARTS_OPERATIONS
 from saboc_jax.types import Architecture
 
 DATASETS = ("cifar10", "cifar100", "imagenet16_120")
 TARGETS = ("test", "val", "train", "12ep", "train_100ep")
-DARTS_OPERATIONS = (
-    "none",
-    "skip_connect",
-    "sep_conv_3x3",
-    "sep_conv_5x5",
-    "dil_conv_3x3",
-    "dil_conv_5x5",
-    "avg_pool_3x3",
-    "max_pool_3x3",
-)
 SCORES = (
     "synflow",
     "grasp",

@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from saboc_jax.spaces.ops import INITIALISERS, Initialiser
-from saboc_jax.types import Architecture, Gates, PRNGKey
+from saboc_jax.types import Architecture, Gates, Images, PRNGKey, Variables
 
 
 def architecture_to_mask(
@@ -120,6 +121,32 @@ def draw_parameters(
         drawn.append(kernel.astype(leaf.dtype))
         start += leaf.size
     return jax.tree_util.tree_unflatten(structure, drawn)
+
+
+def init_supernet(
+    module: nn.Module,
+    choices: Sequence[int],
+    image_shape: tuple[int, int, int],
+    initialiser: Initialiser,
+    layers_per_leaf: Callable[[tuple[str, ...]], int],
+    key: PRNGKey,
+) -> Variables:
+    """The variables of a gated network `module(images, gates)`. `key` is consumed."""
+    images, gates = jnp.zeros((1, *image_shape)), jnp.zeros((len(choices), max(choices)))
+    shapes = jax.eval_shape(module.init, key, images, gates)["params"]
+    return {"params": draw_parameters(key, shapes, initialiser, layers_per_leaf)}
+
+
+def apply_supernet(
+    module: nn.Module,
+    variables: Variables,
+    gates: Gates,
+    images: Images,
+    mutable: Sequence[str] = (),
+) -> tuple[Array, Variables]:
+    """Outputs of a gated network, and the collections named in `mutable`."""
+    result: Any = module.apply(variables, images, gates, mutable=list(mutable) or False)
+    return result if mutable else (result, {})
 
 
 def path_names(path: tuple[Any, ...]) -> tuple[str, ...]:

@@ -6,25 +6,21 @@ that TE-NAS takes its NTK of, with its batch norm and ReLU after the last cell, 
 network that DARTS trains does not have. Both have a third stage, which adds no other cell.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from flax import linen as nn
-from jaxtyping import Array
 
 from saboc_jax.spaces import darts_cells as cells
 from saboc_jax.spaces import darts_codec as codec
 from saboc_jax.spaces import darts_costs
-from saboc_jax.spaces.base import as_gates, draw_parameters, find_initialiser
+from saboc_jax.spaces.base import apply_supernet, as_gates, find_initialiser, init_supernet
 from saboc_jax.spaces.darts_cells import Genotype
 from saboc_jax.spaces.darts_costs import NetworkSize
 from saboc_jax.spaces.darts_network import DartsNet
 from saboc_jax.spaces.darts_supernet import GatedDartsNet, edge_groups
 from saboc_jax.spaces.ops import Initialiser
-from saboc_jax.types import Architecture, Gates, Images, PRNGKey, SearchSpace, Variables
+from saboc_jax.types import Architecture, SearchSpace, Variables
 
 THIN_SHAPE = (3, 3, 1)  # of an input of the thin network
 
@@ -88,8 +84,10 @@ def _network(
     """The fields of a space that depend on the network around the cells."""
     module = GatedDartsNet(size)
     return {
-        "init": partial(_init, module, image_shape, initialiser),
-        "apply": partial(_apply, module),
+        "init": partial(
+            init_supernet, module, cells.CHOICES, image_shape, initialiser, layers_per_leaf
+        ),
+        "apply": partial(apply_supernet, module),
         "specialise": lambda arch: DartsNet(cells.to_genotype(arch), size),
         "extract": partial(_extract, size),
     }
@@ -112,29 +110,6 @@ def _check_sizes(
             f"image_shape={image_shape}; allowed: (height, width, channels) with even sides of "
             "4 or more, for the network halves them"
         )
-
-
-def _init(
-    module: GatedDartsNet,
-    image_shape: tuple[int, int, int],
-    initialiser: Initialiser,
-    key: PRNGKey,
-) -> Variables:
-    images = jnp.zeros((1, *image_shape))
-    gates = jnp.zeros((len(cells.CHOICES), max(cells.CHOICES)))
-    shapes = jax.eval_shape(module.init, key, images, gates)["params"]
-    return {"params": draw_parameters(key, shapes, initialiser, layers_per_leaf)}
-
-
-def _apply(
-    module: nn.Module,
-    variables: Variables,
-    gates: Gates,
-    images: Images,
-    mutable: Sequence[str] = (),
-) -> tuple[Array, Variables]:
-    result: Any = module.apply(variables, images, gates, mutable=list(mutable) or False)
-    return result if mutable else (result, {})
 
 
 def _extract(size: NetworkSize, variables: Variables, arch: Architecture) -> Variables:

@@ -25,10 +25,11 @@ from jaxtyping import Array, Float
 
 from saboc_jax.spaces import nas_bench_201_cells as cells
 from saboc_jax.spaces.base import (
+    apply_supernet,
     as_gates,
     check_architecture,
-    draw_parameters,
     find_initialiser,
+    init_supernet,
 )
 from saboc_jax.spaces.gating import COLLECTIONS, apply_within, gated, merge
 from saboc_jax.spaces.ops import (
@@ -37,13 +38,12 @@ from saboc_jax.spaces.ops import (
     Block,
     Conv,
     Features,
-    Initialiser,
     Relu,
     ReluConvNorm,
     Within,
     average_pool,
 )
-from saboc_jax.types import Architecture, Gates, Images, PRNGKey, SearchSpace, Variables
+from saboc_jax.types import Architecture, Gates, Images, SearchSpace, Variables
 
 PARAMETRIC = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}  # operations with parameters: kernel size
 STAGES = 3
@@ -310,6 +310,11 @@ def nas_bench_201(
     module = GatedMacroNet(channels, num_cells, num_classes)
     thin = GatedThinNet(channels=1, cells=1)
     choices = (len(cells.OPERATIONS),) * NUM_EDGES
+    initialiser = find_initialiser(init)
+
+    def init_gated(module: nn.Module, shape: tuple[int, int, int]) -> Callable[..., Variables]:
+        return partial(init_supernet, module, choices, shape, initialiser, layers_per_leaf)
+
     gates = partial(as_gates, choices=choices)
     costs = partial(
         cells.cost,
@@ -324,8 +329,8 @@ def nas_bench_201(
         option_names=(cells.OPERATIONS,) * NUM_EDGES,
         num_classes=num_classes,
         image_shape=image_shape,
-        init=partial(_init, module, image_shape, find_initialiser(init)),
-        apply=partial(_apply, module),
+        init=init_gated(module, image_shape),
+        apply=partial(apply_supernet, module),
         gates=gates,
         cost=costs,
         to_string=cells.to_string,
@@ -339,8 +344,8 @@ def nas_bench_201(
     )
     thin_space = space._replace(
         image_shape=THIN_SHAPE,
-        init=partial(_init, thin, THIN_SHAPE, find_initialiser(init)),
-        apply=partial(_apply, thin),
+        init=init_gated(thin, THIN_SHAPE),
+        apply=partial(apply_supernet, thin),
         specialise=lambda arch: ThinNet(operation_names(arch), channels=1, cells=1),
         extract=partial(_extract, 1),
     )
@@ -375,29 +380,6 @@ def _check_sizes(
             f"image_shape={image_shape}; allowed: (height, width, channels) with sides that "
             "are multiples of 4, for the network halves them twice"
         )
-
-
-def _init(
-    module: nn.Module,
-    image_shape: tuple[int, int, int],
-    initialiser: Initialiser,
-    key: PRNGKey,
-) -> Variables:
-    images = jnp.zeros((1, *image_shape))
-    gates = jnp.zeros((NUM_EDGES, len(cells.OPERATIONS)))
-    shapes = jax.eval_shape(module.init, key, images, gates)["params"]
-    return {"params": draw_parameters(key, shapes, initialiser, layers_per_leaf)}
-
-
-def _apply(
-    module: nn.Module,
-    variables: Variables,
-    gates: Gates,
-    images: Images,
-    mutable: Sequence[str] = (),
-) -> tuple[Array, Variables]:
-    result: Any = module.apply(variables, images, gates, mutable=list(mutable) or False)
-    return result if mutable else (result, {})
 
 
 def _extract(num_cells: int, variables: Variables, arch: Architecture) -> Variables:
