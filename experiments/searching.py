@@ -26,7 +26,13 @@ from saboc_jax.evaluate import Evaluator
 from saboc_jax.report import results_table
 from saboc_jax.search import SearchResult, Step, run_search
 from saboc_jax.searchers import SEARCHERS
-from saboc_jax.trajectory import Trajectory, front_figure, trajectory_figure
+from saboc_jax.trajectory import (
+    Point,
+    Trajectory,
+    front_figure,
+    is_single,
+    trajectory_figure,
+)
 from saboc_jax.types import Scorer, Searcher, SearchSpace
 
 SEARCHER = flags.DEFINE_enum("searcher", "pruning", sorted(SEARCHERS), "Search method.")
@@ -117,6 +123,14 @@ def truth(space: SearchSpace, trained_on: str) -> Accuracies | None:
     return lambda archs: table.accuracy(trained_on, archs), table.column(trained_on)
 
 
+def standing(point: Point, history: list[Step]) -> str:
+    """Where a search stands, in words."""
+    found, best = f"true accuracy {point.found:.2f} %", f"{point.best:.2f} %"
+    if is_single(history[-1][0]):
+        return f"{found} would be returned, {best} is the best seen"
+    return f"{found} is the mean of what the supernet held, {best} its best"
+
+
 def search(
     console: Console,
     evaluator: Evaluator,
@@ -149,10 +163,7 @@ def search(
             point = trajectory.update(history)
             if point.found != last and not math.isnan(point.found):
                 last = point.found
-                console.print(
-                    f"{point.evaluations} evaluations: true accuracy {point.found:.2f} % would be "
-                    f"returned, {point.best:.2f} % is the best seen"
-                )
+                console.print(f"{point.evaluations} evaluations: {standing(point, history)}")
 
         quantity = AGAINST.value
         return run_search(

@@ -71,8 +71,8 @@ class Trajectory:
         for masks, scores in history[self._steps :]:
             # Pieces, so that a large first step is more than one point.
             piece = max(16, seen // 16)
-            for start in range(0, len(masks), piece) if _single(masks) else (0,):
-                end = start + piece if _single(masks) else len(masks)
+            for start in range(0, len(masks), piece) if is_single(masks) else (0,):
+                end = start + piece if is_single(masks) else len(masks)
                 seen += len(masks[start:end])
                 self.points.append(self._point(seen, masks[start:end], scores[start:end]))
         self._steps = len(history)
@@ -86,7 +86,7 @@ class Trajectory:
 
     def _point(self, seen: int, masks: np.ndarray, scores: np.ndarray) -> Point:
         best = self.points[-1].best if self.points else float("nan")
-        if not _single(masks):
+        if not is_single(masks):
             members = self._members(masks[0])
             if not len(members):
                 return Point(seen, best, float("nan"))
@@ -113,7 +113,8 @@ class Trajectory:
         return np.array(list(itertools.product(*map(np.flatnonzero, mask))), np.int32)
 
 
-def _single(masks: np.ndarray) -> bool:
+def is_single(masks: Bool[np.ndarray, "b d o"]) -> bool:
+    """Are all of them architectures, none a supernet?"""
     return bool((masks.sum(-1) == 1).all())
 
 
@@ -132,7 +133,7 @@ def trajectory_figure(points: Sequence[Point], accuracies: Any, title: str) -> F
     x = [point.evaluations for point in points]
     for label, colour, values in (
         ("best scored", "#0a4f9e", [point.best for point in points]),
-        ("would be returned", "#c04f00", [point.found for point in points]),
+        ("would be returned (a supernet: mean)", "#c04f00", [point.found for point in points]),
     ):
         style: dict[str, Any] = {"where": "post", "color": colour, "label": label}
         above.step(x, values, **style)
