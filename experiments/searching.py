@@ -24,7 +24,7 @@ from saboc_jax import ranking as ranks
 from saboc_jax.budgets import Allows, Budget, budget_check
 from saboc_jax.evaluate import Evaluator
 from saboc_jax.report import results_table
-from saboc_jax.search import SearchResult, Step, run_search
+from saboc_jax.search import SearchResult, Step, pruning_options, run_search
 from saboc_jax.searchers import SEARCHERS
 from saboc_jax.trajectory import (
     Point,
@@ -99,9 +99,7 @@ def build_searcher(
     if name == "pruning":
         if against:
             raise ValueError("--against gives a front; pruning ends with one architecture")
-        has_none = any("none" in names for names in space.option_names)
-        options |= {"initially_pruned": ("none",) * has_none, "option_names": space.option_names}
-        options |= {"allows": allowed, "removals": space.removals and space.removals()}
+        options |= pruning_options(space, allowed)
         options.pop("max_evaluations", None)
     return SEARCHERS[name](space.choices, directions, **options)
 

@@ -44,7 +44,7 @@ from saboc_jax.api_results import Found, Ranked, Score
 from saboc_jax.budgets import Allows, Budget, budget_check
 from saboc_jax.data import Dataset
 from saboc_jax.recipes import RECIPES, Recipe
-from saboc_jax.search import run_search
+from saboc_jax.search import pruning_options, run_search
 from saboc_jax.searchers import SEARCHERS
 from saboc_jax.spaces.isomorphism import representatives
 from saboc_jax.train import State, make_trainer
@@ -235,12 +235,7 @@ def _searcher(
     if name not in SEARCHERS:
         raise ValueError(f"searcher={name!r}; allowed: {', '.join(SEARCHERS)}")
     if name == "pruning":
-        has_none = any("none" in names for names in space.option_names)
-        options = {
-            "initially_pruned": ("none",) * has_none,
-            "option_names": space.option_names,
-            "allows": allows,
-        } | options
+        options = pruning_options(space, allows) | options
     try:
         return SEARCHERS[name](space.choices, scorer.higher_is_better, **options)
     except TypeError as error:

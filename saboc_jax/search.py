@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from saboc_jax.budgets import Allows
 from saboc_jax.evaluate import Evaluator
 from saboc_jax.spaces.base import architecture_to_mask
-from saboc_jax.types import Architecture, PRNGKey, Searcher
+from saboc_jax.types import Architecture, PRNGKey, Searcher, SearchSpace
 
 Step = tuple[np.ndarray, np.ndarray]
 """Masks [b, d, o] and scores [b, repeats, k] of one step; rejected candidates are NaN."""
@@ -61,6 +61,17 @@ class SearchResult:
         if repeats == 1:
             return np.full(self.scores.shape[1], np.nan)
         return self.scores.std(0, ddof=1) / np.sqrt(repeats)
+
+
+def pruning_options(space: SearchSpace, allows: Allows | None) -> dict[str, Any]:
+    """What pruning must know of a space; it starts without the option `none`, as TE-NAS does."""
+    has_none = any("none" in names for names in space.option_names)
+    return {
+        "initially_pruned": ("none",) * has_none,
+        "option_names": space.option_names,
+        "allows": allows,
+        "removals": space.removals and space.removals(),
+    }
 
 
 def evaluations(history: list[Step]) -> int:
