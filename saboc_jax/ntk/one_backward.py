@@ -40,6 +40,7 @@ from saboc_jax.spaces.layers import (
     freeze_geometry,
     input_gradient,
     is_call,
+    is_twofold,
     kernel_gradients,
     only_input,
 )
@@ -226,6 +227,8 @@ def tap_rule(tap: Array, predicate: Predicate, uses: Uses | None = None) -> Inte
 
     def rule(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
         module = context.module
+        if is_twofold(context):
+            return module.reverse_only(*args)
         if not isinstance(module, LAYERS) or context.method_name == "setup":
             return next_fun(*args, **kwargs)
         if module.name == _FREE or module.is_initializing():

@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax import lax
 from jaxtyping import Array, Float
 
 from saboc_jax.spaces import darts_cells as cells
+from saboc_jax.spaces import edges
 from saboc_jax.spaces.darts_costs import NetworkSize
 from saboc_jax.spaces.darts_network import FactorisedReduction, Operation
-from saboc_jax.spaces.gating import COLLECTIONS, apply_within, gated, merge
+from saboc_jax.spaces.gating import COLLECTIONS, apply_within
 from saboc_jax.spaces.ops import BatchNorm, Block, Conv, Features, Relu, ReluConvNorm, Within
 from saboc_jax.types import Gates, Images, Variables
 
@@ -156,27 +156,32 @@ class GatedDartsNet(nn.Module):
     ) -> Float[Array, "6 n height width c"]:
         """The nodes with the outputs of a group's edges added to their targets."""
         params = {
-            name: self.param(f"{group.name}_{name}", _init_stack, group, name, features)
+            f"{group.name}_{name}": self.param(
+                f"{group.name}_{name}", _init_stack, group, name, features
+            )
             for name in group.parametric
         }
         if self.is_initializing():
             return nodes
         mutable = tuple(c for c in COLLECTIONS if self.is_mutable_collection(c))
         stored: Any = {
-            name: self.get_variable("batch_stats", f"{group.name}_{name}", default={})
-            for name in params
+            label: self.get_variable("batch_stats", label, default={}) for label in params
         }
-        # The reverse pass runs an edge again: see `nas_bench_201`.
-        run_edge = jax.checkpoint(partial(_run_edge, group, features, mutable), prevent_cse=False)
-
-        def body(nodes: Array, edge: Any) -> tuple[Array, Variables]:
-            source, target, gate, variables = edge
-            y, state = run_edge((inputs if group.stride == 2 else nodes)[source], gate, *variables)
-            return nodes.at[target].add(y), state
-
-        ends, numbers = np.asarray(cells.EDGES)[list(group.edges)], np.asarray(group.edges)
-        layers = (ends[:, 0], ends[:, 1], gates[numbers], (params, stored))
-        nodes, states = lax.scan(body, nodes, layers)
+        operations = [
+            edges.Operation(option, partial(_run_option, group, features, name))
+            for option, name in enumerate(cells.OPERATIONS)
+            if name != "none"
+        ]
+        numbers = np.asarray(group.edges)
+        nodes, states = edges.add_edges(
+            operations,
+            np.asarray(cells.EDGES)[numbers].tolist(),
+            nodes,
+            inputs if group.stride == 2 else None,
+            gates[numbers],
+            {"params": params, "batch_stats": stored},
+            mutable,
+        )
         for collection in mutable:
             for key, value in states.get(collection, {}).items():
                 self.put_variable(collection, key, value)
@@ -191,24 +196,15 @@ def _init_stack(key: Array, group: EdgeGroup, name: str, features: int) -> Any:
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (number, *leaf.shape)), params)
 
 
-def _run_edge(
+def _run_option(
     group: EdgeGroup,
     features: int,
+    name: str,
+    collections: Variables,
     mutable: Sequence[str],
     x: Features,
-    gate: Float[Array, " 8"],
-    params: Any,
-    stored: Any,
 ) -> tuple[Features, Variables]:
-    """The gated sum of the operations; only those with a positive gate run."""
-    outputs, states = [], []
-    for option, name in enumerate(cells.OPERATIONS):
-        if name == "none":
-            continue
-        module = Within(f"{group.name}_{name}", partial(Operation, name, features, group.stride))
-        own, statistics = params.get(name, {}), stored.get(name, {})
-        run = partial(apply_within, module, mutable, own, statistics)
-        y, state = gated(run, gate[option], x)
-        outputs.append(y)
-        states.append(state)
-    return sum(outputs[1:], start=outputs[0]), merge(*states)
+    """One operation at an edge's collections."""
+    module = Within(f"{group.name}_{name}", partial(Operation, name, features, group.stride))
+    own = {kind: trees.get(module.label, {}) for kind, trees in collections.items()}
+    return apply_within(module, own, mutable, x)

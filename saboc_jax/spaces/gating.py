@@ -31,12 +31,10 @@ def gated(
 
 
 def apply_within(
-    module: Within, mutable: Sequence[str], params: Any, stored: Any, x: Features
+    module: Within, collections: Variables, mutable: Sequence[str], x: Features
 ) -> tuple[Features, Variables]:
-    """The output of a module at its own parameters and stored statistics, and what it records."""
-    variables: dict[str, Any] = {"params": {module.label: params}}
-    if stored:
-        variables["batch_stats"] = {module.label: stored}
+    """The output of a module at its own collections, and what it records."""
+    variables = {name: {module.label: tree} for name, tree in collections.items() if tree}
     return module.apply(variables, x, mutable=list(mutable))
 
 

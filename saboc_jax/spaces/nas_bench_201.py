@@ -18,7 +18,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
@@ -31,7 +30,8 @@ from saboc_jax.spaces.base import (
     find_initialiser,
     init_supernet,
 )
-from saboc_jax.spaces.gating import COLLECTIONS, apply_within, gated, merge
+from saboc_jax.spaces.edges import Operation, add_edges
+from saboc_jax.spaces.gating import COLLECTIONS, apply_within, merge
 from saboc_jax.spaces.ops import (
     BLOCK_INPUTS,
     BatchNorm,
@@ -186,20 +186,20 @@ class GatedMacroNet(nn.Module):
         return Head(self.num_classes, name="head")(x)
 
     def _stage(self, name: str, features: int, x: Features, gates: Gates) -> Features:
+        labels = {f"{name}_{operation}": operation for operation in PARAMETRIC}
         params = {
-            operation: self.param(f"{name}_{operation}", self._init_stack, operation, features)
-            for operation in PARAMETRIC
+            label: self.param(label, self._init_stack, operation, features)
+            for label, operation in labels.items()
         }
         if self.is_initializing():
             return x
         mutable = tuple(c for c in COLLECTIONS if self.is_mutable_collection(c))
         stored: Any = {
-            operation: self.get_variable("batch_stats", f"{name}_{operation}", default={})
-            for operation in PARAMETRIC
+            label: self.get_variable("batch_stats", label, default={}) for label in labels
         }
         given: Any = self.get_variable(BLOCK_INPUTS, f"{name}_output", default={})
         run = partial(_run_cell, name, features, gates, mutable)
-        x, states = lax.scan(run, x, ((params, stored), given))
+        x, states = lax.scan(run, x, ({"params": params, "batch_stats": stored}, given))
         for collection in mutable:
             for key, value in states.get(collection, {}).items():
                 self.put_variable(collection, key, value)
@@ -236,51 +236,33 @@ def _run_cell(
 ) -> tuple[Features, Variables]:
     """Scan body over the cells of a stage: scans over the six edges."""
     layers, given = variables
-    nodes = jnp.zeros((4, *x.shape), x.dtype).at[0].set(x)
-    edges = np.asarray(cells.EDGES)
-    # The reverse pass runs an edge again instead of keeping what all its operations would have
-    # needed: a scan keeps an array for each of them, selected or not.
-    run_edge = jax.checkpoint(partial(_run_edge, name, features, mutable), prevent_cse=False)
-
-    def body(nodes: Array, edge: Any) -> tuple[Array, Variables]:
-        source, target, gate, (params, stored) = edge
-        y, state = run_edge(nodes[source], gate, params, stored)
-        return nodes.at[target].add(y), state
-
-    nodes, states = lax.scan(body, nodes, (edges[:, 0], edges[:, 1], gates, layers))
+    nodes = jnp.zeros((cells.NUM_NODES, *x.shape), x.dtype).at[0].set(x)
+    operations = [
+        Operation(option, partial(_run_option, name, features, operation))
+        for option, operation in enumerate(cells.OPERATIONS)
+        if operation != "none"
+    ]
+    nodes, states = add_edges(operations, cells.EDGES, nodes, None, gates, layers, mutable)
     mark = Within(f"{name}_output", Block)
     inputs = {BLOCK_INPUTS: {mark.label: given}} if given else {}
-    x, state = mark.apply(inputs, nodes[3], mutable=list(mutable))
+    x, state = mark.apply(inputs, nodes[-1], mutable=list(mutable))
     return x, merge(states, state)
 
 
-def _run_edge(
+def _run_option(
     name: str,
     features: int,
+    operation: str,
+    collections: Variables,
     mutable: Sequence[str],
     x: Features,
-    gate: Array,
-    params: Any,
-    stored: Any,
 ) -> tuple[Features, Variables]:
-    """The gated sum of the five operations; only those with a positive gate run."""
-    y = jnp.zeros_like(x)
-    states: list[Variables] = []
-    for option, operation in enumerate(cells.OPERATIONS):
-        if operation == "none":
-            continue
-        if operation in PARAMETRIC:
-            module = Within(f"{name}_{operation}", _operation(operation, features))
-            run = partial(apply_within, module, mutable, params[operation], stored[operation])
-        else:
-            run = partial(_apply_plain, operation)
-        out, state = gated(run, gate[option], x)
-        y, states = y + out, [*states, state]
-    return y, merge(*states)
-
-
-def _apply_plain(operation: str, x: Features) -> tuple[Features, Variables]:
-    return (x if operation == "skip_connect" else average_pool(x)), {}
+    """One operation at an edge's collections."""
+    if operation not in PARAMETRIC:
+        return (x if operation == "skip_connect" else average_pool(x)), {}
+    module = Within(f"{name}_{operation}", _operation(operation, features))
+    own = {kind: trees.get(module.label, {}) for kind, trees in collections.items()}
+    return apply_within(module, own, mutable, x)
 
 
 # --- the space --------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ def test_a_kernel_alone_is_the_kernel_beside_other_rows():
     cell = space.from_string(
         "|avg_pool_3x3~0|+|avg_pool_3x3~0|avg_pool_3x3~1|+|avg_pool_3x3~0|none~1|none~2|"
     )
-    key = jax.random.key(0)
+    key = jax.random.key(1)  # at key 0 rounding decides the sign of a ReLU's input
     images = jax.random.normal(key, (64, 32, 32, 3))
     batch = Batch(images, labels=None, test_images=images[:8] + 0.1)
     alone = Kernels(space, NTKOptions())
