@@ -69,17 +69,12 @@ def test_a_supernet_averages_its_operations(two_cells):
         x = jax.random.normal(jax.random.key(2), (2, 8, 8, 2), jnp.float64)
         from saboc_jax.spaces.nas_bench_201 import _run_cell
 
-        params = to_double(
-            {
-                name: jax.tree.map(lambda leaf: leaf[0], value)
-                for name, value in {
-                    op: space.init(jax.random.key(0))["params"][f"cells_0_{op}"]
-                    for op in ("nor_conv_1x1", "nor_conv_3x3")
-                }.items()
-            }
-        )
-        stored = {op: {} for op in params}
-        y, _ = _run_cell("cells_0", 2, gates, (), x, ((params, stored), {}))
+        params = {
+            label: jax.tree.map(lambda leaf: leaf[0], value)
+            for label, value in to_double(space.init(jax.random.key(0))["params"]).items()
+            if label.startswith("cells_0_")
+        }
+        y, _ = _run_cell("cells_0", 2, gates, (), x, ({"params": params, "batch_stats": {}}, {}))
         np.testing.assert_allclose(y, (x + ops.average_pool(x)) / 2, rtol=1e-6)
 
 
