@@ -49,6 +49,15 @@ def examples(dataset: Dataset, split: str, count: int | None = None) -> Examples
     return Examples(np.asarray(images), np.asarray(labels))
 
 
+def shrunk(given: Examples, factor: int) -> Examples:
+    """Images averaged over squares of a side of `factor`, which must divide theirs."""
+    n, height, width, channels = given.images.shape
+    if height % factor or width % factor:
+        raise ValueError(f"factor={factor}; allowed: divisors of {height} and {width}")
+    shape = (n, height // factor, factor, width // factor, factor, channels)
+    return Examples(given.images.reshape(shape).mean((2, 4)), given.labels)
+
+
 def train(
     of: SearchSpace,
     arch: Architecture,
@@ -60,7 +69,20 @@ def train(
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Trains one architecture on the first `count` training images; gives its epochs' metrics."""
-    own = examples(dataset, "train", count)
-    trainer = make_trainer(of.specialise(arch), own, dataset.num_classes, settings, seed)
-    held_out = examples(dataset, "test")
+    own, held_out = examples(dataset, "train", count), examples(dataset, "test")
+    return train_on(of, arch, own, held_out, settings, seed, folder, on_epoch)
+
+
+def train_on(
+    of: SearchSpace,
+    arch: Architecture,
+    own: Examples,
+    held_out: Examples,
+    settings: Recipe,
+    seed: int,
+    folder: Path,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> list[dict[str, Any]]:
+    """The same on examples in memory, for studies that train many architectures."""
+    trainer = make_trainer(of.specialise(arch), own, of.num_classes, settings, seed)
     return run(trainer, held_out, settings.epochs, folder, on_epoch)[1]

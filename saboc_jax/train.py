@@ -129,8 +129,10 @@ def make_trainer(
     accepted = inspect.signature(type(module).__call__).parameters
 
     def start() -> State:
+        # Drawing every kernel with threefry takes several times longer to compile than this.
+        weights = jax.random.key(seed, impl="rbg")
         dropped = {"drop_path": key} if "drop_path" in accepted else {}
-        variables = jax.jit(module.init)({"params": key, **dropped}, examples.images[:1])
+        variables = jax.jit(module.init)({"params": weights, **dropped}, examples.images[:1])
         stats = variables.get("batch_stats", {})
         params = variables["params"]
         state = State(params, stats, tx.init(params), jnp.zeros((), jnp.int32))

@@ -1,0 +1,92 @@
+"""Trains NAS-Bench-201 cells alike, for a short time, and compares them with the table.
+
+A run again with its --workdir goes on with what is missing; --archs and --seeds may grow.
+
+Examples:
+  python -m experiments.train_compare --archs=found,random --number=5 --workdir=runs/compare
+  python -m experiments.train_compare --archs=spread --number=20 --seeds=1 --workdir=runs/tau
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+
+from experiments import common, correlate_report, trained_cells, training
+from saboc_jax.benchmarks import load_nas_bench_201
+from saboc_jax.recipes import RECIPES, Recipe
+from saboc_jax.report import results_table
+from saboc_jax.spaces import make_space
+
+ARCHS = flags.DEFINE_list(
+    "archs", ["found", "random"], "Groups: found, random, spread, or files with a cell a line."
+)
+NUMBER = flags.DEFINE_integer("number", 5, "Cells of random, or of spread.", 1)
+SEARCHES = flags.DEFINE_string(
+    "searches", "experiments/results/search_cifar10/seed*.json", "Results of searches, for found."
+)
+SEEDS = flags.DEFINE_integer("seeds", 2, "Trainings of each cell; the first seed is --seed.", 1)
+RECIPE = flags.DEFINE_enum("recipe", "quick", sorted(RECIPES), "Settings of training.")
+EPOCHS = flags.DEFINE_integer("epochs", None, "In place of the recipe's.", 1)
+TRAIN_BATCH = flags.DEFINE_integer("train_batch_size", None, "In place of the recipe's.", 1)
+EXAMPLES = flags.DEFINE_integer("train_examples", None, "The first of the split; by default all.")
+SHRINK = flags.DEFINE_integer("shrink", 1, "Average images over squares of this side.", 1)
+WORKDIR = flags.DEFINE_string("workdir", None, "Where the runs are kept.", required=True)
+OUT = flags.DEFINE_string("out", None, "Folder for tables and figure.")
+
+
+def settings() -> Recipe:
+    """The recipe with the flags' changes; crops move by as much of the smaller image."""
+    recipe = training.recipe(RECIPE.value, EPOCHS.value, TRAIN_BATCH.value)
+    how = recipe.augmentation
+    how = how._replace(crop_padding=how.crop_padding // SHRINK.value)
+    return replace(recipe, augmentation=how)
+
+
+def train_all(console: Console, texts: list[str]) -> dict[tuple[str, int], dict[str, float]]:
+    """The last metrics of every cell and seed."""
+    dataset, recipe = common.load_dataset(), settings()
+    folder = common.open_workdir(WORKDIR.value, common.flag_values("out", "archs", "seeds"))
+    own, held_out = (
+        training.shrunk(training.examples(dataset, split, count), SHRINK.value)
+        for split, count in (("train", EXAMPLES.value), ("test", None))
+    )
+    space = make_space(
+        "nas_bench_201",
+        num_classes=dataset.num_classes,
+        image_shape=own.images.shape[1:],
+        channels=recipe.channels,
+        num_cells=recipe.cells,
+    )
+
+    def show(text: str, seed: int, line: dict[str, float]) -> None:
+        console.print(f"seed {seed}  top-1 {line['test_top1']:.2%}  {text}")
+
+    seeds = range(common.SEED.value, common.SEED.value + SEEDS.value)
+    return trained_cells.finish(space, texts, seeds, (own, held_out), recipe, folder, show)
+
+
+def main() -> None:
+    """Trains, prints, keeps."""
+    console = Console(highlight=False)
+    table = load_nas_bench_201(common.DATA_DIR.value)
+    seed, number = common.SEED.value, NUMBER.value
+    groups = {
+        Path(name).stem: trained_cells.cells(name, number, seed, table, SEARCHES.value)
+        for name in ARCHS.value
+    }
+    texts = list(dict.fromkeys(text for own in groups.values() for text in own))
+    runs = trained_cells.as_runs(groups, train_all(console, texts), table)
+    for name, rows in trained_cells.summary(runs, table).items():
+        console.print(results_table(rows, title=name))
+        if OUT.value:
+            correlate_report.write(Path(OUT.value), rows, name)
+    if OUT.value:
+        correlate_report.write(Path(OUT.value), runs, "runs")
+        figure = trained_cells.plot(trained_cells.per_cell(runs))
+        figure.savefig(Path(OUT.value) / "trained.png", dpi=100)
+
+
+if __name__ == "__main__":
+    common.run(main)
