@@ -1,6 +1,6 @@
 """Trains NAS-Bench-201 cells alike, for a short time, and compares them with the table.
 
-A run again with its --workdir goes on with what is missing; --archs and --seeds may grow.
+Run again with its --workdir, it goes on with what is missing; studies may share a --workdir.
 
 Examples:
   python -m experiments.train_compare --archs=found,random --number=5 --workdir=runs/compare
@@ -47,7 +47,9 @@ def settings() -> Recipe:
 def train_all(console: Console, texts: list[str]) -> dict[tuple[str, int], dict[str, float]]:
     """The last metrics of every cell and seed."""
     dataset, recipe = common.load_dataset(), settings()
-    folder = common.open_workdir(WORKDIR.value, common.flag_values("out", "archs", "seeds"))
+    # What says which cells are trained, and how often, may differ: every run has its own folder.
+    chosen = common.flag_values("archs", "number", "searches", "seed", "seeds", "out")
+    folder = common.open_workdir(WORKDIR.value, chosen)
     own, held_out = (
         training.shrunk(training.examples(dataset, split, count), SHRINK.value)
         for split, count in (("train", EXAMPLES.value), ("test", None))
