@@ -153,8 +153,10 @@ def summary(runs: Sequence[Row], table: Table, resamples: int = 1000) -> dict[st
     tables = {"cells": rows, "groups": per_group(rows)}
     if len(groups) > 1:
         tables["differences"] = [difference(rows, groups[0], other) for other in groups[1:]]
-    taus = [row for group in groups for row in correlations(runs, table, group, resamples)]
-    return tables | {"correlations": taus}
+    # Two cells have an order but no correlation.
+    large = [row["group"] for row in tables["groups"] if row["cells"] > 2]
+    taus = [row for group in large for row in correlations(runs, table, group, resamples)]
+    return tables | ({"correlations": taus} if taus else {})
 
 
 def plot(rows: Sequence[Row]) -> Figure:

@@ -83,6 +83,7 @@ def test_what_is_made_of_the_accuracies(table):
         expected = scipy.stats.kendalltau(top1.mean(1), accuracies).statistic
         assert row["tau"] == pytest.approx(expected)
         assert row["low"] <= row["tau"] <= row["high"]
+    assert "correlations" not in trained_cells.summary(runs[:2], table)
     assert len(trained_cells.plot(rows).axes[0].containers) == 2
 
 
