@@ -78,6 +78,7 @@ PAPERS = {
     "macs": ("baseline", "multiply-accumulates"),
     "depth": ("baseline", "layers on the longest path"),
     "random": ("baseline", "chance"),
+    "latency": ("measured on the device", "median milliseconds of warm runs"),
 }
 
 

@@ -55,6 +55,12 @@ BATCH_NORM = flags.DEFINE_enum(
     "frozen: statistics of the training batch as constants (fast). batch: every batch its own, "
     "as the papers' codes do (n backward passes).",
 )
+LATENCY_BATCH = flags.DEFINE_integer(
+    "latency_batch", None, "Images of a latency measurement; default: 1.", 1
+)
+LATENCY_IMAGE_SIZE = flags.DEFINE_integer(
+    "latency_image_size", None, "Their height and width; default: those of the dataset.", 1
+)
 DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Where data lies; else $SABOC_DATA_DIR, else TFDS's own place."
 )
@@ -131,10 +137,12 @@ def space_id(space: SearchSpace) -> str:
 def build_scorer(names: Sequence[str], space: SearchSpace) -> Scorer:
     """The scorer of a name, or several as one."""
     shared = {"engine": NTK_ENGINE.value, "batch_norm": BATCH_NORM.value}
+    timing = {"batch_size": LATENCY_BATCH.value or 1, "image_size": LATENCY_IMAGE_SIZE.value}
     scorers = []
     for name in names:
         known = inspect.signature(load_factory(SCORERS, name)).parameters
         options = {key: value for key, value in shared.items() if key in known}
+        options |= timing if name == "latency" else {}
         scorers.append(make_scorer(name, space, **options))
     return combine(scorers)
 

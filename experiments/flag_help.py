@@ -12,6 +12,7 @@ from rich.table import Table
 GROUPS = {
     "Images": ("dataset", "datasets", "data_dir", "batch_size"),
     "Scoring network": ("space", "channels", "cells", "init", "batch_norm", "ntk_engine"),
+    "Latency": ("max_latency_ms", "latency_batch", "latency_image_size"),
     "Repetition": ("seed", "repeats"),
     "Where results are kept": ("workdir", "store", "out", "export"),
 }

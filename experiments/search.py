@@ -5,6 +5,7 @@ Examples:
   python -m experiments.search --dataset=cifar100 --seed=1 --workdir=runs/cifar100-1
   python -m experiments.search --ntk_engine=neural_tangents --channels=3
   python -m experiments.search --searcher=evolution --max_params=20000 --time_budget=600
+  python -m experiments.search --searcher=evolution --max_latency_ms=2 --latency_batch=8
   python -m experiments.search --searcher=random --against=macs --max_evaluations=200
 """
 
@@ -40,7 +41,8 @@ def main() -> None:
     dataset = common.load_dataset()
     space = common.build_space(dataset)
     scorer = common.build_scorer([SCORER.value], space)
-    allowed = searching.allows(space)
+    stopwatch = searching.stopwatch(dataset, space)
+    allowed = searching.allows(space, stopwatch)
     limit = searching.MAX_EVALUATIONS.value
     options = {"max_evaluations": limit} if limit else {}
     searcher = searching.build_searcher(
@@ -63,6 +65,8 @@ def main() -> None:
     trajectory = Trajectory(known[0], scorer.higher_is_better, ranking) if known else None
     with Store(folder / "scores.sqlite") as store:
         evaluator = common.build_evaluator(dataset, space, scorer, store)
+        if stopwatch:
+            stopwatch.keep_in(store)
         evaluator.stands_for = representatives(space) if ISOMORPHISM.value else None
         start = time.perf_counter()
         found = searching.search(console, evaluator, searcher, allowed, trajectory)
@@ -72,6 +76,9 @@ def main() -> None:
         trajectory.finish(found.arch)
         summary["trajectory"] = searching.keep_trajectory(folder, trajectory, known[1])
     search_report.show(console, space, summary)
+    if stopwatch:
+        summary["latency_ms"] = searching.latency_of(stopwatch)(found.arch)
+        console.print(f"Measured latency: {summary['latency_ms']:.3g} ms")
     if searching.AGAINST.value:
         summary["pareto_front"] = searching.keep_front(console, folder, space, scorer, found, known)
     record = {"settings": settings, "time_budget": searching.TIME_BUDGET.value}

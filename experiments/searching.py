@@ -21,7 +21,8 @@ from rich.progress import (
 from experiments import common
 from saboc_jax import benchmarks
 from saboc_jax import ranking as ranks
-from saboc_jax.budgets import Allows, Budget, budget_check
+from saboc_jax.budgets import Allows, Budget, budget_check, latency_of
+from saboc_jax.data import Dataset
 from saboc_jax.evaluate import Evaluator
 from saboc_jax.report import results_table
 from saboc_jax.search import SearchResult, Step, pruning_options, run_search
@@ -45,6 +46,12 @@ MAX_EVALUATIONS = flags.DEFINE_integer(
 MAX_PARAMS = flags.DEFINE_integer("max_params", None, "Most parameters of a candidate.", 0)
 MAX_MACS = flags.DEFINE_integer("max_macs", None, "Most multiply-adds of a candidate.", 0)
 MAX_DEPTH = flags.DEFINE_integer("max_depth", None, "Most layers on the longest path.", 0)
+MAX_LATENCY_MS = flags.DEFINE_float(
+    "max_latency_ms",
+    None,
+    "Most milliseconds of a candidate, the median of warm runs measured on this machine.",
+    0.0,
+)
 TIME_BUDGET = flags.DEFINE_float(
     "time_budget",
     None,
@@ -64,13 +71,21 @@ Accuracies = tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]
 
 def budget() -> Budget:
     """The budget of the flags, on the costs of the scoring network."""
-    return Budget(MAX_PARAMS.value, MAX_MACS.value, MAX_DEPTH.value)
+    return Budget(MAX_PARAMS.value, MAX_MACS.value, MAX_DEPTH.value, MAX_LATENCY_MS.value)
 
 
-def allows(space: SearchSpace) -> Allows | None:
+def stopwatch(dataset: Dataset, space: SearchSpace) -> Evaluator | None:
+    """What measures latency, where the flags limit it."""
+    if MAX_LATENCY_MS.value is None:
+        return None
+    return common.build_evaluator(dataset, space, common.build_scorer(["latency"], space))
+
+
+def allows(space: SearchSpace, stopwatch: Evaluator | None) -> Allows | None:
     """Which masks the budget of the flags allows; None: it has no limit."""
     limits = budget()
-    return None if limits == Budget() else budget_check(space, limits)
+    latency = latency_of(stopwatch) if stopwatch else None
+    return None if limits == Budget() else budget_check(space, limits, latency)
 
 
 def build_searcher(

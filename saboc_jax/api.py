@@ -34,6 +34,7 @@ from saboc_jax.api_inputs import (
     check_no_space,
     examples,
     find_architecture,
+    find_budget,
     find_candidates,
     find_space,
     score_all,
@@ -41,7 +42,7 @@ from saboc_jax.api_inputs import (
     space_of_modules,
 )
 from saboc_jax.api_results import Found, Ranked, Score
-from saboc_jax.budgets import Allows, Budget, budget_check
+from saboc_jax.budgets import Allows, Budget
 from saboc_jax.data import Dataset
 from saboc_jax.recipes import RECIPES, Recipe
 from saboc_jax.search import pruning_options, run_search
@@ -184,7 +185,7 @@ def search(
         scorers: whose metrics the search ranks by.
         searcher: a key of `saboc_jax.SEARCHERS`.
         repeats: draws of weights (and images) per candidate.
-        budget: limits on the costs of an architecture.
+        budget: limits on the costs of an architecture; latency is that of one image.
         max_evaluations: a step that would exceed it is not begun.
         time_budget: seconds after which nothing more is scored.
         batch_size: images of a batch drawn from a dataset.
@@ -212,7 +213,7 @@ def search(
     evaluator = build_evaluator(space, images, key, scorers, repeats, batch_size)
     if space.program is None:  # else the cost of every architecture would be traced
         evaluator.stands_for = representatives(space)
-    allows = budget_check(space, budget) if budget else None
+    allows = find_budget(space, budget, images, key, batch_size)
     if searcher != "pruning" and max_evaluations is not None:
         options["max_evaluations"] = max_evaluations
     method = _searcher(searcher, space, evaluator.scorer, allows, options)

@@ -10,6 +10,7 @@ from jaxtyping import Int
 
 from saboc_jax import data
 from saboc_jax.api_results import Score
+from saboc_jax.budgets import Allows, Budget, budget_check, latency_of
 from saboc_jax.data import Dataset
 from saboc_jax.evaluate import Evaluator
 from saboc_jax.scorers import make_scorer
@@ -93,6 +94,22 @@ def build_evaluator(
                 f"which space {space.name!r} was made"
             )
     return Evaluator(space, scorer, keys, batches)
+
+
+def find_budget(
+    space: SearchSpace,
+    budget: Budget | None,
+    images: Batch | Dataset,
+    key: PRNGKey,
+    batch_size: int,
+) -> Allows | None:
+    """Which masks a budget allows, latency being measured on this machine; None: all."""
+    if budget is None or budget == Budget():
+        return None
+    if budget.latency_ms is None:
+        return budget_check(space, budget)
+    evaluator = build_evaluator(space, images, key, "latency", 1, batch_size)
+    return budget_check(space, budget, latency_of(evaluator))
 
 
 def _scorer(scorers: Scorers, space: SearchSpace) -> Scorer:

@@ -10,6 +10,9 @@ option. Where an option that is cheaper by one cost is not dearer by another, as
 NAS-Bench-201, this member is the cheapest by every cost at once. In a space where that fails,
 a supernet can be rejected though a member fits, and an architecture that is too expensive is
 still never returned, for single architectures are judged by their own costs.
+
+Latency is measured, not computed: of an architecture itself, and of the cheapest member of a
+supernet, which need not be the fastest. It is only measured of what the other limits allow.
 """
 
 from collections.abc import Callable
@@ -18,7 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from saboc_jax.types import Cost, SearchSpace
+from saboc_jax.evaluate import Evaluator
+from saboc_jax.spaces.base import architecture_to_mask
+from saboc_jax.types import Architecture, Cost, SearchSpace
 
 Allows = Callable[[Bool[np.ndarray, "decisions options"]], bool]
 """Is a mask within the budget?"""
@@ -31,17 +36,20 @@ class Budget(NamedTuple):
         params: trainable parameters.
         macs: multiply-accumulates for one image.
         depth: convolutions and dense layers on the longest path.
+        latency_ms: measured milliseconds, see `saboc_jax.scorers.latency`.
     """
 
     params: int | None = None
     macs: int | None = None
     depth: int | None = None
+    latency_ms: float | None = None
 
-    def exceeded_by(self, cost: Cost) -> list[str]:
+    def exceeded_by(self, cost: Cost, latency_ms: float | None = None) -> list[str]:
         """What is too expensive, in words; empty: nothing."""
+        values = (*cost, float("nan") if latency_ms is None else latency_ms)
         return [
-            f"{name} {value} > {limit}"
-            for name, value, limit in zip(cost._fields, cost, self, strict=True)
+            f"{name} {value:.12g} > {limit}"
+            for name, value, limit in zip(self._fields, values, self, strict=True)
             if limit is not None and value > limit
         ]
 
@@ -60,21 +68,48 @@ def option_order(space: SearchSpace) -> Int[np.ndarray, "decisions options"]:
     return order
 
 
-def budget_check(space: SearchSpace, budget: Budget) -> Allows:
+def latency_of(evaluator: Evaluator) -> Callable[[Architecture], float]:
+    """Milliseconds of an architecture; NaN where no path joins input and output.
+
+    Args:
+        evaluator: with the scorer `latency`; its store keeps what was measured.
+    """
+    options = max(evaluator.space.choices)
+    return lambda arch: float(evaluator.score(architecture_to_mask(arch, options), 0)[0][0])
+
+
+def budget_check(
+    space: SearchSpace, budget: Budget, latency: Callable[[Architecture], float] | None = None
+) -> Allows:
     """Tells of a mask whether it is within the budget.
 
+    Args:
+        space: whose costs are limited.
+        budget: the limits.
+        latency: see `latency_of`; needed where latency is limited.
+
     Raises:
-        ValueError: if the cheapest architecture of the space is not.
+        ValueError: if the cheapest architecture of the space is not within the budget, or
+            latency is limited and not to be had.
     """
+    if budget.latency_ms is not None and latency is None:
+        raise ValueError(f"latency_ms={budget.latency_ms} without `latency`; allowed: with it")
     order = option_order(space)
 
     def cheapest(mask: Any) -> Int[np.ndarray, " decisions"]:
         return np.where(mask, order, order.max() + 1).argmin(1).astype(np.int32)
 
+    def exceeded(arch: Architecture) -> list[str]:
+        cost = space.cost(arch)
+        over = budget.exceeded_by(cost)
+        if over or latency is None or budget.latency_ms is None:
+            return over
+        return budget.exceeded_by(cost, latency(arch))
+
     everything = np.arange(max(space.choices)) < np.asarray(space.choices)[:, None]
-    if exceeded := budget.exceeded_by(space.cost(cheapest(everything))):
+    if over := exceeded(cheapest(everything)):
         raise ValueError(
             f"the cheapest architecture of {space.name} exceeds the budget: "
-            f"{', '.join(exceeded)}; allowed: larger limits"
+            f"{', '.join(over)}; allowed: larger limits"
         )
-    return lambda mask: not budget.exceeded_by(space.cost(cheapest(np.asarray(mask, bool))))
+    return lambda mask: not exceeded(cheapest(np.asarray(mask, bool)))

@@ -157,6 +157,11 @@ class Evaluator:
         """The same on other keys and batches, sharing the compiled programs."""
         return replace(self, keys=keys, batches=batches, seeds=seeds, counts=Counts(), _memory={})
 
+    def keep_in(self, store: Store) -> None:
+        """From now on results are kept in this store, and those in memory are forgotten."""
+        self.store = store
+        self._memory.clear()
+
     def _representative(
         self, mask: Bool[np.ndarray, "decisions options"]
     ) -> Bool[np.ndarray, "decisions options"]:
@@ -241,12 +246,14 @@ class Evaluator:
 
     def _run_apart(self, scorer: Scorer, key: PRNGKey, gates: Any, batch: Batch) -> dict[str, Any]:
         """What compiles its own pieces; counts them as compilations."""
-        if self.pieces is None or not scorer.observables:
+        if not scorer.observables:
             return {}
-        number, seconds = self.pieces.compilations, self.pieces.compile_seconds
+        pieces = self.pieces or Pieces()
+        number, seconds = pieces.compilations, pieces.compile_seconds
         observed = observe(scorer, key, gates, batch)
-        self.counts.compilations += self.pieces.compilations - number
-        self.counts.compile_seconds += self.pieces.compile_seconds - seconds
+        own = [v.pop("compile_seconds", 0) for v in observed.values() if isinstance(v, dict)]
+        self.counts.compilations += pieces.compilations - number + sum(map(bool, own))
+        self.counts.compile_seconds += pieces.compile_seconds - seconds + sum(own)
         return observed
 
     def _program(

@@ -110,6 +110,8 @@ class SearchSpace(NamedTuple):
         chain: the network as `saboc_jax.spaces.chain.Chain`, where `program` gives one whose
             pieces can be compiled apart: a scorer may then use it instead of `apply`.
         removals: `removals()` gives what pruning takes away at a time; None: one option.
+        call: `call()` gives the keyword arguments of every call of a specialised module; None:
+            there are none.
     """
 
     name: str
@@ -133,6 +135,7 @@ class SearchSpace(NamedTuple):
     program: Callable[[Any], "SearchSpace"] | None = None
     chain: Any = None
     removals: Callable[[], Removals] | None = None
+    call: Callable[[], dict[str, Any]] | None = None
 
 
 class Passes(NamedTuple):
@@ -146,7 +149,9 @@ class Observable(Protocol):
     """A quantity of a network that several scorers may share; must be hashable.
 
     Equal observables are computed once when scorers are scored together. One that looks at a
-    network is a frozen dataclass that holds the search space as its field `space`.
+    network is a frozen dataclass that holds the search space as its field `space`. One whose
+    attribute `runs_apart` is true is called outside of the compiled program; what it gives may
+    name the "compile_seconds" of its own.
     """
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> Any:
@@ -167,6 +172,8 @@ class Scorer(NamedTuple):
         finish: `finish(observed, gates, batch)` gives (scores [k], diagnostics), pure.
         options: what distinguishes it from the scorer of the same name, for the record.
         parts: the scorers it combines, in the order of its metrics; (): it is one by itself.
+        measured: it is a measurement of this machine: the same key does not give the same bits,
+            and it cannot be traced. Once it is in a store, that value is served.
     """
 
     name: str
@@ -178,6 +185,7 @@ class Scorer(NamedTuple):
     finish: Callable[[Mapping[str, Any], Gates, Batch], tuple[Float[Array, " k"], Diagnostics]]
     options: Mapping[str, Any]
     parts: tuple["Scorer", ...] = ()
+    measured: bool = False
 
     def score(
         self, key: PRNGKey, gates: Gates, batch: Batch

@@ -229,3 +229,14 @@ def test_limits_that_leave_nothing_are_one_clear_error(arguments, said, tmp_path
     assert done.returncode == 1
     assert said in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+def test_a_limit_on_latency_is_measured_once_and_kept(tmp_path):
+    flags = [*TINY, "--searcher=random", "--scorer=params", "--max_evaluations=1", "--workdir=w"]
+    done = run("experiments.search", *flags, "--max_latency_ms=1000", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with Store(tmp_path / "w" / "scores.sqlite") as store:
+        rows = {row.request.architecture: row.metrics for row in store.select(scorer="latency")}
+    result = json.loads((tmp_path / "w" / "result.json").read_text())
+    assert result["latency_ms"] == rows[result["text"]]["latency_ms"] > 0
+    assert f"latency: {result['latency_ms']:.3g} ms" in done.stdout

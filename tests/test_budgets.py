@@ -153,3 +153,16 @@ def test_mask_of_one_option_is_judged_by_its_own_cost(space):
     assert budget_check(space, budget)(architecture_to_mask(arch, 5))
     tighter = Budget(params=budget.params - 1)
     assert not budget_check(space, tighter)(architecture_to_mask(arch, 5))
+
+
+def test_latency_is_measured_of_what_other_limits_allow(space):
+    asked = []
+    latency = lambda arch: asked.append(arch.tolist()) or float(arch.sum())  # noqa: E731
+    dear = space.cost(np.array([3] * 6)).params
+    allows = budget_check(space, Budget(params=dear - 1, latency_ms=6.5), latency)
+    asked.clear()
+    verdicts = {n: allows(architecture_to_mask(np.array([n] * 6), 5)) for n in (1, 2, 3)}
+    assert verdicts == {1: True, 2: False, 3: False}
+    assert asked == [[1] * 6, [2] * 6]
+    with pytest.raises(ValueError, match="latency_ms=1 without"):
+        budget_check(space, Budget(latency_ms=1))

@@ -29,7 +29,10 @@ SCORERS = {
     "macs": "saboc_jax.scorers.costs:macs",
     "depth": "saboc_jax.scorers.costs:depth",
     "random": "saboc_jax.scorers.costs:random",
+    "latency": "saboc_jax.scorers.latency:latency",
 }
+# Those that are a measurement (`Scorer.measured`): `--scorers=all` leaves them out.
+MEASURED = frozenset({"latency"})
 
 
 def make_scorer(name: str, space: SearchSpace, **options: Any) -> Scorer:

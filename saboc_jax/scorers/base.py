@@ -104,9 +104,7 @@ def on_space(scorer: Scorer, space: SearchSpace, pieces: Pieces | None = None) -
 def split_apart(scorer: Scorer) -> tuple[Scorer, Scorer]:
     """The scorer with the observables that are one program, and with those that run apart."""
     apart = {
-        name: see
-        for name, see in scorer.observables.items()
-        if isinstance(see, Kernels) and see.runs_apart
+        name: see for name, see in scorer.observables.items() if getattr(see, "runs_apart", False)
     }
     rest = {name: see for name, see in scorer.observables.items() if name not in apart}
     return scorer._replace(observables=rest), scorer._replace(observables=apart)
@@ -224,6 +222,7 @@ def combine(scorers: Sequence[Scorer], name: str | None = None) -> Scorer:
         finish=finish,
         options={s.name: dict(s.options) for s in scorers},
         parts=scorers,
+        measured=any(s.measured for s in scorers),
     )
 
 

@@ -99,6 +99,7 @@ def module_space(
         is_connected=lambda mask: True,
         in_cells=lambda path: True,
         layers_per_leaf=lambda path: 0,
+        call=lambda: dict(build.call),
     )
 
     @lru_cache(CACHED)

@@ -9,7 +9,7 @@ from flax import nnx
 
 from saboc_jax.evaluate import Evaluator
 from saboc_jax.ntk.empirical import NTKOptions
-from saboc_jax.scorers import SCORERS, make_scorer
+from saboc_jax.scorers import MEASURED, SCORERS, make_scorer
 from saboc_jax.scorers.base import Kernels, score
 from saboc_jax.search import run_search
 from saboc_jax.searchers import SEARCHERS
@@ -98,6 +98,12 @@ def test_every_scorer_scores_a_convnet_and_a_transformer_or_says_what_it_lacks(s
     assert values.shape == (len(scorer.metrics),)
     assert np.isfinite(values).all() or name == "naswot"  # 4 images may look alike
     assert evaluator.counts.compilations == bool(scorer.observables)
+    assert scorer.measured == (name in MEASURED)
+    again = evaluator.with_draws([key], [make_batch()], "0").evaluate(
+        mask(int(name not in LOOKING))[None]
+    )
+    # The same key gives the same bits, but of what is declared to be a measurement.
+    assert scorer.measured or np.array_equal(again[0, 0], values, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", THIN)
