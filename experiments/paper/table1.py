@@ -13,18 +13,9 @@ from rich.console import Console
 
 from experiments import common, correlate_report
 from experiments.paper import correlations
+from experiments.paper.published import TABLE_1
 from saboc_jax import correlation
 from saboc_jax.report import results_table
-
-PAPER = {  # SABoC-NAS, Table 1
-    "S_t": 0.433,
-    "S_e": 0.514,
-    "S_g": 0.513,
-    "ntk_score borda S_t&S_e": 0.524,
-    "ntk_score borda S_t&S_g": 0.522,
-    "ntk_score borda S_e&S_g": 0.518,
-    "ntk_score borda": 0.532,
-}
 
 
 def main() -> None:
@@ -35,7 +26,7 @@ def main() -> None:
     # Decision D1 on trial: would Borda be better if a higher S_t were?
     flipped = correlation.aggregated(study.scores, (True, False, False))
     table.append(correlation.statistics("borda, higher S_t better", flipped, study.test, False))
-    rows = [correlations.beside(row, PAPER.get(row["score"])) for row in table]
+    rows = [correlations.beside(row, TABLE_1.get(row["score"])) for row in table]
     console.print(results_table(rows, title=f"Table 1. {correlations.caption(study)}"))
     if correlations.OUT.value:
         correlate_report.write(Path(correlations.OUT.value), rows, "table1")
