@@ -1,16 +1,27 @@
 """Says of every data set and table whether it is there, and if not, how to get and name it.
 
+With --prepare TFDS downloads and writes data sets first, where it can: it needs a network and
+TensorFlow, and shows its own progress.
+
 Examples:
   python -m experiments.fetch_data
   python -m experiments.fetch_data --data_dir=~/data
+  python -m experiments.fetch_data --prepare=cifar10,cifar100 --data_dir=~/data
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
 from rich.console import Console
 
 from experiments import common
 from saboc_jax import benchmarks, data
 from saboc_jax.data_registry import default_directory
 
+PREPARE = flags.DEFINE_list(
+    "prepare", [], "Data sets that TFDS is to prepare first, by commas, e.g. cifar10,cifar100."
+)
 TABLES = {
     "nas_bench_201.csv": benchmarks.load_nas_bench_201,
     "nas_bench_201_published_scores.csv": benchmarks.load_published_scores,
@@ -20,9 +31,10 @@ TABLES = {
 
 
 def main() -> None:
-    """Opens everything, prints a line for each."""
+    """Prepares what was asked for, opens everything, prints a line for each."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     folder = default_directory(common.DATA_DIR.value)
+    failed = prepare(console, PREPARE.value, folder)
     console.print(f"Looking in {folder}\n")
     openers = {name: (lambda name=name: data.load(name, folder)) for name in data.DATASETS}
     openers |= {name: (lambda load=load: load(folder)) for name, load in TABLES.items()}
@@ -35,6 +47,21 @@ def main() -> None:
         except ValueError as error:
             console.print(f"damaged  {name}: {error}")
     console.print("\nnas_bench_201.csv can also be made from official files: import_nats_bench")
+    if failed:
+        raise SystemExit(1)
+
+
+def prepare(console: Console, names: Sequence[str], folder: Path) -> list[str]:
+    """Has TFDS prepare data sets; gives the names of those where it failed."""
+    failed = []
+    for name in names:
+        console.print(f"Preparing {name} in {folder}")
+        try:
+            console.print(f"prepared {name}: {data.prepare(name, folder)}")
+        except ValueError as error:
+            failed.append(name)
+            console.print(f"failed   {name}: {error}")
+    return failed
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from saboc_jax.data_registry import DATASETS, Dataset, available, default_name, load
+from saboc_jax.data_registry import DATASETS, Dataset, available, default_name, load, prepare
 from saboc_jax.data_sources import Split
 from saboc_jax.types import Batch, Images, Labels, PRNGKey, Targets, fold_name
 
@@ -31,6 +31,7 @@ __all__ = [
     "load",
     "one_hot",
     "perturb",
+    "prepare",
     "protocol",
     "sample",
 ]

@@ -171,6 +171,37 @@ def default_directory(data_dir: Directory = None) -> Path:
     return Path(data_dir or default or "~/tensorflow_datasets").expanduser()
 
 
+def prepare(name: str, data_dir: Directory = None) -> Path:
+    """Has TFDS download a data set and write it as array_record files, unless it is there.
+
+    TFDS shows its own progress. It needs TensorFlow for this, not for reading.
+
+    Args:
+        name: one of `DATASETS`.
+        data_dir: as of `load`.
+
+    Returns:
+        The directory of the version.
+
+    Raises:
+        ValueError: there is no such data set, it does not come from TFDS, or TFDS failed; the
+            message says what to do instead.
+    """
+    if name not in _REGISTRY:
+        raise ValueError(f"no data set {name!r}; there are {', '.join(DATASETS)}")
+    entry, base = _REGISTRY[name], default_directory(data_dir)
+    if not entry.builder:
+        known = ", ".join(other for other, one in _REGISTRY.items() if one.builder)
+        what = f"it is the file {base / entry.file}" if entry.file else "it comes with scikit-learn"
+        raise ValueError(f"{name} is not prepared by TFDS: {what}; allowed: {known}")
+    if _find(entry, base) is None:
+        data_tfds.prepare_tfds(entry.builder, base)
+    found = _find(entry, base)
+    if found is None:
+        raise ValueError(f"TFDS prepared {entry.builder}, but it is not under {base}")
+    return found
+
+
 def _find(entry: _Entry, base: Path) -> Path | None:
     """Its directory or file; for an embedded data set, which needs none, `base`."""
     if entry.builder:
@@ -194,8 +225,8 @@ def _not_found(name: str, entry: _Entry, base: Path) -> str:
     if entry.builder:
         looked = f"{base / 'tfds' / entry.builder}/<version> and {base / entry.builder}/<version>"
         get = (
-            f"Prepare it on a machine with TensorFlow by `tfds build {entry.builder} "
-            f"--file_format=array_record --data_dir={base}`"
+            f"Prepare it on a machine with TensorFlow by `saboc fetch_data --prepare={name}`, or "
+            f"by `{data_tfds.build_command(entry.builder, base)}`"
         )
     else:
         looked = str(base / entry.file)

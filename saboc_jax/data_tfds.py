@@ -109,6 +109,36 @@ def find_tfds(name: str, roots: Sequence[Path]) -> Path | None:
     return None
 
 
+def build_command(name: str, root: Path) -> str:
+    """The command by which TFDS itself prepares a builder as we read it."""
+    return f"tfds build {name} --file_format=array_record --data_dir={root}"
+
+
+def prepare_tfds(name: str, root: Path) -> None:
+    """Has TFDS download and write a builder under `root`, as array_record files.
+
+    Raises:
+        ValueError: says why it failed, and how to do it elsewhere.
+    """
+    import tensorflow_datasets as tfds  # Slow to import.
+
+    try:
+        tfds.builder(name, data_dir=str(root), file_format="array_record").download_and_prepare()
+    except Exception as error:  # TFDS, its downloader and TensorFlow raise their own.
+        said = (str(error).strip() or "no message").splitlines()[0]
+        lacks = isinstance(error, ImportError) and "tensorflow" in str(error).lower()
+        advice = (
+            "TFDS needs TensorFlow to write it (not to read it): in an environment of its own, "
+            "`pip install tensorflow tensorflow-datasets array_record`, then"
+            if lacks
+            else "Where the site of the data can be reached, run"
+        )
+        raise ValueError(
+            f"TFDS could not prepare {name} in {root}: {type(error).__name__}: {said}. {advice} "
+            f"`{build_command(name, root)}`; the folder {name.split('/')[0]} can be copied"
+        ) from error
+
+
 def read_tfds(
     name: str, directory: Path, test_split: str = "test", first_classes: int | None = None
 ) -> Source:
