@@ -1,12 +1,30 @@
 """What MkDocs asks before a page is rendered: the table of scorers, and equations as MathML.
 
-Both are made at build time: the table from the registry, so that it cannot be out of date, and
-the equations so that a page needs no script to show them.
+Both are made at build time: the table from the registry and the kept results, so that it cannot be
+out of date, and the equations so that a page needs no script to show them.
 """
 
 import importlib
+import json
 import re
+from pathlib import Path
 from typing import Any
+
+RESULTS = Path(__file__).parents[1] / "experiments" / "results"
+# The study whose tau the table shows; results of other networks or cells are left out.
+STUDY = {
+    "space": "nas_bench_201",
+    "dataset": "cifar100",
+    "channels": 4,
+    "cells": 1,
+    "num_archs": 1024,
+    "batch_size": 64,
+    "batch_norm": "frozen",
+    "target": "test",
+}
+# As their authors combine several metrics: AZ-NAS adds logarithms of ranks, all others ranks.
+COMBINED = {"az_nas": "log_rank"}
+SAME = {"trainability": "ntk_score.S_t"}  # one metric under two names
 
 TABLE = "<!-- table of scorers -->"
 PAGES = "<!-- pages of scorers -->"
@@ -82,12 +100,41 @@ PAPERS = {
 }
 
 
+def studies(results: Path) -> list[dict[str, Any]]:
+    """The kept correlations of `STUDY`, those with more repeats first."""
+    files = sorted(results.glob("correlation_cifar100*/correlations.json"))
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    same = [one for one in found if STUDY.items() <= one["settings"].items()]
+    return sorted(same, key=lambda one: -one["settings"]["repeats"])
+
+
+def taus(results: Path = RESULTS) -> dict[str, str]:
+    """Of every metric and combination in `studies`: tau, positive where it orders well."""
+    found: dict[str, str] = {}
+    for study in studies(results):
+        draws = study["settings"]["repeats"]
+        for row in study["rows"]:
+            sign = 1 if row["better"] == "higher" else -1
+            low, tau, high = sorted(sign * row[name] for name in ("low", "tau", "high"))
+            text = f"{tau:.2f} [{low:.2f}, {high:.2f}]"
+            found.setdefault(row["score"], text + " one draw" * (draws == 1))
+    return found
+
+
+def tau_of(name: str, metrics: tuple[str, ...], known: dict[str, str]) -> str:
+    """The cell of a scorer: its only metric's, or that of its metrics combined."""
+    metric = name if metrics == (name,) else f"{name}.{metrics[0]}"
+    whole = metric if len(metrics) == 1 else f"{name} {COMBINED.get(name, 'borda')}"
+    return known.get(SAME.get(name, whole), "not measured")
+
+
 def scorer_rows() -> list[list[str]]:
     """A row for every registered scorer, of what it declares about itself."""
     from saboc_jax.scorers import SCORERS, make_scorer
     from saboc_jax.spaces import make_space
 
     space = make_space("nas_bench_201", channels=2, num_cells=1)
+    known = taus()
     rows = []
     for name, reference in SCORERS.items():
         module, function = reference.split(":")
@@ -109,6 +156,7 @@ def scorer_rows() -> list[list[str]]:
                 ", ".join(arrows),
                 ", ".join(f"`{field}`" for field in sorted(scorer.needs)) or "none",
                 f"{scorer.passes.forward:g} + {scorer.passes.backward:g}",
+                tau_of(name, scorer.metrics, known),
             ]
         )
     return rows
@@ -116,7 +164,7 @@ def scorer_rows() -> list[list[str]]:
 
 def scorer_table() -> str:
     """The rows as Markdown."""
-    head = ["scorer", "what", "formula", "paper", "metrics", "needs", "passes"]
+    head = ["scorer", "what", "formula", "paper", "metrics", "needs", "passes", "tau here"]
     lines = [head, ["---"] * len(head), *scorer_rows()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

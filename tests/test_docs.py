@@ -148,6 +148,53 @@ def test_every_command_of_a_page_names_what_exists():
     assert {"search", "correlate", "score", "train"} <= set(wanted)
 
 
+# Too dear for every change: their flags are parsed above, their loops are those of other binaries.
+NOT_RUN = {"ablation", "published_scores", "scorer_seconds", "paper.table2"}
+RUN = """
+import json, os, runpy, sys
+import experiments.common, matplotlib.pyplot, saboc_jax.report_html, scipy.stats  # once for all
+for binary, words in json.load(sys.stdin).items():
+    if os.fork() == 0:
+        sys.argv = [binary, *words]
+        runpy.run_module(f"experiments.{binary}", run_name="__main__", alter_sys=True)
+    if os.wait()[1]:
+        print(binary, "failed", flush=True)
+"""
+
+
+def test_every_binary_of_a_page_is_run_by_a_test(tmp_path):
+    tiny = ["--dataset=digits", "--batch_size=4", "--repeats=1", "--scorers=params"]
+    kept = ROOT / "experiments" / "results" / "correlation_cifar100"
+    here = {
+        "score_your_own": tiny,
+        "report": [f"--workdir={kept}", f"--out={tmp_path}/report.html"],
+    }
+    named = {binary_and_flags(command)[0] for page in PAGES for command in commands(page)}
+    texts = "".join(
+        path.read_text() for path in ROOT.glob("tests/**/test_*.py") if path.name != "test_docs.py"
+    )
+    # Tests name a binary as a module, and those of the paper by a name in a list.
+    run = {
+        binary
+        for binary in named & set(cli.subcommands())
+        if re.search(rf'experiments\.{re.escape(binary)}"', texts)
+        or ("." in binary and f'"{binary.removeprefix("paper.")}"' in texts)
+    }
+    assert (named & set(cli.subcommands())) - run - set(here) == NOT_RUN
+    done = subprocess.run(
+        [sys.executable, "-c", RUN],
+        input=json.dumps(here),
+        cwd=tmp_path,
+        env=dict(os.environ, PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu"),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0 and "failed" not in done.stdout, done.stdout + done.stderr
+    assert "Best first, on digits" in done.stdout
+    assert "ntk_score borda" in (tmp_path / "report.html").read_text()
+
+
 # --- the site -----------------------------------------------------------------------------------
 
 
@@ -168,8 +215,40 @@ def test_the_table_of_scorers_holds_every_registered_one(hooks):
     assert by_name["`ntk_score`"][4] == "S_t ↓, S_e ↓, S_g ↓"
     assert by_name["`te_nas`"][4] == "kappa ↓, regions ↑"
     assert by_name["`synflow`"][5] == "none"
+    assert by_name["`latency`"][7] == "not measured"
     page = (ROOT / "docs" / "scorers.md").read_text()
     assert page.count(hooks.TABLE) == page.count(hooks.PAGES) == 1
+
+
+def test_tau_in_the_table_is_that_of_the_kept_results(hooks, tmp_path):
+    def keep(name, repeats, tau, **settings):
+        ends = {"low": tau - 0.1, "tau": tau, "high": tau + 0.2}
+        rows = [
+            {"score": "zen", "better": "higher", **ends},
+            {"score": "te_nas borda", "better": "lower", **ends},
+        ]
+        (tmp_path / name).mkdir()
+        record = {"settings": hooks.STUDY | {"repeats": repeats} | settings, "rows": rows}
+        (tmp_path / name / "correlations.json").write_text(json.dumps(record))
+
+    keep("correlation_cifar100_a", 1, -0.3)
+    keep("correlation_cifar100_b", 3, -0.4)
+    keep("correlation_cifar100_c", 9, -0.5, channels=16)
+    assert hooks.taus(tmp_path) == {
+        "zen": "-0.40 [-0.50, -0.20]",
+        "te_nas borda": "0.40 [0.20, 0.50]",
+    }
+    (tmp_path / "correlation_cifar100_b" / "correlations.json").unlink()
+    assert hooks.taus(tmp_path)["zen"].endswith(" one draw")
+    # What is kept here, beside Table 1, which another binary computed from the same scores.
+    (tau,) = (
+        row["tau"]
+        for row in json.loads((hooks.RESULTS / "table1" / "table1.json").read_text())["rows"]
+        if row["score"] == "ntk_score borda"
+    )
+    by_name = {row[0]: row[7] for row in hooks.scorer_rows()}
+    assert by_name["`ntk_score`"].startswith(f"{tau:.2f} [")
+    assert "measured" not in by_name["`swap`"] + by_name["`az_nas`"] + by_name["`te_nas`"]
 
 
 def test_every_page_is_in_the_navigation():
