@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import shlex
+import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -74,11 +75,17 @@ def run(main: Callable[[], None]) -> None:
             raise app.UsageError(f"unexpected arguments {arguments[1:]}; flags start with --")
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.ERROR)  # JAX and TFDS tell what they lack
+        console = Console(stderr=True, highlight=False, markup=False)
         try:
             main()
-        except (ValueError, FileNotFoundError) as error:
-            Console(stderr=True, highlight=False, markup=False).print(f"error: {error}")
+        except (ValueError, OSError, ImportError, sqlite3.Error) as error:
+            console.print(f"error: {' '.join([str(error), *getattr(error, '__notes__', [])])}")
             raise SystemExit(1) from error
+        except KeyboardInterrupt as error:
+            console.print(
+                "interrupted: what is in the store or workdir is served to the same command"
+            )
+            raise SystemExit(130) from error
 
     if set(sys.argv[1:]) & {"-h", "-help", "--help"}:
         flag_help.show(main.__globals__["__doc__"] or "")
@@ -137,6 +144,8 @@ def space_id(space: SearchSpace) -> str:
 def build_scorer(names: Sequence[str], space: SearchSpace) -> Scorer:
     """The scorer of a name, or several as one."""
     shared = {"engine": NTK_ENGINE.value, "batch_norm": BATCH_NORM.value}
+    if not names:
+        raise ValueError(f"no scorers are named; allowed: {', '.join(sorted(SCORERS))}")
     timing = {"batch_size": LATENCY_BATCH.value or 1, "image_size": LATENCY_IMAGE_SIZE.value}
     scorers = []
     for name in names:

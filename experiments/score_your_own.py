@@ -12,6 +12,7 @@ import numpy as np
 from absl import flags
 from flax import linen as nn
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from experiments import common
@@ -60,6 +61,7 @@ def candidates(classes: int) -> dict[str, nn.Module]:
 
 def main() -> None:
     """Scores, ranks, prints."""
+    console = Console(highlight=False)
     dataset = common.load_dataset()
     modules = candidates(dataset.num_classes)
     space = module_space(
@@ -71,7 +73,10 @@ def main() -> None:
     batches = [data.draw(dataset, k, common.BATCH_SIZE.value, needs=scorer.needs) for k in keys]
     evaluator = Evaluator(space, scorer, keys, batches)
     number = np.arange(len(modules))
-    scores = evaluator.evaluate(architecture_to_mask(number[:, None], len(modules))).mean(1)
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task(scorer.name, total=len(modules) * len(keys))
+        evaluator.on_score = lambda: bar.advance(task)
+        scores = evaluator.evaluate(architecture_to_mask(number[:, None], len(modules))).mean(1)
     ranks = np.asarray(borda(scores, scorer.higher_is_better))
     table = Table(title=f"Best first, on {dataset.name}")
     for title in ("module", "rank", "parameters", "MACs", *scorer.metrics):
@@ -82,9 +87,9 @@ def main() -> None:
         table.add_row(
             list(modules)[option], f"{ranks[option]:g}", f"{cost.params}", f"{cost.macs}", *values
         )
-    Console().print(table)
+    console.print(table)
     seconds = evaluator.counts.compile_seconds, evaluator.counts.run_seconds
-    Console().print(f"Compiled in {seconds[0]:.1f} s, ran in {seconds[1]:.1f} s")
+    console.print(f"Compiled in {seconds[0]:.1f} s, ran in {seconds[1]:.1f} s")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from absl import flags
 from rich.console import Console
+from rich.progress import track
 
 from experiments import benchmark, common
 from saboc_jax.data import Dataset
@@ -55,13 +56,15 @@ def seconds_of(dataset: Dataset, space: SearchSpace, name: str) -> dict[str, flo
 
 def main() -> None:
     """Measures, prints, writes."""
+    console = Console(highlight=False)
     dataset = common.load_dataset()
     space = common.build_space(dataset)
     every = SCORER_NAMES.value == ["all"]
     names = sorted(set(SCORERS) - MEASURED) if every else SCORER_NAMES.value
     step = benchmark.measure(space, ["train_step"])["train_step"]
     results: dict[str, dict[str, Any]] = {"train_step": step}
-    results |= {name: seconds_of(dataset, space, name) for name in names}
+    for name in track(names, "Measuring", console=console, transient=True):
+        results[name] = seconds_of(dataset, space, name)
     rows = [
         {
             "scorer": name,
@@ -75,7 +78,7 @@ def main() -> None:
         f"C={common.CHANNELS.value}, N={common.CELLS.value}, n={common.BATCH_SIZE.value}, "
         f"{dataset.name}: seconds per architecture, mean over {benchmark.NUM_ARCHS.value}"
     )
-    Console(highlight=False).print(results_table(rows, title=title))
+    console.print(results_table(rows, title=title))
     if benchmark.OUT.value:
         record = {"settings": common.flag_values("out"), **common.environment()}
         common.write_json(Path(benchmark.OUT.value), record | {"results": results})

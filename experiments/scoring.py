@@ -38,6 +38,8 @@ def architectures(space: SearchSpace) -> np.ndarray:
         return np.array(list(itertools.product(*map(range, space.choices))))
     if ARCHS.value:
         lines = Path(ARCHS.value).read_text().split()
+        if not lines:
+            raise ValueError(f"--archs={ARCHS.value} is empty; allowed: one architecture a line")
         return np.stack([space.from_string(line) for line in lines])
     if NUM_ARCHS.value > total:
         raise ValueError(f"--num_archs={NUM_ARCHS.value}; {space.name} has {total}")

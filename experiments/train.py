@@ -5,6 +5,8 @@ Examples:
     --architecture='|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|none~2|'
 """
 
+import time
+
 from absl import flags
 from rich.console import Console
 
@@ -29,8 +31,14 @@ def main() -> None:
     arch = space.from_string(ARCHITECTURE.value)
     console.print(f"{space.to_string(arch)}: {space.cost(arch)}")
 
+    start, shown = time.monotonic(), 0
+
     def show(line: dict[str, float]) -> None:
-        console.print("  ".join(f"{name} {value:.4g}" for name, value in line.items()))
+        nonlocal shown
+        shown += 1
+        left = (time.monotonic() - start) / shown * (recipe.epochs - line["epoch"])
+        values = "  ".join(f"{name} {value:.4g}" for name, value in line.items())
+        console.print(f"{values}  ({left:.0f} s left)" if left else values)
 
     seed, count = common.SEED.value, EXAMPLES.value
     lines = training.train(space, arch, dataset, recipe, seed, folder, count, show)

@@ -76,12 +76,13 @@ class Ranked:
         return [self.scores[i].name for i in self.order]
 
     def __str__(self) -> str:
-        head = (self.ranking, "candidate", "parameters", *self.scores[0].metrics)
+        head = (self.ranking, "candidate", "parameters", *self.scores[0].metrics, "")
         rows = [head]
         for i in self.order:
             score = self.scores[i]
             values = (f"{value:.4g}" for value in score.mean().values())
-            rows.append((f"{self.ranks[i]:g}", score.name, str(score.cost.params), *values))
+            bad = f"bad: {score.flag}" if score.flag else ""
+            rows.append((f"{self.ranks[i]:g}", score.name, str(score.cost.params), *values, bad))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
         return "\n".join(lines)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cli
+from experiments import cli, common
 
 ROOT = Path(__file__).parents[1]
 
@@ -69,6 +69,35 @@ def test_mistakes_end_with_a_code_and_a_line(arguments, said, code, tmp_path):
     assert done.returncode == code
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("raised", "said", "code"),
+    [
+        (PermissionError(13, "Permission denied", "runs"), "error: [Errno 13] Permission", 1),
+        (ImportError("Parquet needs pyarrow: pip install it"), "error: Parquet needs", 1),
+        (KeyboardInterrupt(), "interrupted: what is in the store", 130),
+    ],
+)
+def test_what_a_user_can_mend_is_a_line_and_not_a_traceback(
+    raised, said, code, monkeypatch, capsys
+):
+    def main():
+        raise raised
+
+    monkeypatch.setattr(common.app, "run", lambda guarded: guarded(["program"]))
+    monkeypatch.setattr(sys, "argv", ["program"])
+    with pytest.raises(SystemExit) as ended:
+        common.run(main)
+    assert ended.value.code == code
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_every_help_has_an_example():
+    for name in cli.subcommands():
+        path = ROOT / "experiments" / Path(*name.split(".")).with_suffix(".py")
+        text = path.read_text()
+        assert re.search(rf"\nExamples?:\n  python -m experiments\.{re.escape(name)}", text), name
 
 
 def test_settings_do_not_depend_on_how_it_was_called(tmp_path):
