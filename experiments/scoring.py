@@ -68,9 +68,21 @@ def score(
 ) -> np.ndarray:
     """Metrics [n, repeats, k]; what is in the store is not computed again."""
     masks = architecture_to_mask(archs, max(space.choices))
+    return score_masks(console, dataset, space, scorer, masks, batch_size)
+
+
+def score_masks(
+    console: Console,
+    dataset: Dataset,
+    space: SearchSpace,
+    scorer: Scorer,
+    masks: np.ndarray,
+    batch_size: int | None = None,
+) -> np.ndarray:
+    """As `score`, of masks [n, decisions, options]."""
     with Store(STORE.value) as store, Progress(console=console, transient=True) as bar:
         task = bar.add_task(
-            f"{scorer.name} on {dataset.name}", total=len(archs) * common.REPEATS.value
+            f"{scorer.name} on {dataset.name}", total=len(masks) * common.REPEATS.value
         )
         advance = lambda: bar.advance(task)  # noqa: E731
         evaluator = common.build_evaluator(dataset, space, scorer, store, advance, batch_size)

@@ -25,7 +25,13 @@ from saboc_jax.budgets import Allows, Budget, budget_check, latency_of
 from saboc_jax.data import Dataset
 from saboc_jax.evaluate import Evaluator
 from saboc_jax.report import results_table
-from saboc_jax.search import SearchResult, Step, pruning_options, run_search
+from saboc_jax.search import (
+    SearchResult,
+    Step,
+    evolution_options,
+    pruning_options,
+    run_search,
+)
 from saboc_jax.searchers import SEARCHERS
 from saboc_jax.trajectory import (
     Point,
@@ -116,6 +122,7 @@ def build_searcher(
             raise ValueError("--against gives a front; pruning ends with one architecture")
         options |= pruning_options(space, allowed)
         options.pop("max_evaluations", None)
+    options = evolution_options(space, SEARCHERS[name]) | options
     return SEARCHERS[name](space.choices, directions, **options)
 
 

@@ -12,6 +12,7 @@ from saboc_jax import data
 from saboc_jax.data import Dataset
 from saboc_jax.recipes import RECIPES, Recipe
 from saboc_jax.spaces import make_space
+from saboc_jax.spaces.darts import trained
 from saboc_jax.train import Examples, make_trainer
 from saboc_jax.train_run import run
 from saboc_jax.types import Architecture, SearchSpace
@@ -32,7 +33,14 @@ def recipe(name: str, epochs: int | None = None, batch_size: int | None = None) 
 
 
 def space(dataset: Dataset, settings: Recipe, name: str) -> SearchSpace:
-    """The space with the recipe's network; ResNets bring their own widths and depth."""
+    """The space with the recipe's network; ResNets bring their own widths and depth.
+
+    That of DARTS has its auxiliary head on images of 32 x 32 pixels only.
+    """
+    if name == "darts":
+        scored = make_space(name, num_classes=dataset.num_classes, image_shape=dataset.image_shape)
+        auxiliary = settings.auxiliary_weight > 0 and dataset.image_shape[:2] == (32, 32)
+        return trained(scored, settings.channels, settings.cells, auxiliary)
     sized = {"channels": settings.channels, "num_cells": settings.cells}
     return make_space(
         name,

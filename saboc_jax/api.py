@@ -45,7 +45,7 @@ from saboc_jax.api_results import Found, Ranked, Score
 from saboc_jax.budgets import Allows, Budget
 from saboc_jax.data import Dataset
 from saboc_jax.recipes import RECIPES, Recipe
-from saboc_jax.search import pruning_options, run_search
+from saboc_jax.search import evolution_options, pruning_options, run_search
 from saboc_jax.searchers import SEARCHERS
 from saboc_jax.spaces.isomorphism import representatives
 from saboc_jax.train import State, make_trainer
@@ -237,6 +237,7 @@ def _searcher(
         raise ValueError(f"searcher={name!r}; allowed: {', '.join(SEARCHERS)}")
     if name == "pruning":
         options = pruning_options(space, allows) | options
+    options = evolution_options(space, SEARCHERS[name]) | options
     try:
         return SEARCHERS[name](space.choices, scorer.higher_is_better, **options)
     except TypeError as error:

@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 
 from saboc_jax.spaces import nas_bench_201_cells as cells
 from saboc_jax.spaces.darts_cells import OPERATIONS as DARTS_OPERATIONS
+from saboc_jax.spaces.darts_cells import Genotype, make_genotype
 from saboc_jax.types import Architecture
 
 DATASETS = ("cifar10", "cifar100", "imagenet16_120")
@@ -197,6 +198,17 @@ class DartsTable(NamedTuple):
     inputs: Int[np.ndarray, "n 2 4 2"]
     accuracies: Float[np.ndarray, " n"]
     columns: Mapping[str, Float[np.ndarray, " n"]]
+
+    def genotypes(self) -> list[Genotype]:
+        """The genotypes in the table's order."""
+        found = []
+        for operations, inputs in zip(self.operations, self.inputs, strict=True):
+            normal, reduce = (
+                tuple((DARTS_OPERATIONS[option], int(source)) for option, source in edges)
+                for edges in np.stack([operations, inputs], -1).reshape(2, 8, 2)
+            )
+            found.append(make_genotype(normal, reduce))
+        return found
 
 
 def load_nas_bench_201(data_dir: str | os.PathLike[str] | None = None) -> Table:

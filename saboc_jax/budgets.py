@@ -7,9 +7,11 @@ within it if its cheapest member is, so pruning may not remove the last affordab
 
 by parameters, then multiply-accumulates, then depth, with every other decision at its first
 option. Where an option that is cheaper by one cost is not dearer by another, as in
-NAS-Bench-201, this member is the cheapest by every cost at once. In a space where that fails,
-a supernet can be rejected though a member fits, and an architecture that is too expensive is
-still never returned, for single architectures are judged by their own costs.
+NAS-Bench-201, this member is the cheapest by every cost at once. A space whose decisions depend on
+each other, as operations and inputs do in DARTS, knows its cheapest members itself, one by each
+cost that is limited; a supernet is within the budget if any of them is. So a supernet may be
+rejected though a member fits, and an architecture that is too expensive is still never returned,
+for single architectures are judged by their own costs.
 
 Latency is measured, not computed: of an architecture itself, and of the cheapest member of a
 supernet, which need not be the fastest. It is only measured of what the other limits allow.
@@ -94,22 +96,35 @@ def budget_check(
     """
     if budget.latency_ms is not None and latency is None:
         raise ValueError(f"latency_ms={budget.latency_ms} without `latency`; allowed: with it")
-    order = option_order(space)
+    members = _cheapest_members(space, budget)
+    everything = np.arange(max(space.choices)) < np.asarray(space.choices)[:, None]
 
-    def cheapest(mask: Any) -> Int[np.ndarray, " decisions"]:
-        return np.where(mask, order, order.max() + 1).argmin(1).astype(np.int32)
-
-    def exceeded(arch: Architecture) -> list[str]:
+    def over(arch: Architecture) -> list[str]:
         cost = space.cost(arch)
-        over = budget.exceeded_by(cost)
-        if over or latency is None or budget.latency_ms is None:
-            return over
+        known = budget.exceeded_by(cost)
+        if known or latency is None or budget.latency_ms is None:
+            return known
         return budget.exceeded_by(cost, latency(arch))
 
-    everything = np.arange(max(space.choices)) < np.asarray(space.choices)[:, None]
-    if over := exceeded(cheapest(everything)):
+    def exceeded(mask: Any) -> list[list[str]]:
+        """Of each of the cheapest members, what is too expensive."""
+        return [over(arch) for arch in members(np.asarray(mask, bool))]
+
+    if all(excesses := exceeded(everything)):
         raise ValueError(
             f"the cheapest architecture of {space.name} exceeds the budget: "
-            f"{', '.join(over)}; allowed: larger limits"
+            f"{', '.join(excesses[0])}; allowed: larger limits"
         )
-    return lambda mask: not exceeded(cheapest(np.asarray(mask, bool)))
+    return lambda mask: not all(exceeded(mask))
+
+
+def _cheapest_members(
+    space: SearchSpace, budget: Budget
+) -> Callable[[Bool[np.ndarray, "decisions options"]], list[Architecture]]:
+    """Gives of a mask the members that decide whether it is within the budget."""
+    of_space = space.cheapest
+    if of_space is not None:
+        limited = [name for name in Cost._fields if getattr(budget, name) is not None]
+        return lambda mask: [of_space(mask, name) for name in limited or ["macs"]]
+    order = option_order(space)
+    return lambda mask: [np.where(mask, order, order.max() + 1).argmin(1).astype(np.int32)]

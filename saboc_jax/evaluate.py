@@ -29,7 +29,7 @@ from saboc_jax.scorers.base import (
     on_space,
     split_apart,
 )
-from saboc_jax.spaces.base import architecture_to_mask, mask_to_gates
+from saboc_jax.spaces.base import architecture_to_mask
 from saboc_jax.spaces.chain import Pieces
 from saboc_jax.store import Store
 from saboc_jax.types import Architecture, Batch, PRNGKey, Scorer, SearchSpace
@@ -216,7 +216,7 @@ class Evaluator:
     def _run(
         self, parts: Sequence[Scorer], mask: Bool[np.ndarray, "decisions options"], repeat: int
     ) -> dict[str, Row]:
-        key, batch, gates = self.keys[repeat], self.batches[repeat], mask_to_gates(mask)
+        key, batch, gates = self.keys[repeat], self.batches[repeat], self.space.gates(mask)
         scorer = combine(parts, "+".join(part.name for part in parts))
         own = self.space.program(mask) if self.space.program else None
         scorer = on_space(scorer, own, self.pieces) if own else scorer

@@ -9,6 +9,7 @@ scored is kept, the stop is recorded in its result, and the same run with more t
 the bits that it would have reached without a stop. Only where it stops depends on the clock.
 """
 
+import inspect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,6 +73,12 @@ def pruning_options(space: SearchSpace, allows: Allows | None) -> dict[str, Any]
         "allows": allows,
         "removals": space.removals and space.removals(),
     }
+
+
+def evolution_options(space: SearchSpace, factory: Callable[..., Searcher]) -> dict[str, Any]:
+    """What a searcher must know of a space to breed in it; {} if it does not mutate."""
+    mutates = "mutate" in inspect.signature(factory).parameters
+    return space.evolution() if space.evolution and mutates else {}
 
 
 def evaluations(history: list[Step]) -> int:

@@ -88,12 +88,17 @@ def learning_rate(recipe: Recipe, steps_per_epoch: int) -> optax.Schedule:
 
 
 def optimiser(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Clipping, weight decay in the gradient, momentum by Nesterov's rule: PyTorch's SGD."""
+    """Clipping, weight decay in the gradient, momentum: PyTorch's SGD."""
     parts = [optax.clip_by_global_norm(recipe.clip)] if recipe.clip else []
     if recipe.weight_decay:
-        parts.append(optax.add_decayed_weights(recipe.weight_decay))
+        mask = _are_kernels if recipe.decay_kernels_only else None
+        parts.append(optax.add_decayed_weights(recipe.weight_decay, mask))
     rate = learning_rate(recipe, steps_per_epoch)
-    return optax.chain(*parts, optax.sgd(rate, recipe.momentum or None, nesterov=True))
+    return optax.chain(*parts, optax.sgd(rate, recipe.momentum or None, nesterov=recipe.nesterov))
+
+
+def _are_kernels(params: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def make_trainer(
@@ -206,8 +211,8 @@ def _step(
     def step(
         state: State, images: Images, targets: Targets, key: PRNGKey
     ) -> tuple[State, dict[str, Array]]:
-        # Rises linearly over the epochs to its full value in the last, as in DARTS.
-        drop = recipe.drop_path * (state.step // steps) / max(recipe.epochs - 1, 1)
+        # Rises linearly over the epochs, as in DARTS.
+        drop = recipe.drop_path * (state.step // steps) / recipe.epochs
         own = jax.random.fold_in(key, state.step)
 
         def loss(params: Any) -> tuple[Array, tuple[Array, Any]]:

@@ -112,6 +112,10 @@ class SearchSpace(NamedTuple):
         removals: `removals()` gives what pruning takes away at a time; None: one option.
         call: `call()` gives the keyword arguments of every call of a specialised module; None:
             there are none.
+        cheapest: `cheapest(mask, quantity)` gives a member of a supernet that costs least, by a
+            field of `Cost`; None: the cheapest option of each decision by itself makes it.
+        evolution: `evolution()` gives options of evolution (`start`, `mutate`) without which it
+            makes no sense here; None: there are none.
     """
 
     name: str
@@ -136,6 +140,8 @@ class SearchSpace(NamedTuple):
     chain: Any = None
     removals: Callable[[], Removals] | None = None
     call: Callable[[], dict[str, Any]] | None = None
+    cheapest: Callable[[Any, str], Architecture] | None = None
+    evolution: Callable[[], dict[str, Any]] | None = None
 
 
 class Passes(NamedTuple):

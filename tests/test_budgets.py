@@ -10,9 +10,9 @@ import pytest
 from saboc_jax.budgets import Budget, budget_check
 from saboc_jax.evaluate import Evaluator
 from saboc_jax.scorers import make_scorer
-from saboc_jax.search import evaluations, run_search
+from saboc_jax.search import evaluations, pruning_options, run_search
 from saboc_jax.searchers import SEARCHERS
-from saboc_jax.spaces import make_space
+from saboc_jax.spaces import darts_cells, make_space
 from saboc_jax.spaces.base import architecture_to_mask
 from saboc_jax.types import Batch
 
@@ -93,6 +93,46 @@ def test_a_supernet_is_within_budget_as_long_as_a_member_is(space):
         assert allows(mask) == fits
         verdicts.add(fits)
     assert verdicts == {True, False}
+
+
+def few_options(rng):
+    """A mask of DARTS with 64 members, and these."""
+    choices = np.array(darts_cells.CHOICES)
+    mask = architecture_to_mask(rng.integers(0, choices), 10)
+    for decision in rng.choice(np.flatnonzero(choices > 1), 6, replace=False):
+        mask[decision, rng.choice(np.flatnonzero(~mask[decision, : choices[decision]]))] = True
+    return mask, [np.array(m) for m in itertools.product(*map(np.flatnonzero, mask))]
+
+
+@pytest.mark.parametrize("quantity", ["params", "macs", "depth"])
+def test_darts_knows_its_cheapest_members(quantity):
+    darts = make_space("darts", channels=6, num_cells=1, image_shape=(8, 8, 1))
+    rng = np.random.default_rng(1)
+    for _ in range(12):
+        mask, members = few_options(rng)
+        costs = [getattr(darts.cost(arch), quantity) for arch in members]
+        arch = darts.cheapest(mask, quantity)
+        assert mask[np.arange(36), arch].all()
+        least, found = min(costs), getattr(darts.cost(arch), quantity)
+        assert found == least or (quantity == "depth" and found <= least + 2)
+        assert budget_check(darts, Budget(**{quantity: found}))(mask)
+        if least > getattr(darts.cost(np.zeros(36, int)), quantity):
+            assert not budget_check(darts, Budget(**{quantity: least - 1}))(mask)
+
+
+def test_pruning_of_darts_ends_within_the_budget():
+    darts = make_space("darts", channels=2, num_cells=1, image_shape=(8, 8, 1))
+    budget = Budget(params=900, macs=30_000)
+    allows = budget_check(darts, budget)
+    searcher = SEARCHERS["pruning"](
+        darts.choices, (True,), prune_number=3, **pruning_options(darts, allows)
+    )
+    found = run_search(searcher, make(darts, "random"), KEY, allows=allows)
+    free = SEARCHERS["pruning"](
+        darts.choices, (True,), prune_number=3, **pruning_options(darts, None)
+    )
+    assert budget.exceeded_by(darts.cost(run_search(free, make(darts, "random"), KEY).arch))
+    assert not budget.exceeded_by(darts.cost(found.arch))
 
 
 def test_impossible_budgets_are_refused_with_numbers(space):

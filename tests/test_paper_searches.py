@@ -2,13 +2,16 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from experiments.paper.published import TABLE_3, TABLE_6
+from experiments.paper.published import TABLE_3, TABLE_4, TABLE_6
+from saboc_jax.spaces import darts_costs
+from saboc_jax.spaces.darts_codec import read_genotype
 
 
 def gain(names):
@@ -92,6 +95,32 @@ def test_table6_compares_each_search_with_random_search_of_its_length(tmp_path):
     expected = difference_by_hand(found["runs"], key, ("random 16", "synflow"))
     assert float(row["cifar100"].split()[0]) == pytest.approx(expected, abs=0.006)
     assert (tmp_path / "o" / "table6.csv").read_text().count("\n") == 1 + 3 * 4
+
+
+def test_published_rows_of_darts_have_the_averages_that_the_text_states():
+    ours = np.array(TABLE_4["ntk_score"][:2])
+    kernels = np.mean([TABLE_4[name][:2] for name in ("knas", "lga", "te_nas", "teg_nas")], 0)
+    np.testing.assert_allclose(ours - kernels, [0.51, 1.28], atol=0.006)
+    assert ours[1] - TABLE_4["ete_nas"][1] == pytest.approx(1.74)
+
+
+def test_table4_finds_genotypes_that_can_be_trained(tmp_path):
+    said, found = run("table4", tmp_path, "--methods=random")
+    assert [run["seed"] for run in found["runs"]] == [0, 1]
+    assert found["runs"][0]["architecture"] != found["runs"][1]["architecture"]
+    for run_ in found["runs"]:
+        # 28 edges with seven operations, then with four; then 24 inputs of the nodes.
+        assert run_["evaluations"] == (1 + 28 * 7) + (1 + 28 * 4) + (1 + 2 * (3 + 4 + 5))
+        genotype = read_genotype(run_["architecture"])
+        assert "none" not in {name for cell in genotype.cells() for name, _ in cell}
+        assert run_["params"] == darts_costs.cost(genotype).params
+        words = shlex.split(run_["train"])
+        assert words[:3] == ["python", "-m", "experiments.train"]
+        assert words[-1] == f"--architecture={run_['architecture']}"
+        assert run_["surrogate"] is None
+    (row,) = found["tables"]["Table 4"]
+    assert row["in the surrogate's table"] == "0 of 2"
+    assert "table of 725 genotypes" in said.replace("\n", " ")
 
 
 def test_searcher_overhead_measures_every_searcher(tmp_path):

@@ -39,19 +39,25 @@ def blobs(n=96):
     return Examples(images.astype(np.float32), labels.astype(np.int32))
 
 
-def test_optimiser_is_pytorch_sgd():
+@pytest.mark.parametrize(("nesterov", "kernels"), [(True, False), (False, True)])
+def test_optimiser_is_pytorch_sgd(nesterov, kernels):
     recipe = replace(TINY, epochs=2, warmup_epochs=0, weight_decay=0.1, momentum=0.9)
+    recipe = replace(recipe, nesterov=nesterov, decay_kernels_only=kernels)
     tx, rate = optimiser(recipe, 5), learning_rate(recipe, 5)
-    weights = expected = np.array([1.0, -2.0], np.float32)
-    state, buffer = tx.init(weights), 0.0
+    weights = {name: np.array([1.0, -2.0], np.float32) for name in ("kernel", "bias")}
+    expected, buffers = dict(weights), dict.fromkeys(weights, 0.0)
+    state = tx.init(weights)
     for step in range(4):
         gradient = np.array([0.3, 0.1 * step], np.float32)
-        updates, state = tx.update(gradient, state, weights)
+        updates, state = tx.update(dict.fromkeys(weights, gradient), state, weights)
         weights = optax.apply_updates(weights, updates)
-        decayed = gradient + 0.1 * expected
-        buffer = 0.9 * buffer + decayed
-        expected = expected - 0.1 * 0.5 * (1 + np.cos(np.pi * step / 10)) * (decayed + 0.9 * buffer)
-        np.testing.assert_allclose(weights, expected, rtol=1e-5)
+        for name, decay in (("kernel", 0.1), ("bias", 0.0 if kernels else 0.1)):
+            decayed = gradient + decay * expected[name]
+            buffers[name] = 0.9 * buffers[name] + decayed
+            direction = decayed + 0.9 * buffers[name] if nesterov else buffers[name]
+            size = 0.1 * 0.5 * (1 + np.cos(np.pi * step / 10))
+            expected[name] = expected[name] - size * direction
+            np.testing.assert_allclose(weights[name], expected[name], rtol=1e-5)
     assert float(rate(0)) == pytest.approx(0.1)
 
 

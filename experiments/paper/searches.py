@@ -228,19 +228,29 @@ def caption() -> str:
 def report(
     console: Console,
     name: str,
-    runs: Sequence[Run],
+    runs: Sequence[Any],
     tables: Mapping[str, Sequence[Mapping[str, Any]]],
+    text: str | None = None,
 ) -> None:
-    """Prints the tables, and with `--out` keeps them and every run as .json, .md and .csv."""
+    """Prints the tables, and with `--out` keeps them and every run as .json, .md and .csv.
+
+    Args:
+        console: to print on.
+        name: of the binary and its files.
+        runs: dataclasses of one kind, such as `Run`.
+        tables: rows by title.
+        text: what the numbers were measured on; None: `caption()`.
+    """
+    text = text or caption()
     for title, rows in tables.items():
         console.print(results_table(rows, title=title))
-    console.print(caption())
+    console.print(text)
     if not OUT.value:
         return
     folder = Path(OUT.value)
     folder.mkdir(parents=True, exist_ok=True)
     texts = [markdown(rows, title) for title, rows in tables.items()]
-    (folder / f"{name}.md").write_text("\n".join([caption() + "\n", *texts]), encoding="utf-8")
+    (folder / f"{name}.md").write_text("\n".join([text + "\n", *texts]), encoding="utf-8")
     records = [asdict(run) for run in runs]
     with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(records[0]))
@@ -258,6 +268,7 @@ def report(
             "command": command.strip(),
             "settings": settings,
             **common.environment(),
+            "caption": text,
             "tables": tables,
             "runs": records,
         },

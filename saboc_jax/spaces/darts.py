@@ -10,17 +10,19 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from saboc_jax.spaces import darts_cells as cells
 from saboc_jax.spaces import darts_codec as codec
 from saboc_jax.spaces import darts_costs
 from saboc_jax.spaces.base import apply_supernet, as_gates, find_initialiser, init_supernet
 from saboc_jax.spaces.darts_cells import Genotype
+from saboc_jax.spaces.darts_cheapest import cheapest
 from saboc_jax.spaces.darts_costs import NetworkSize
 from saboc_jax.spaces.darts_network import DartsNet
 from saboc_jax.spaces.darts_supernet import GatedDartsNet, edge_groups
 from saboc_jax.spaces.ops import Initialiser
-from saboc_jax.types import Architecture, SearchSpace, Variables
+from saboc_jax.types import Architecture, Gates, SearchSpace, Variables
 
 THIN_SHAPE = (3, 3, 1)  # of an input of the thin network
 
@@ -72,10 +74,49 @@ def darts(
         in_cells=lambda path: path[0].startswith("cells_"),
         layers_per_leaf=layers_per_leaf,
         removals=cells.removals,
+        cheapest=partial(cheapest, size=size),
     )
     thin = size._replace(channels=1, layers=2, reduction_cells=(1,), thin=True)
     thin_space = space._replace(image_shape=THIN_SHAPE, **_network(thin, THIN_SHAPE, initialiser))
     return space._replace(thin_cell=lambda: thin_space)
+
+
+def summing(space: SearchSpace) -> SearchSpace:
+    """The same networks, but an edge sums the operations that are active on it.
+
+    So a mask of `darts_cells.genotype_mask` is the network of its genotype, also where a node
+    reads one input twice. Supernets are sums there, not averages.
+    """
+
+    def gates(mask_or_arch: Any) -> Gates:
+        return (as_gates(mask_or_arch, cells.CHOICES) > 0).astype(jnp.float32)
+
+    return space._replace(name="darts_genotypes", gates=gates)
+
+
+def trained(
+    space: SearchSpace, channels: int = 36, layers: int = 20, auxiliary: bool = False
+) -> SearchSpace:
+    """The space with the plain networks that DARTS trains, and their costs.
+
+    Only `specialise`, `cost` and `cheapest` are those of that network; `cost` leaves out the
+    auxiliary head, which is not there after training.
+
+    Args:
+        space: of `darts`.
+        channels: C of the first cells.
+        layers: cells; those at one and two thirds are reduction cells.
+        auxiliary: with the auxiliary head, which takes images of 32 x 32 pixels.
+    """
+    size = NetworkSize(
+        channels, layers, num_classes=space.num_classes, image_size=space.image_shape[0]
+    )
+    own = size._replace(auxiliary=auxiliary)
+    return space._replace(
+        cost=lambda arch: darts_costs.cost(cells.to_genotype(arch), size),
+        cheapest=partial(cheapest, size=size),
+        specialise=lambda arch: DartsNet(cells.to_genotype(arch), own),
+    )
 
 
 def _network(
@@ -114,7 +155,17 @@ def _check_sizes(
 
 def _extract(size: NetworkSize, variables: Variables, arch: Architecture) -> Variables:
     """The variables of `specialise(arch)` out of the supernet's, collection by collection."""
-    genotype = cells.to_genotype(arch)
+    return extract_genotype(size, variables, cells.to_genotype(arch))
+
+
+def extract_genotype(size: NetworkSize, variables: Variables, genotype: Genotype) -> Variables:
+    """The variables of `DartsNet(genotype, size)` out of the supernet's.
+
+    Args:
+        size: the network that the supernet has.
+        variables: the supernet's, collection by collection.
+        genotype: one of those that `darts_cells.genotype_mask` takes.
+    """
     return {
         collection: _extract_collection(size, tree, genotype)
         for collection, tree in variables.items()

@@ -8,7 +8,8 @@ two inputs to C channels (1x1 convolution and batch norm; two shifted 1x1 convol
 The `params` of NAS-Bench-Suite-Zero's 725 genotypes were counted with `PUBLISHED`: C=32, 8
 cells, stem multiplier 3, no auxiliary head, and batch norms without scale and bias inside the
 operations, with both in the stem and at the cells' inputs. That was found by fitting, and
-all 725 numbers are reproduced exactly.
+all 725 numbers are reproduced exactly. So are their `flops`, by `published_flops`, which counts
+more than multiply-accumulates.
 """
 
 from collections.abc import Sequence
@@ -56,7 +57,9 @@ TRAINED = NetworkSize()
 PUBLISHED = NetworkSize(channels=32, layers=8, affine=False)
 
 
-class _Count(NamedTuple):
+class Count(NamedTuple):
+    """What a part of a network costs; see `Cost`."""
+
     params: int
     macs: int
     depth: int
@@ -107,6 +110,47 @@ def cost(genotype: Genotype, size: NetworkSize = TRAINED) -> Cost:
     return Cost(params, macs + widths[1] * size.num_classes, depth)
 
 
+def published_flops(genotype: Genotype, size: NetworkSize = PUBLISHED) -> int:
+    """The `flops` of NAS-Bench-Suite-Zero's table, for one image.
+
+    They are TensorWatch's: the multiply-accumulates of `cost`, then for each element of a tensor
+    1 by a ReLU, 1 by a batch norm and 2 by one with scale and bias, 9 by a 3x3 pool (of its
+    output), and (side + 1)^2 for each channel by the last pool. The networks counted have a
+    batch norm without scale and bias behind each pool in a cell, as DARTS's code has.
+
+    Args:
+        genotype: the two cells.
+        size: the network.
+
+    Raises:
+        ValueError: as `cost`.
+    """
+    stem, side, channels = size.stem_multiplier * size.channels, size.image_size, size.channels
+    total = cost(genotype, size).macs + 2 * stem * side**2
+    inputs = [(stem, side), (stem, side)]  # (channels, side) of what a cell reads
+    for layer in range(size.layers):
+        is_reduction = size.reduces(layer)
+        channels *= 1 + is_reduction
+        # At the cell's inputs: a ReLU on each, and two batch norms once they are preprocessed.
+        total += sum(width * own**2 for width, own in inputs) + 4 * channels * side**2
+        side = -(-side // 2) if is_reduction else side
+        for operation, source in genotype.cells()[is_reduction]:
+            times = _elementwise(operation, is_reduction and source < 2, size.affine)
+            total += times * channels * side**2
+        inputs = [inputs[1], (cells.STEPS * channels, side)]
+    return total + inputs[1][0] * (side + 1) ** 2
+
+
+def _elementwise(operation: str, strided: bool, affine: bool) -> int:
+    """What `published_flops` adds to the multiply-accumulates, for each element of the output."""
+    norm, first_relu = 1 + affine, 4 if strided else 1
+    if operation.startswith("sep_conv"):
+        return first_relu + norm + 1 + norm
+    if operation.startswith("dil_conv") or (operation == "skip_connect" and strided):
+        return first_relu + norm
+    return 10 if operation.endswith("pool_3x3") else 0
+
+
 def _cell(
     edges: Sequence[Edge],
     is_reduction: bool,
@@ -114,7 +158,7 @@ def _cell(
     side: int,
     affine: bool,
     depths: tuple[int, int],
-) -> _Count:
+) -> Count:
     """The operations of one cell; depths of paths to its inputs are 0 where there is none."""
     params = macs = 0
     longest = [depth + 1 if depth else 0 for depth in depths]
@@ -123,24 +167,24 @@ def _cell(
         for operation, source in edges[2 * node : 2 * node + 2]:
             strided = is_reduction and source < 2
             out = -(-side // 2) if is_reduction else side
-            found = _operation(operation, channels, out, strided, affine)
+            found = operation_cost(operation, channels, out, strided, affine)
             params, macs = params + found.params, macs + found.macs
             if longest[source] and operation != "none":
                 paths.append(longest[source] + found.depth)
         longest.append(max(paths))
-    return _Count(params, macs, max(longest[2:]))
+    return Count(params, macs, max(longest[2:]))
 
 
-def _operation(operation: str, channels: int, side: int, strided: bool, affine: bool) -> _Count:
+def operation_cost(operation: str, channels: int, side: int, strided: bool, affine: bool) -> Count:
     """One operation whose output has `side`; both convolutions of a separable one act there."""
     norm = 2 * channels * affine
     if operation == "skip_connect" and strided:
-        return _Count(channels**2 + norm, channels**2 * side**2, 1)
+        return Count(channels**2 + norm, channels**2 * side**2, 1)
     if operation.startswith(("sep_conv", "dil_conv")):
         times = 2 if operation.startswith("sep") else 1
         weights = int(operation[-1]) ** 2 * channels + channels**2
-        return _Count(times * (weights + norm), times * weights * side**2, 2 * times)
-    return _Count(0, 0, 0)
+        return Count(times * (weights + norm), times * weights * side**2, 2 * times)
+    return Count(0, 0, 0)
 
 
 def _auxiliary(width: int, num_classes: int) -> int:

@@ -107,7 +107,6 @@ class Cell(nn.Module):
         after_reduction: the older input is twice as large as the newer.
         train: batch statistics or running ones.
         affine: batch norms inside operations have scale and bias.
-        drop_path: probability that an example loses an operation that is no identity.
     """
 
     edges: tuple[Edge, ...]
@@ -116,10 +115,17 @@ class Cell(nn.Module):
     after_reduction: bool
     train: bool = True
     affine: bool = True
-    drop_path: float = 0.0
 
     @nn.compact
-    def __call__(self, older: Features, newer: Features) -> Features:
+    def __call__(self, older: Features, newer: Features, drop_path: Any = None) -> Features:
+        """The joined nodes.
+
+        Args:
+            older: [n, h, w, c] the output before the last, of twice the size after a reduction.
+            newer: [n, h, w, c] the last output.
+            drop_path: probability that an example loses an operation that is no identity, in
+                training; None: paths are not dropped.
+        """
         if self.after_reduction:
             older = FactorisedReduction(self.features, self.train, name="input_0")(older)
         else:
@@ -127,19 +133,20 @@ class Cell(nn.Module):
         nodes = [older, ReluConvNorm(self.features, 1, 1, self.train, name="input_1")(newer)]
         for node in range(cells.STEPS):
             pair = range(2 * node, 2 * node + 2)
-            nodes.append(sum((self._edge(number, nodes) for number in pair), start=jnp.zeros(())))
+            edges = (self._edge(number, nodes, drop_path) for number in pair)
+            nodes.append(sum(edges, start=jnp.zeros(())))
         return jnp.concatenate(nodes[2:], -1)
 
-    def _edge(self, number: int, nodes: list[Features]) -> Features:
+    def _edge(self, number: int, nodes: list[Features], drop_path: Any) -> Features:
         operation, source = self.edges[number]
         stride = 2 if self.reduction and source < 2 else 1
         y = Operation(
             operation, self.features, stride, self.train, self.affine, name=f"edge_{number}"
         )(nodes[source])
         identity = operation == "skip_connect" and stride == 1
-        if not self.train or not self.drop_path or identity or self.is_initializing():
+        if not self.train or drop_path is None or identity or self.is_initializing():
             return y
-        keep = 1.0 - self.drop_path
+        keep = 1.0 - drop_path
         kept = jax.random.bernoulli(self.make_rng("drop_path"), keep, (len(y), 1, 1, 1))
         return y * kept / keep
 
@@ -168,18 +175,22 @@ class DartsNet(nn.Module):
     Attributes:
         genotype: its cells.
         size: the network around them.
-        drop_path: probability of drop-path in training; needs the PRNG "drop_path".
     """
 
     genotype: Genotype
     size: NetworkSize = TRAINED
-    drop_path: float = 0.0
 
     @nn.compact
-    def __call__(self, images: Images, train: bool = False) -> Any:
+    def __call__(self, images: Images, train: bool = False, drop_path: Any = None) -> Any:
         """Outputs [n, classes]; (outputs, auxiliary outputs) in training with that head.
 
         Feature maps [n, height, width, 4 C] of a thin network.
+
+        Args:
+            images: [n, height, width, channels].
+            train: batch statistics, the auxiliary head's outputs, and dropped paths.
+            drop_path: probability that an example loses an operation, which needs the PRNG
+                "drop_path"; None: paths are not dropped.
         """
         size, channels, after_reduction = self.size, self.size.channels, False
         x = images
@@ -197,10 +208,9 @@ class DartsNet(nn.Module):
                 after_reduction,
                 train,
                 size.affine,
-                self.drop_path,
                 name=f"cells_{layer}",
             )
-            older, x = x, Block(name=f"cells_{layer}_output")(cell(older, x))
+            older, x = x, Block(name=f"cells_{layer}_output")(cell(older, x, drop_path))
             after_reduction = reduction
             if (
                 size.auxiliary

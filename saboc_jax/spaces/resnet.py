@@ -138,8 +138,8 @@ def resnet(
 ) -> SearchSpace:
     """Zen-NAS's ResNet space, scored with the full decoded network.
 
-    Random architectures are far beyond any sensible budget: search by evolution from
-    `from_string(resnet_encoding.START)` with `resnet_encoding.mutate` and a budget.
+    Random architectures are far beyond any sensible budget: search by evolution with a budget. It
+    starts from `resnet_encoding.START` with `resnet_encoding.mutate` (`SearchSpace.evolution`).
 
     Args:
         slots: super-blocks at most.
@@ -179,6 +179,12 @@ def resnet(
         is_connected=lambda mask: True,
         in_cells=lambda path: path[0].startswith("block_"),
         layers_per_leaf=lambda path: 0,
+        # There are no supernets: of a mask with several options any, the smallest here.
+        cheapest=lambda mask, quantity: np.asarray(mask, bool).argmax(1).astype(np.int32),
+        evolution=lambda: {
+            "start": encoding.encode(encoding.from_text(encoding.START), slots, max_width),
+            "mutate": partial(encoding.mutate, max_width=max_width),
+        },
     )
 
     @lru_cache(CACHED)

@@ -70,7 +70,8 @@ def test_text_is_the_common_one():
         ("sep_conv_3x3", "conv", "'conv' is unknown"),
         ("('sep_conv_3x3', 0)", "('sep_conv_3x3', 2)", "reads 2"),
         ("('sep_conv_3x3', 0), ", "", "has 7 edges"),
-        ("('sep_conv_3x3', 0)", "('sep_conv_3x3', 1)", "two different"),
+        ("('none', 1)", "('skip_connect', 0)", "two different"),
+        ("('none', 1)", "('sep_conv_3x3', 0)", "twice with sep_conv_3x3"),
         ("('sep_conv_3x3', 0)", "__import__('os')", "no literal"),
         ("normal_concat=[2, 3, 4, 5]", "normal_concat=[2, 3]", "allowed: the nodes"),
         ("Genotype(", "Genes(", "no Genotype"),
@@ -88,13 +89,14 @@ def test_wrong_texts_are_named(old, new, message):
         codec.from_string(text.replace(old, new, 1))
 
 
-def test_all_published_parameters_are_reproduced():
+def test_all_published_parameters_and_flops_are_reproduced():
     table = rows("darts_nb301_surrogate.csv")
     assert len(table) == 725
     for row in table:
         genotype = codec.read_rows(row["normal"], row["reduce"])
         counted = costs.cost(genotype, costs.PUBLISHED).params
         assert counted == round(float(row["params"]) * 1e6)
+        assert costs.published_flops(genotype) == round(float(row["flops"]) * 1e6)
         again = cells.to_genotype(cells.from_genotype(genotype))
         for cell, same in zip(genotype.cells(), again.cells(), strict=True):
             for node in range(0, 8, 2):
@@ -105,6 +107,35 @@ def test_swap_genotypes_are_read_and_written():
     table = rows("darts_swap1000.csv")
     for row in table:
         assert codec.write_genotype(codec.read_genotype(row["genotype"])) == row["genotype"]
+
+
+def test_of_the_swap_genotypes_all_but_doubled_operations_have_a_mask():
+    masks = one_hot = doubled = 0
+    for row in rows("darts_swap1000.csv"):
+        genotype = codec.read_genotype(row["genotype"])
+        pairs = [genotype.normal[node : node + 2] for node in range(0, 8, 2)]
+        if any(a == b and a[0] != "none" for a, b in pairs):
+            doubled += 1
+            with pytest.raises(ValueError, match="twice with"):
+                cells.genotype_mask(genotype)
+            continue
+        mask = cells.genotype_mask(genotype)
+        masks += 1
+        one_hot += (mask.sum(1) == 1).all()
+        for cell, edges in enumerate(genotype.cells()):
+            wanted = {
+                (operation, source, 2 + number // 2)
+                for number, (operation, source) in enumerate(edges)
+                if operation != "none"
+            }
+            kept = cells.kept_edges(mask)[cell]
+            found = {
+                (cells.OPERATIONS[option], *cells.EDGES[edge])
+                for edge, option in np.argwhere(mask[14 * cell : 14 * cell + 14, :8])
+                if option and kept[edge]
+            }
+            assert found == wanted
+    assert (masks, one_hot, doubled) == (844, 282, 156)
 
 
 def test_connection_needs_an_operation_in_each_cell():

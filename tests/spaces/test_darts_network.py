@@ -1,10 +1,15 @@
 """The trained DARTS network: its parameters are those of the formulas; drop-path; its head."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import training
+from saboc_jax.recipes import RECIPES
 from saboc_jax.spaces import darts_cells as cells
 from saboc_jax.spaces import darts_costs as costs
 from saboc_jax.spaces.base import sample_architectures
@@ -36,10 +41,34 @@ def test_drop_path_changes_training_only():
     size = costs.NetworkSize(2, 2, 1)
     x = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
     edges = (("sep_conv_3x3", 0), ("skip_connect", 1)) * 4
-    plain, dropping = (DartsNet(cells.make_genotype(edges, edges), size, p) for p in (0.0, 0.5))
-    variables = plain.init(jax.random.key(0), x)
-    np.testing.assert_array_equal(plain.apply(variables, x), dropping.apply(variables, x))
+    net = DartsNet(cells.make_genotype(edges, edges), size)
+    variables = net.init(jax.random.key(0), x)
+    np.testing.assert_array_equal(net.apply(variables, x), net.apply(variables, x, drop_path=0.5))
     rngs = {"drop_path": jax.random.key(2)}
-    outputs = dropping.apply(variables, x, train=True, rngs=rngs)
-    assert np.isfinite(outputs).all()
-    assert not np.allclose(outputs, plain.apply(variables, x, train=True))
+    dropped, kept, rest = (
+        net.apply(variables, x, train=True, drop_path=p, mutable=["batch_stats"], rngs=rngs)[0]
+        for p in (0.5, 0.0, None)
+    )
+    assert np.isfinite(dropped).all() and not np.allclose(dropped, rest)
+    np.testing.assert_allclose(kept, rest, rtol=1e-5)
+
+
+def test_the_recipe_trains_the_network_of_darts():
+    """With drop-path as a traced number and both losses, at a small size."""
+    dataset = SimpleNamespace(num_classes=10, image_shape=(32, 32, 3))
+    arch = sample_architectures(jax.random.key(1), cells.CHOICES, 1)[0]
+    recipe = RECIPES["darts"]
+    space = training.space(dataset, recipe, "darts")
+    assert space.specialise(arch).size == costs.TRAINED._replace(auxiliary=True)
+    assert space.cost(arch) == costs.cost(cells.to_genotype(arch))
+    module = training.space(dataset, replace(recipe, channels=4, cells=3), "darts").specialise(arch)
+
+    def run(x, key, drop_path):
+        variables = module.init(key, x)
+        rngs = {"drop_path": key}
+        return module.apply(variables, x, True, drop_path, rngs=rngs, mutable=["batch_stats"])[0]
+
+    shapes = jax.eval_shape(run, jnp.zeros((2, 32, 32, 3)), jax.random.key(0), jnp.zeros(()))
+    assert [shape.shape for shape in shapes] == [(2, 10), (2, 10)]
+    digits = SimpleNamespace(num_classes=10, image_shape=(8, 8, 1))
+    assert not training.space(digits, recipe, "darts").specialise(arch).size.auxiliary

@@ -1,0 +1,101 @@
+"""How well training-free scores order DARTS genotypes, by a surrogate's or by trained accuracies.
+
+Two tables: 725 genotypes with the CIFAR-10 accuracies that NAS-Bench-301's SURROGATE predicts (no
+training), and 1,000 that SWAP trained. Of these some have one operation twice between the same
+two nodes, which the scoring network does not hold; they are counted and left out. Parameters,
+multiply-accumulates and depth are of networks with C=32 and 8 cells. Run again, it goes on where it
+stopped.
+
+Examples:
+  python -m experiments.darts_correlations --scorers=ntk_score,naswot,synflow --out=runs/darts
+  python -m experiments.darts_correlations --table=swap --limit=300 --scorers=swap,ntk_score
+"""
+
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from rich.console import Console
+
+from experiments import common, correlate_report, scoring
+from saboc_jax import benchmarks, correlation, report_html
+from saboc_jax.benchmarks import DartsTable
+from saboc_jax.report import results_table
+from saboc_jax.spaces import darts_cells as cells
+from saboc_jax.spaces import darts_costs
+from saboc_jax.spaces.darts import summing
+from saboc_jax.types import Scorer
+
+LABELS = {
+    "surrogate": "accuracy predicted by NAS-Bench-301's surrogate",
+    "swap": "validation accuracy as SWAP trained",
+}
+TABLE = flags.DEFINE_enum("table", "surrogate", sorted(LABELS), "Which genotypes and accuracies.")
+LIMIT = flags.DEFINE_integer("limit", None, "So many genotypes, drawn by --arch_seed.", 20)
+OUT = flags.DEFINE_string("out", None, "Folder of correlations.json, .csv, .md and figures.")
+RESAMPLES = flags.DEFINE_integer("resamples", 1000, "Bootstrap resamples.", 1)
+
+
+def chosen(table: DartsTable) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, masks [n, 36, 10]) of the genotypes that have a mask, `--limit` of them."""
+    rows, masks = [], []
+    for row, genotype in enumerate(table.genotypes()):
+        try:
+            masks.append(cells.genotype_mask(genotype))
+        except ValueError:  # an operation twice on one edge
+            continue
+        rows.append(row)
+    order = np.random.default_rng(scoring.ARCH_SEED.value).permutation(len(rows))
+    keep = np.sort(order[: LIMIT.value])
+    return np.array(rows)[keep], np.stack(masks)[keep]
+
+
+def ordered(
+    table: DartsTable, rows: np.ndarray, scorer: Scorer, scores: np.ndarray
+) -> correlate_report.Found:
+    """Everything that orders the genotypes: costs, our scores, and those published with them."""
+    all_ = table.genotypes()
+    costs = [darts_costs.cost(all_[row], darts_costs.PUBLISHED) for row in rows]
+    found = {
+        name: (np.array([[getattr(cost, name)] for cost in costs], float), True)
+        for name in ("params", "macs", "depth")
+    }
+    found |= correlation.candidates(scorer, scores, ("borda", "log_rank"))
+    for name in benchmarks.SCORES:
+        if name in table.columns:
+            found[f"published {name}"] = table.columns[name][rows, None], True
+    return found
+
+
+def main() -> None:
+    """Scores, correlates, shows, writes."""
+    common.set_defaults(space="darts", channels=4, batch_size=32, repeats=1)
+    console = Console(highlight=False)
+    load = {"surrogate": benchmarks.load_darts_surrogate, "swap": benchmarks.load_darts_swap}
+    table = load[TABLE.value](common.DATA_DIR.value)
+    rows, masks = chosen(table)
+    truth, label = table.accuracies[rows], LABELS[TABLE.value]
+    dataset = common.load_dataset()
+    space = summing(common.build_space(dataset))
+    scorer = common.build_scorer(scoring.scorer_names(), space)
+    scores = scoring.score_masks(console, dataset, space, scorer, masks)
+    found = ordered(table, rows, scorer, scores)
+    lines = [
+        correlation.statistics(name, values, truth, higher, resamples=RESAMPLES.value)
+        for name, (values, higher) in found.items()
+    ]
+    title = (
+        f"{len(rows)} of {len(table.accuracies)} genotypes, {label}, scored on {dataset.name} "
+        f"({common.network_text()}); low, high: 95 % interval over genotypes"
+    )
+    console.print(results_table(lines, title=title))
+    if OUT.value:
+        lines = [{"accuracy": label, "genotypes": len(rows), **line} for line in lines]
+        correlate_report.plot(Path(OUT.value), dataset.name, found, truth, label)
+        correlate_report.write(Path(OUT.value), lines)
+        report_html.write(Path(OUT.value))
+        console.print(f"Wrote {OUT.value}")
+
+
+if __name__ == "__main__":
+    common.run(main)
