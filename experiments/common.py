@@ -62,6 +62,9 @@ LATENCY_BATCH = flags.DEFINE_integer(
 LATENCY_IMAGE_SIZE = flags.DEFINE_integer(
     "latency_image_size", None, "Their height and width; default: those of the dataset.", 1
 )
+DEVICES = flags.DEFINE_string(
+    "devices", "all", "How many local devices share the scoring: a number, or all."
+)
 DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Where data lies; else $SABOC_DATA_DIR, else TFDS's own place."
 )
@@ -156,6 +159,24 @@ def build_scorer(names: Sequence[str], space: SearchSpace) -> Scorer:
     return combine(scorers)
 
 
+def devices() -> int | None:
+    """The number of devices of `--devices`; None: all.
+
+    Raises:
+        ValueError: if it is neither a number nor all.
+    """
+    if DEVICES.value == "all":
+        return None
+    if not DEVICES.value.isdecimal():
+        raise ValueError(f"--devices={DEVICES.value}; allowed: a number, or all")
+    return int(DEVICES.value)
+
+
+def shrunk_text(shrunk: str) -> str:
+    """Says what is computed at once since memory did not suffice (`Counts.shrunk`)."""
+    return f"Memory did not suffice: from then on {shrunk}"
+
+
 def build_evaluator(
     dataset: Dataset,
     space: SearchSpace,
@@ -186,6 +207,7 @@ def build_evaluator(
         on_score=on_score,
         seeds=seeds,
         space_id=space_id(space),
+        devices=devices(),
     )
 
 
@@ -213,7 +235,8 @@ def flag_values(*ignored: str) -> dict[str, Any]:
         if "experiments" in module or module.endswith((".py", "__main__"))
         for flag in defined
     }
-    return {k: v for k, v in sorted(values.items()) if k not in {"workdir", "data_dir", *ignored}}
+    ignored = ("workdir", "data_dir", "devices", *ignored)
+    return {name: value for name, value in sorted(values.items()) if name not in ignored}
 
 
 def open_workdir(path: str, settings: dict[str, Any]) -> Path:

@@ -14,6 +14,7 @@ GROUPS = {
     "Scoring network": ("space", "channels", "cells", "init", "batch_norm", "ntk_engine"),
     "Latency": ("max_latency_ms", "latency_batch", "latency_image_size"),
     "Repetition": ("seed", "repeats"),
+    "Devices": ("devices",),
     "Where results are kept": ("workdir", "store", "out", "export"),
 }
 

@@ -94,4 +94,6 @@ def score_masks(
         f"{counts.disconnected} disconnected, {counts.non_finite} not finite; "
         f"{counts.compile_seconds:.1f} s compiling, {per_score:.3f} s per score"
     )
+    if counts.shrunk:
+        console.print(common.shrunk_text(counts.shrunk))
     return scores

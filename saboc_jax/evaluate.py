@@ -10,15 +10,18 @@ are not all finite, has NaN in every metric of that repeat, is counted, and is r
 `saboc_jax.ranking`. It is never dropped.
 """
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
+from saboc_jax.backoff import Chunk, in_passes, is_out_of_memory
+from saboc_jax.devices import arranged, collected, find_devices, sharded, share_out, stacked
 from saboc_jax.precision import enable_x64
 from saboc_jax.records import Request, Result, current_versions, request
 from saboc_jax.scorers.base import (
@@ -34,8 +37,25 @@ from saboc_jax.spaces.chain import Pieces
 from saboc_jax.store import Store
 from saboc_jax.types import Architecture, Batch, PRNGKey, Scorer, SearchSpace
 
+LOGGER = logging.getLogger(__name__)
 Row = tuple[np.ndarray, dict[str, Any]]
 """Scores [k] and diagnostics of one scorer."""
+PLACES = 4
+"""Jobs that each of several devices takes at a time."""
+
+
+class Job(NamedTuple):
+    """One architecture or supernet in one repeat.
+
+    Attributes:
+        mask: what is scored.
+        name: its text and the repeat.
+        rows: what the store has of it, by scorer.
+    """
+
+    mask: Bool[np.ndarray, "decisions options"]
+    name: tuple[str, int]
+    rows: dict[str, Row]
 
 
 @dataclass
@@ -48,6 +68,8 @@ class Counts:
         disconnected: pairs not run, for no path joins input and output.
         non_finite: pairs that ran and gave a metric that is not finite.
         isomorphic: pairs whose score is that of another architecture of their class.
+        device_jobs: pairs that each of several devices ran; empty where there is one.
+        shrunk: what is computed at once since memory did not suffice; empty: it did.
         compilations: scoring programs, or pieces of them, compiled.
         compile_seconds: time of it.
         run_seconds: time of running them.
@@ -59,6 +81,8 @@ class Counts:
     disconnected: int = 0
     non_finite: int = 0
     isomorphic: int = 0
+    device_jobs: list[int] = field(default_factory=list)
+    shrunk: str = ""
     compilations: int = 0
     compile_seconds: float = 0.0
     run_seconds: float = 0.0
@@ -91,6 +115,10 @@ class Evaluator:
             their own, a search would fill the memory with them.
         pieces: compiled links of architectures that are chains (`saboc_jax.spaces.chain`); None:
             one program for each architecture.
+        devices: how many local devices share the jobs; None: all. Where architectures have
+            their own programs, the first runs them.
+        chunk: how much is computed at once; it shrinks where memory does not suffice. None: one
+            job on one device, `PLACES` on each of several.
         counts: what has been done.
     """
 
@@ -106,7 +134,10 @@ class Evaluator:
     stands_for: Callable[[Architecture], Architecture] | None = None
     max_programs: int = 64
     pieces: Pieces | None = field(default_factory=Pieces)
+    devices: int | None = None
+    chunk: Chunk | None = None
     counts: Counts = field(default_factory=Counts)
+    _drawn: Any = field(default=None, init=False)  # keys and batches on all devices
     _memory: dict[tuple[str, int], Row] = field(default_factory=dict)
     _programs: dict[Any, Callable[..., Any]] = field(default_factory=dict)
 
@@ -119,37 +150,21 @@ class Evaluator:
         for batch in self.batches:
             check_needs(self.scorer, batch)
         self._versions = current_versions()
+        self._devices = find_devices(self.devices)
+        self._chunk = self.chunk = self.chunk or Chunk(PLACES if len(self._devices) > 1 else 1)
         self.seeds = self.seeds or [str(number) for number in range(len(self.keys))]
 
     def evaluate(self, masks: Bool[Any, "b decisions options"]) -> Float[np.ndarray, "b repeats k"]:
         """Metrics of every mask and repeat, NaN where bad."""
-        return np.stack(
-            [
-                np.stack([self.score(mask, repeat)[0] for repeat in range(len(self.keys))])
-                for mask in np.asarray(masks, bool)
-            ]
-        )
+        masks, repeats = np.asarray(masks, bool), range(len(self.keys))
+        rows = self._rows([(mask, repeat) for mask in masks for repeat in repeats])
+        return np.stack([scores for scores, _ in rows]).reshape(len(masks), len(repeats), -1)
 
     def score(
         self, mask: Bool[np.ndarray, "decisions options"], repeat: int
     ) -> tuple[Float[np.ndarray, " k"], dict[str, Any]]:
         """Metrics and diagnostics of one mask in one repeat."""
-        mask = self._representative(mask)
-        text = mask_text(mask, self.space)
-        found = self._memory.get((text, repeat))
-        if found is None:
-            rows = self._stored(text, repeat)
-            missing = [part.name for part in self._parts if part.name not in rows]
-            if missing:
-                rows |= self._compute(mask, repeat, text, missing)
-            else:
-                self.counts.served += 1
-            found = self._memory[text, repeat] = self._joined(rows)
-        else:
-            self.counts.served += 1
-        if self.on_score:
-            self.on_score()
-        return found
+        return self._rows([(mask, repeat)])[0]
 
     def with_draws(
         self, keys: Sequence[PRNGKey], batches: Sequence[Batch], seeds: Sequence[str]
@@ -185,51 +200,96 @@ class Evaluator:
         }
         return np.concatenate([rows[part.name][0] for part in self._parts]), diagnostics
 
-    def _compute(
-        self,
-        mask: Bool[np.ndarray, "decisions options"],
-        repeat: int,
-        text: str,
-        missing: Sequence[str],
-    ) -> dict[str, Row]:
-        """Scores by the parts that are missing, in one program, and keeps a row of each."""
-        parts = [part for part in self._parts if part.name in missing]
-        if not self.space.is_connected(mask):
-            self.counts.disconnected += 1
-            flag = {"flag": "disconnected"}
-            rows = {part.name: (np.full(len(part.metrics), np.nan), dict(flag)) for part in parts}
-            self._keep(text, repeat, parts, rows, 0.0)
-            return rows
-        start = time.perf_counter()
-        before = self.counts.compile_seconds
-        rows = self._run(parts, mask, repeat)
-        seconds = time.perf_counter() - start - (self.counts.compile_seconds - before)
-        self.counts.scored += 1
-        self.counts.run_seconds += seconds
-        bad = [row for row in rows.values() if not np.isfinite(row[0]).all()]
-        self.counts.non_finite += bool(bad)
-        for _, diagnostics in bad:
-            diagnostics["flag"] = "non_finite"
-        self._keep(text, repeat, parts, rows, seconds)
-        return rows
+    def _rows(self, pairs: Sequence[tuple[np.ndarray, int]]) -> list[Row]:
+        """The row of each (mask, repeat); those that nobody knows are computed in chunks."""
+        jobs = [self._job(mask, repeat) for mask, repeat in pairs]
+        waiting: dict[tuple[str, ...], dict[tuple[str, int], Job]] = {}  # by what is missing
+        for job in jobs:
+            if job.name in self._memory or any(job.name in group for group in waiting.values()):
+                self.counts.served += 1
+                self._tell()
+                continue
+            rows = self._stored(*job.name)
+            missing = tuple(part.name for part in self._parts if part.name not in rows)
+            job = job._replace(rows=rows)
+            if not missing:
+                self.counts.served += 1
+                self._remember(job, {})
+                self._tell()
+            elif not self.space.is_connected(job.mask):
+                self._flag(missing, job)
+            else:
+                waiting.setdefault(missing, {})[job.name] = job
+                if len(waiting[missing]) >= self._at_once:
+                    self._compute(missing, list(waiting.pop(missing).values()))
+        for missing, group in waiting.items():
+            self._compute(missing, list(group.values()))
+        return [self._memory[job.name] for job in jobs]
 
-    def _run(
-        self, parts: Sequence[Scorer], mask: Bool[np.ndarray, "decisions options"], repeat: int
-    ) -> dict[str, Row]:
-        key, batch, gates = self.keys[repeat], self.batches[repeat], self.space.gates(mask)
+    def _job(self, mask: np.ndarray, repeat: int) -> Job:
+        mask = self._representative(mask)
+        return Job(mask, (mask_text(mask, self.space), repeat), {})
+
+    @property
+    def _at_once(self) -> int:
+        """Jobs of one program; where architectures have their own, or are measured: one."""
+        if self.space.program or any(split_apart(part)[1].observables for part in self._parts):
+            return 1
+        return len(self._devices) * self._chunk.jobs
+
+    def _remember(self, job: Job, rows: dict[str, Row]) -> None:
+        self._memory[job.name] = self._joined(job.rows | rows)
+
+    def _tell(self) -> None:
+        if self.on_score:
+            self.on_score()
+
+    def _flag(self, missing: Sequence[str], job: Job) -> None:
+        """Keeps NaN of an architecture without a path from input to output."""
+        self.counts.disconnected += 1
+        parts = [part for part in self._parts if part.name in missing]
+        rows: dict[str, Row] = {
+            part.name: (np.full(len(part.metrics), np.nan), {"flag": "disconnected"})
+            for part in parts
+        }
+        self._keep(job, parts, rows, 0.0)
+        self._tell()
+
+    def _compute(self, missing: Sequence[str], jobs: Sequence[Job]) -> None:
+        """Scores jobs by the parts that are missing, in one program; keeps a row of each."""
+        parts = [part for part in self._parts if part.name in missing]
+        start, before = time.perf_counter(), self.counts.compile_seconds
+        found = self._run(parts, jobs)
+        seconds = time.perf_counter() - start - (self.counts.compile_seconds - before)
+        self.counts.scored += len(jobs)
+        self.counts.run_seconds += seconds
+        for job, rows in zip(jobs, found, strict=True):
+            bad = [row for row in rows.values() if not np.isfinite(row[0]).all()]
+            self.counts.non_finite += bool(bad)
+            for _, diagnostics in bad:
+                diagnostics["flag"] = "non_finite"
+            self._keep(job, parts, rows, seconds / len(jobs))
+        for _ in jobs:
+            self._tell()
+
+    def _run(self, parts: Sequence[Scorer], jobs: Sequence[Job]) -> list[dict[str, Row]]:
         scorer = combine(parts, "+".join(part.name for part in parts))
-        own = self.space.program(mask) if self.space.program else None
+        own = self.space.program(jobs[0].mask) if self.space.program else None
         scorer = on_space(scorer, own, self.pieces) if own else scorer
-        whole, apart = split_apart(scorer)
-        observed: Any = self._run_apart(apart, key, gates, batch)
-        if whole.observables:
-            look = lambda key, gates, batch: observe(whole, key, gates, batch)  # noqa: E731
-            program = self._program(("observe", scorer.name, own), look, key, gates, batch)
-            observed |= program(key, gates, batch)
+        observed = self._observe(scorer, own, jobs)
+        return [
+            self._finish(scorer, parts, job, seen) for job, seen in zip(jobs, observed, strict=True)
+        ]
+
+    def _finish(
+        self, scorer: Scorer, parts: Sequence[Scorer], job: Job, observed: Any
+    ) -> dict[str, Row]:
+        """The second half of a score, in float64 on the host."""
+        gates, batch = mask_to_gates(job.mask), self.batches[job.name[1]]
         host = jax.local_devices(backend="cpu")[0]
         with enable_x64(), jax.default_device(host):
             double = jax.tree.map(_to_host, (observed, gates, labels_only(batch)))
-            finish = self._program(("finish", scorer.name, None), scorer.finish, *double)
+            finish = self._program(("finish", scorer.name), scorer.finish, *double)
             scores, notes = finish(*double)
         ends = np.cumsum([len(part.metrics) for part in parts])[:-1]
         return {
@@ -244,6 +304,50 @@ class Evaluator:
             for part, own in zip(parts, np.split(np.asarray(scores), ends), strict=True)
         }
 
+    def _observe(self, scorer: Scorer, own: SearchSpace | None, jobs: Sequence[Job]) -> list[Any]:
+        """What is seen of each job, on the host; in smaller chunks where it does not fit."""
+        while True:
+            try:
+                smaller = in_passes(scorer, self._chunk.images)
+                if self._at_once == 1:
+                    return [self._observe_one(smaller, own, job) for job in jobs]
+                groups = [jobs[i : i + self._at_once] for i in range(0, len(jobs), self._at_once)]
+                return [seen for group in groups for seen in self._observe_chunk(smaller, group)]
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or not self._chunk.halve(scorer, self.batches[0]):
+                    raise
+                self.counts.shrunk = str(self._chunk)
+                if self._chunk.halvings == 1:
+                    LOGGER.warning("memory does not suffice; smaller from here on: %s", error)
+
+    def _observe_one(self, scorer: Scorer, own: SearchSpace | None, job: Job) -> dict[str, Any]:
+        repeat, gates = job.name[1], mask_to_gates(job.mask)
+        key, batch = self.keys[repeat], self.batches[repeat]
+        whole, apart = split_apart(scorer)
+        observed: Any = self._run_apart(apart, key, gates, batch)
+        if whole.observables:
+            look = lambda key, gates, batch: observe(whole, key, gates, batch)  # noqa: E731
+            name = ("observe", scorer.name, own, self._chunk.images)
+            observed |= self._program(name, look, key, gates, batch)(key, gates, batch)
+        return jax.device_get(observed)
+
+    def _observe_chunk(self, scorer: Scorer, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+        """The same of several jobs, shared out over the devices."""
+        if not scorer.observables:
+            return [{} for _ in jobs]
+        if self._drawn is None:
+            self._drawn = stacked(self.keys, self.batches, self._devices)
+        places = share_out(len(jobs), len(self._devices), self._chunk.jobs)
+        gates = np.stack([mask_to_gates(job.mask) for job in jobs])
+        repeats = np.array([job.name[1] for job in jobs])
+        args = (*arranged(places, gates, repeats, self._devices), *self._drawn)
+        look = lambda key, gates, batch: observe(scorer, key, gates, batch)  # noqa: E731
+        name = ("observe", scorer.name, None, self._chunk.images)
+        found = collected(self._program(name, sharded(look, self._devices), *args)(*args), places)
+        before = self.counts.device_jobs or 0
+        self.counts.device_jobs = np.add(before, (places >= 0).sum(1)).tolist()
+        return found
+
     def _run_apart(self, scorer: Scorer, key: PRNGKey, gates: Any, batch: Batch) -> dict[str, Any]:
         """What compiles its own pieces; counts them as compilations."""
         if not scorer.observables:
@@ -257,7 +361,7 @@ class Evaluator:
         return observed
 
     def _program(
-        self, name: tuple[str, str, SearchSpace | None], function: Callable[..., Any], *args: Any
+        self, name: tuple[Any, ...], function: Callable[..., Any], *args: Any
     ) -> Callable[..., Any]:
         """The compiled function; compiled ahead of time, once for each shape of arguments."""
         signature = (name, str(jax.tree.map(lambda a: (a.shape, a.dtype), args)))
@@ -305,21 +409,17 @@ class Evaluator:
         }
 
     def _keep(
-        self,
-        text: str,
-        repeat: int,
-        parts: Sequence[Scorer],
-        rows: dict[str, Row],
-        seconds: float,
+        self, job: Job, parts: Sequence[Scorer], rows: dict[str, Row], seconds: float
     ) -> None:
         """Keeps a row of each part; its seconds are those of the program they shared."""
+        self._remember(job, rows)
         if self.store is None:
             return
         shared = {"scored_with": [part.name for part in parts]} if len(parts) > 1 else {}
         self.store.put(
             [
                 Result(
-                    self._request(text, repeat, part),
+                    self._request(*job.name, part),
                     dict(zip(part.metrics, map(float, rows[part.name][0]), strict=True)),
                     rows[part.name][1] | shared,
                     seconds,
