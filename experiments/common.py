@@ -1,5 +1,6 @@
 """Flags and set-up that the binaries share."""
 
+import functools
 import inspect
 import json
 import os
@@ -19,7 +20,9 @@ from experiments import flag_help
 from saboc_jax import data
 from saboc_jax.data import Dataset
 from saboc_jax.evaluate import Evaluator
+from saboc_jax.executors import Executor
 from saboc_jax.ntk.empirical import BATCH_NORMS, ENGINES
+from saboc_jax.ray_executor import RayExecutor
 from saboc_jax.records import current_versions
 from saboc_jax.scorers import SCORERS, make_scorer
 from saboc_jax.scorers.base import combine, load_factory
@@ -65,6 +68,25 @@ LATENCY_IMAGE_SIZE = flags.DEFINE_integer(
 DEVICES = flags.DEFINE_string(
     "devices", "all", "How many local devices share the scoring: a number, or all."
 )
+EXECUTOR = flags.DEFINE_enum(
+    "executor",
+    "local",
+    ["local", "ray"],
+    "Who computes scores: this process, or workers on a Ray cluster (extra `ray`).",
+)
+NUM_WORKERS = flags.DEFINE_integer(
+    "num_workers", None, "Workers of --executor=ray; default: one for each CPU of the cluster.", 1
+)
+RAY_ADDRESS = flags.DEFINE_string(
+    "ray_address",
+    None,
+    "Cluster of --executor=ray; default: $RAY_ADDRESS, else a Ray of its own on this machine.",
+)
+GPUS_PER_WORKER = flags.DEFINE_float(
+    "gpus_per_worker", 0.0, "GPUs that each worker of --executor=ray reserves.", 0.0
+)
+ELSEWHERE = ("executor", "num_workers", "ray_address", "gpus_per_worker", "devices")
+"""Flags that say where scores are computed: no part of what identifies a run."""
 DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Where data lies; else $SABOC_DATA_DIR, else TFDS's own place."
 )
@@ -208,7 +230,27 @@ def build_evaluator(
         seeds=seeds,
         space_id=space_id(space),
         devices=devices(),
+        executor=build_executor(),
     )
+
+
+def build_executor() -> Executor | None:
+    """The executor of the flags, one for the whole process; None: this process computes.
+
+    Raises:
+        ValueError: if Ray is not installed, or there is no cluster at the address.
+    """
+    if EXECUTOR.value == "local":
+        return None
+    return _ray_executor(NUM_WORKERS.value, RAY_ADDRESS.value, GPUS_PER_WORKER.value)
+
+
+@functools.cache
+def _ray_executor(num_workers: int | None, address: str | None, gpus: float) -> Executor:
+    try:
+        return RayExecutor(num_workers, address, gpus_per_worker=gpus)
+    except (ImportError, ConnectionError) as error:
+        raise ValueError(f"--executor=ray: {error}") from error
 
 
 def draws(
@@ -235,7 +277,7 @@ def flag_values(*ignored: str) -> dict[str, Any]:
         if "experiments" in module or module.endswith((".py", "__main__"))
         for flag in defined
     }
-    ignored = ("workdir", "data_dir", "devices", *ignored)
+    ignored = ("workdir", "data_dir", *ELSEWHERE, *ignored)
     return {name: value for name, value in sorted(values.items()) if name not in ignored}
 
 

@@ -14,7 +14,13 @@ GROUPS = {
     "Scoring network": ("space", "channels", "cells", "init", "batch_norm", "ntk_engine"),
     "Latency": ("max_latency_ms", "latency_batch", "latency_image_size"),
     "Repetition": ("seed", "repeats"),
-    "Devices": ("devices",),
+    "Devices and machines": (
+        "devices",
+        "executor",
+        "num_workers",
+        "ray_address",
+        "gpus_per_worker",
+    ),
     "Where results are kept": ("workdir", "store", "out", "export"),
 }
 

@@ -13,7 +13,7 @@ are not all finite, has NaN in every metric of that repeat, is counted, and is r
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float
 
 from saboc_jax.backoff import Chunk, in_passes, is_out_of_memory
 from saboc_jax.devices import arranged, collected, find_devices, sharded, share_out, stacked
+from saboc_jax.executors import Executor
 from saboc_jax.precision import enable_x64
 from saboc_jax.records import Request, Result, current_versions, request
 from saboc_jax.scorers.base import (
@@ -88,6 +89,13 @@ class Counts:
     run_seconds: float = 0.0
     stored_seconds: float = 0.0
 
+    def add(self, other: "Counts") -> None:
+        """Adds what another process has done; its devices are its own."""
+        for each in fields(self):
+            if each.type in (int, float):
+                setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+        self.shrunk = other.shrunk or self.shrunk
+
 
 def mask_text(mask: Bool[np.ndarray, "decisions options"], space: SearchSpace) -> str:
     """The space's text of a one-hot mask; rows of bits for a supernet."""
@@ -119,6 +127,7 @@ class Evaluator:
             their own programs, the first runs them.
         chunk: how much is computed at once; it shrinks where memory does not suffice. None: one
             job on one device, `PLACES` on each of several.
+        executor: computes the jobs somewhere else (`saboc_jax.executors`); None: here.
         counts: what has been done.
     """
 
@@ -136,6 +145,7 @@ class Evaluator:
     pieces: Pieces | None = field(default_factory=Pieces)
     devices: int | None = None
     chunk: Chunk | None = None
+    executor: Executor | None = None
     counts: Counts = field(default_factory=Counts)
     _drawn: Any = field(default=None, init=False)  # keys and batches on all devices
     _memory: dict[tuple[str, int], Row] = field(default_factory=dict)
@@ -220,7 +230,7 @@ class Evaluator:
                 self._flag(missing, job)
             else:
                 waiting.setdefault(missing, {})[job.name] = job
-                if len(waiting[missing]) >= self._at_once:
+                if self.executor is None and len(waiting[missing]) >= self.at_once:
                     self._compute(missing, list(waiting.pop(missing).values()))
         for missing, group in waiting.items():
             self._compute(missing, list(group.values()))
@@ -231,7 +241,7 @@ class Evaluator:
         return Job(mask, (mask_text(mask, self.space), repeat), {})
 
     @property
-    def _at_once(self) -> int:
+    def at_once(self) -> int:
         """Jobs of one program; where architectures have their own, or are measured: one."""
         if self.space.program or any(split_apart(part)[1].observables for part in self._parts):
             return 1
@@ -256,19 +266,54 @@ class Evaluator:
         self._tell()
 
     def _compute(self, missing: Sequence[str], jobs: Sequence[Job]) -> None:
-        """Scores jobs by the parts that are missing, in one program; keeps a row of each."""
+        """Scores jobs by the parts that are missing, here or elsewhere; keeps a row of each."""
+        if self.executor is None:
+            self._take(missing, jobs, *self.compute(missing, jobs))
+            return
+        stopped: Exception | None = None
+        for done, answer in self.executor.run(self, missing, jobs):
+            self.counts.add(answer.counts)
+            try:
+                self._take(missing, done, answer.rows, answer.seconds)
+            except Exception as error:  # e.g. out of time: what is under way is still kept
+                self.executor.stop()
+                stopped = stopped or error
+        if stopped:
+            raise stopped
+
+    def compute(
+        self, missing: Sequence[str], jobs: Sequence[Job]
+    ) -> tuple[list[dict[str, Row]], list[float]]:
+        """For each job a row of each missing part, in one program, and its seconds; kept nowhere.
+
+        Args:
+            missing: names of parts of the scorer.
+            jobs: `at_once` of them or fewer.
+        """
         parts = [part for part in self._parts if part.name in missing]
         start, before = time.perf_counter(), self.counts.compile_seconds
         found = self._run(parts, jobs)
         seconds = time.perf_counter() - start - (self.counts.compile_seconds - before)
         self.counts.scored += len(jobs)
         self.counts.run_seconds += seconds
-        for job, rows in zip(jobs, found, strict=True):
+        for rows in found:
             bad = [row for row in rows.values() if not np.isfinite(row[0]).all()]
             self.counts.non_finite += bool(bad)
             for _, diagnostics in bad:
                 diagnostics["flag"] = "non_finite"
-            self._keep(job, parts, rows, seconds / len(jobs))
+        return found, [seconds / len(jobs)] * len(jobs)
+
+    def _take(
+        self,
+        missing: Sequence[str],
+        jobs: Sequence[Job],
+        found: Sequence[dict[str, Row]],
+        seconds: Sequence[float],
+    ) -> None:
+        """Keeps the rows of jobs, then tells of each."""
+        parts = [part for part in self._parts if part.name in missing]
+        for job, rows, took in zip(jobs, found, seconds, strict=True):
+            self._keep(job, parts, rows, took)
         for _ in jobs:
             self._tell()
 
@@ -309,9 +354,9 @@ class Evaluator:
         while True:
             try:
                 smaller = in_passes(scorer, self._chunk.images)
-                if self._at_once == 1:
+                if self.at_once == 1:
                     return [self._observe_one(smaller, own, job) for job in jobs]
-                groups = [jobs[i : i + self._at_once] for i in range(0, len(jobs), self._at_once)]
+                groups = [jobs[i : i + self.at_once] for i in range(0, len(jobs), self.at_once)]
                 return [seen for group in groups for seen in self._observe_chunk(smaller, group)]
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or not self._chunk.halve(scorer, self.batches[0]):

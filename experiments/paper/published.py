@@ -1,8 +1,8 @@
 """The numbers that SABoC-NAS prints in its tables, beside which ours are shown.
 
-Source: "SABoC-NAS: Scoring Architectures via Borda Count", Tables 1 and 3 to 6. Accuracies are top-1
-test accuracies in percent on CIFAR-10, CIFAR-100 and ImageNet16-120; seconds are those of one
-search on a GPU that the paper does not name, and are not comparable with a CPU's.
+Source: "SABoC-NAS: Scoring Architectures via Borda Count", Tables 1 and 3 to 6. Accuracies are
+top-1 test accuracies in percent on CIFAR-10, CIFAR-100 and ImageNet16-120; seconds are those of
+one search on a GPU that the paper does not name, and are not comparable with a CPU's.
 """
 
 from typing import NamedTuple

@@ -1,7 +1,8 @@
 """What every search space shares: masks, gates, sampling, reinitialisation."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,29 @@ from jaxtyping import Array, Bool, Float, Int
 
 from saboc_jax.spaces.ops import INITIALISERS, Initialiser
 from saboc_jax.types import Architecture, Gates, Images, PRNGKey, Variables
+
+Value = TypeVar("Value")
+
+
+class Remembered(Generic[Value]):
+    """A function of one argument that keeps its latest values.
+
+    Unlike what `functools.lru_cache` gives, it can be sent to another process; it is empty there.
+
+    Args:
+        function: of a hashable argument.
+        size: values that are kept.
+    """
+
+    def __init__(self, function: Callable[[Any], Value], size: int) -> None:
+        self._function, self._size = function, size
+        self._cached = lru_cache(size)(function)
+
+    def __call__(self, argument: Hashable) -> Value:
+        return self._cached(argument)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Remembered, (self._function, self._size)
 
 
 def architecture_to_mask(

@@ -15,7 +15,7 @@ those of the searched cells; there is no thin cell, so TE-NAS's linear regions d
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NoReturn
 
 import jax
@@ -24,7 +24,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array
 
-from saboc_jax.spaces.base import architecture_to_mask, as_gates, check_architecture
+from saboc_jax.spaces.base import Remembered, architecture_to_mask, as_gates, check_architecture
 from saboc_jax.spaces.module_cost import count_work
 from saboc_jax.types import Architecture, Cost, Gates, Images, PRNGKey, SearchSpace, Variables
 
@@ -102,7 +102,6 @@ def module_space(
         call=lambda: dict(build.call),
     )
 
-    @lru_cache(CACHED)
     def program(members: tuple[tuple[int, ...], ...]) -> SearchSpace:
         run = build.module(members[0]) if len(members) == 1 else build.ensemble(members)
         arguments = dict(build.call) if len(members) == 1 else {}
@@ -111,7 +110,8 @@ def module_space(
             apply=partial(_apply, run, arguments),
         )
 
-    return space._replace(program=lambda mask: program(_members(mask, counts, name)))
+    programs = Remembered(program, CACHED)
+    return space._replace(program=lambda mask: programs(_members(mask, counts, name)))
 
 
 class _Builder:

@@ -10,7 +10,7 @@ mutation changes a block or two, so most units of a child are compiled already.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NoReturn
 
 import jax
@@ -20,7 +20,13 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from saboc_jax.spaces import resnet_encoding as encoding
-from saboc_jax.spaces.base import as_gates, check_architecture, draw_parameters, find_initialiser
+from saboc_jax.spaces.base import (
+    Remembered,
+    as_gates,
+    check_architecture,
+    draw_parameters,
+    find_initialiser,
+)
 from saboc_jax.spaces.chain import Chain, Link
 from saboc_jax.spaces.ops import BatchNorm, Block, Conv, Features, Relu
 from saboc_jax.types import Architecture, Images, PRNGKey, SearchSpace, Variables
@@ -187,7 +193,6 @@ def resnet(
         },
     )
 
-    @lru_cache(CACHED)
     def program(structure: encoding.Structure) -> SearchSpace:
         chain = Chain(
             tuple(
@@ -200,8 +205,10 @@ def resnet(
             init=partial(_init, chain, image_shape), apply=partial(_apply, module), chain=chain
         )
 
+    programs = Remembered(program, CACHED)
+
     def of_mask(mask: Any) -> SearchSpace:
-        return program(decode(_architecture(mask, choices)))
+        return programs(decode(_architecture(mask, choices)))
 
     return space._replace(program=of_mask)
 
