@@ -7,6 +7,7 @@ change the order of float additions.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any, TypeGuard
 
 from saboc_jax.scorers.base import Kernels
 from saboc_jax.types import Batch, Scorer
@@ -71,7 +72,7 @@ def in_passes(scorer: Scorer, images: int | None) -> Scorer:
     """The scorer whose kernels take so many images in one pass; None: as it is."""
     if images is None:
         return scorer
-    observables = {
+    observables: dict[str, Any] = {
         name: replace(
             see, options=see.options._replace(chunk=min(images, see.options.chunk or images))
         )
@@ -82,7 +83,7 @@ def in_passes(scorer: Scorer, images: int | None) -> Scorer:
     return scorer._replace(observables=observables)
 
 
-def _takes_passes(see: object) -> bool:
+def _takes_passes(see: object) -> TypeGuard[Kernels]:
     """Is it a kernel whose memory its option `chunk` bounds?
 
     Batch statistics need all images together; the Jacobian is taken row by row anyway.
