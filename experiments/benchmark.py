@@ -1,132 +1,202 @@
-"""Measures NTK engines against each other and against a plain training step, in one run.
+"""Measures NTK engines against each other, training steps and PyTorch, in one run.
 
-Contestants take turns on the same random cells, weights and images; compile time and run time
-are apart. Ratios are to one forward and backward pass of the same gated network and batch.
+Contestants take turns on the same random cells, weights and images, with the same number of
+threads; compile time and run time are apart. Ratios are to the first contestant, on the same cells,
+by the clock on the wall and by CPU time, which other programs disturb less. Those that are slow, or
+that compile for every cell, are measured on the first `--few_cells`. Where PyTorch is installed
+(extra `peers`) its training step and the n backward passes of the NTK papers' codes take part.
+
+The roofline row says how many floating-point operations per second the NTK achieves, counted from
+formulas, beside a float32 matrix product; the memory rows say what compiled programs need.
 
 Examples:
-  python -m experiments.benchmark --channels=16 --num_archs=8
-  python -m experiments.benchmark --cells=5 --contestants=train_step,one_backward
+  python -m experiments.benchmark --channels=16 --num_archs=32
+  python -m experiments.benchmark --cells=5 --contestants=one_backward,train_step --nomemory
 """
 
-import time
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from flax import linen as nn
 from rich.console import Console
 
-from experiments import common
-from saboc_jax.ntk.empirical import NTKOptions, empirical_ntks
-from saboc_jax.ntk.network import bind
+from experiments import benchmark_costs as costs
+from experiments import benchmark_plot, common
+from experiments.benchmark_contestants import (
+    MATMUL,
+    TORCH,
+    Case,
+    Contestant,
+    Prepared,
+    all_contestants,
+)
+from experiments.benchmark_timing import Times, measure, summarise
 from saboc_jax.report import results_table
-from saboc_jax.spaces.base import sample_architectures
-from saboc_jax.spaces.layers import batch_norm_rule, fast_conv_rule
+from saboc_jax.spaces.base import architecture_to_mask, sample_architectures
 from saboc_jax.types import SearchSpace
 
-NUM_ARCHS = flags.DEFINE_integer("num_archs", 8, "Random cells to measure on.", 1)
-ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds over contestants and cells.", 1)
+NUM_ARCHS = flags.DEFINE_integer("num_archs", 8, "Random connected cells to measure on.", 1)
+ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds over contestants at every cell.", 1)
+FEW_CELLS = flags.DEFINE_integer(
+    "few_cells", 4, "Cells for contestants that are slow or compile for every cell.", 1
+)
 CONTESTANTS = flags.DEFINE_list("contestants", [], "Which ones; default all.")
-OUT = flags.DEFINE_string("out", None, "JSON file to write.")
-
-Contestant = Callable[[Any, Any, Any], Any]
-
-
-def ntk(space: SearchSpace, engine: str, batch_norm: str, others: int = 0) -> Contestant:
-    """The NTK of the batch, and of `others` further batches with it."""
-    options = NTKOptions(engine=engine, batch_norm=batch_norm)
-
-    def run(variables: Any, gates: Any, images: Any) -> Any:
-        rows = [images + 0.1 * number for number in range(1, others + 1)]
-        return empirical_ntks(bind(space, variables, gates), images, rows, options)
-
-    return run
+SUPERNET = flags.DEFINE_bool("supernet", True, "Also time the full supernet.")
+MEMORY = flags.DEFINE_bool("memory", True, "Also count the memory of compiled programs.")
+OUT = flags.DEFINE_string("out", None, "JSON file to write, with a plot of the same name.")
 
 
-def train_step(space: SearchSpace, variables: Any, gates: Any, images: Any) -> Any:
-    """One forward and backward pass with batch statistics."""
-
-    def loss(params: Any) -> Any:
-        with (
-            nn.intercept_methods(fast_conv_rule()),
-            nn.intercept_methods(batch_norm_rule("batch")),
-        ):
-            return jnp.square(space.apply({"params": params}, gates, images)[0]).mean()
-
-    return jax.grad(loss)(variables["params"])
+def threads() -> int:
+    """Processors that this process may use: that many threads for everybody."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def contestants(space: SearchSpace) -> dict[str, Contestant]:
-    """All contestants by name."""
-    return {
-        "train_step": lambda *arguments: train_step(space, *arguments),
-        "one_backward": ntk(space, "one_backward", "frozen"),
-        "ntk_score_kernels": ntk(space, "one_backward", "frozen", others=2),
-        "neural_tangents": ntk(space, "neural_tangents", "frozen"),
-        "jacobian_batch": ntk(space, "jacobian", "batch"),
-    }
-
-
-def measure(space: SearchSpace, names: list[str]) -> dict[str, dict[str, float]]:
-    """Compile seconds, and median run seconds over cells and rounds."""
+def draw_cases(space: SearchSpace, number: int) -> list[Case]:
+    """Random cells with a path from input to output, at the same weights and images."""
     key = jax.random.key(common.SEED.value)
     variables = jax.jit(space.init)(key)
     images = jax.random.normal(key, (common.BATCH_SIZE.value, *space.image_shape))
-    gates = [
-        space.gates(arch) for arch in sample_architectures(key, space.choices, NUM_ARCHS.value)
-    ]
-    programs, results = {}, {}
-    for name in names:
-        start = time.perf_counter()
-        jitted = jax.jit(contestants(space)[name])
-        programs[name] = jitted.lower(variables, gates[0], images).compile()
-        results[name] = {"compile s": time.perf_counter() - start}
-        jax.block_until_ready(programs[name](variables, gates[0], images))
-    seconds: dict[str, list[list[float]]] = {name: [] for name in names}
-    for _ in range(ROUNDS.value):
-        for name in names:
-            seconds[name].append([])
-            for gate in gates:
-                start = time.perf_counter()
-                jax.block_until_ready(programs[name](variables, gate, images))
-                seconds[name][-1].append(time.perf_counter() - start)
-    for name in names:
-        means = np.mean(seconds[name], axis=1)
-        results[name] |= {
-            "run s": float(np.median(means)),
-            "min s": float(means.min()),
-            "max s": float(means.max()),
-        }
-    return results
+    archs = sample_architectures(key, space.choices, 4 * number + 16)
+    masks = architecture_to_mask(archs, max(space.choices))
+    found = [a for a, mask in zip(archs, masks, strict=True) if space.is_connected(mask)][:number]
+    network = (common.CHANNELS.value, common.CELLS.value, threads())
+    return [Case(space, a, space.gates(a), variables, images, *network) for a in found]
+
+
+def chosen(space: SearchSpace, names: list[str]) -> dict[str, Contestant]:
+    """Contestants by name, all without names.
+
+    Raises:
+        ValueError: if a name is unknown.
+    """
+    known = all_contestants(space)
+    if unknown := sorted(set(names) - set(known)):
+        hint = " (PyTorch is not installed)" if set(unknown) & set(TORCH) else ""
+        raise ValueError(f"contestants {unknown} are unknown{hint}; allowed: {list(known)}")
+    return {name: known[name] for name in names or known}
+
+
+def training_step(space: SearchSpace) -> dict[str, Any]:
+    """Seconds of one forward and backward pass of the gated network."""
+    found = measure(
+        draw_cases(space, NUM_ARCHS.value), chosen(space, ["train_step"]), ROUNDS.value, 1
+    )
+    return summarise(found, "train_step")["train_step"]
+
+
+def roofline(cases: list[Case], times: Mapping[str, Times]) -> dict[str, float]:
+    """Achieved GFLOP/s of `one_backward` and of the matrix product, per CPU second."""
+    work = np.asarray([costs.ntk_flops(case) for case in cases])
+    seconds = np.median(times["one_backward"].cpu, 0)
+    product = 2.0 * MATMUL**3 / np.median(times["matmul"].cpu) / 1e9
+    achieved = work.sum() / seconds.sum() / 1e9
+    return {
+        "one_backward GFLOP/s": float(achieved),
+        "matmul GFLOP/s": float(product),
+        "share": float(achieved / product),
+    }
+
+
+def agreement(first: Mapping[str, Prepared]) -> dict[str, float]:
+    """Largest difference of the engines' kernels at one cell, relative to the largest entry."""
+    frozen = ("one_backward", "neural_tangents", "one_backward_module", "neural_tangents_module")
+    kernels = {}
+    for name in (name for name in frozen if name in first):
+        kernel = first[name].run()
+        kernels[name] = np.asarray(kernel[0] if isinstance(kernel, list) else kernel)
+    ours = kernels.pop("one_backward", None)
+    if ours is None:
+        return {}
+    return {name: float(abs(k - ours).max() / abs(ours).max()) for name, k in kernels.items()}
+
+
+def supernet_times(case: Case, contestants: Mapping[str, Contestant]) -> dict[str, Any]:
+    """The gated contestants on the full supernet."""
+    mask = np.ones((len(case.space.choices), max(case.space.choices)))
+    gated = ("one_backward", "ntk_score_kernels", "neural_tangents", "train_step")
+    some = {name: contestants[name] for name in gated if name in contestants}
+    full = case._replace(arch=None, gates=case.space.gates(mask))
+    return summarise(measure([full], some, ROUNDS.value, 1), next(iter(some))) if some else {}
+
+
+def run_all(space: SearchSpace, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Everything that is measured, by section; saved after each, for a run takes long."""
+    cases, contestants = draw_cases(space, NUM_ARCHS.value), chosen(space, CONTESTANTS.value)
+    first: dict[str, Prepared] = {}
+    times = measure(cases, contestants, ROUNDS.value, FEW_CELLS.value, first)
+    sections: dict[str, Callable[[], Any]] = {
+        "results": lambda: summarise(times, next(iter(contestants))),
+        "relative difference of kernels": lambda: agreement(first),
+    }
+    if {"one_backward", "matmul"} <= set(times):
+        sections["roofline"] = lambda: roofline(cases, times)
+    if SUPERNET.value:
+        sections["supernet"] = lambda: supernet_times(cases[0], contestants)
+    if MEMORY.value:
+        sections["memory"] = lambda: costs.memory_rows(cases[0])
+    record: dict[str, Any] = {}
+    for name, compute in sections.items():
+        record[name] = compute()
+        save(record)
+    return record
+
+
+def write(record: dict[str, Any], title: str) -> None:
+    """Writes what there is so far, and the plot."""
+    if not OUT.value:
+        return
+    out = Path(OUT.value)
+    machine = {
+        "threads": threads(),
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+        "load average": list(os.getloadavg()),
+    }
+    settings = {"settings": common.flag_values("out"), **common.environment(), "machine": machine}
+    common.write_json(out, settings | record)
+    base = next(iter(record["results"]))
+    benchmark_plot.draw(record["results"], base, title, out.with_suffix(".png"))
+
+
+def show(console: Console, record: Mapping[str, Any], title: str) -> None:
+    """Prints the tables."""
+    for section in ("results", "supernet"):
+        rows = [
+            {
+                "contestant": name,
+                "cells": row["cells"],
+                **{k: row[k] for k in ("compile s", "run s", "cpu s") if k in row},
+                "wall ratio": row["wall ratio"],
+                "CPU ratio": row["cpu ratio"],
+                "quartiles": f"{row['cpu ratio q1']:.3g} to {row['cpu ratio q3']:.3g}",
+            }
+            for name, row in record.get(section, {}).items()
+        ]
+        if rows:
+            heading = title if section == "results" else "Full supernet"
+            console.print(results_table(rows, title=heading))
+    for section in ("roofline", "relative difference of kernels"):
+        if record.get(section):
+            console.print(results_table([record[section]], title=section.capitalize()))
+    if record.get("memory"):
+        console.print(results_table(record["memory"], title="Memory of compiled programs"))
+    if not set(TORCH) & set(record["results"]):
+        console.print("Without PyTorch contestants: they need the extra `peers`, or were not named")
 
 
 def main() -> None:
     """Measures, prints, writes."""
+    jax.config.update("jax_enable_compilation_cache", False)  # compile times are measured
     space = common.build_space(common.load_dataset())
-    known = list(contestants(space))
-    names = CONTESTANTS.value or known
-    if unknown := sorted(set(names) - set(known)):
-        raise ValueError(f"contestants {unknown} are unknown; allowed: {known}")
-    results = measure(space, names)
-    base = results[names[0]]["run s"]
-    rows = [
-        {"contestant": name, **values, "ratio": values["run s"] / base}
-        for name, values in results.items()
-    ]
     title = (
-        f"C={common.CHANNELS.value}, N={common.CELLS.value}, n={common.BATCH_SIZE.value}, mean "
-        f"over {NUM_ARCHS.value} random cells, median of {ROUNDS.value} rounds"
+        f"C={common.CHANNELS.value}, N={common.CELLS.value}, n={common.BATCH_SIZE.value}, "
+        f"{NUM_ARCHS.value} random cells, {ROUNDS.value} rounds, {threads()} threads each"
     )
-    Console(highlight=False).print(results_table(rows, title=title))
-    if OUT.value:
-        common.write_json(
-            Path(OUT.value),
-            {"settings": common.flag_values("out"), **common.environment(), "results": results},
-        )
+    record = run_all(space, lambda record: write(record, title))
+    show(Console(highlight=False), record, title)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def main() -> None:
     space = common.build_space(dataset)
     every = SCORER_NAMES.value == ["all"]
     names = sorted(set(SCORERS) - MEASURED) if every else SCORER_NAMES.value
-    step = benchmark.measure(space, ["train_step"])["train_step"]
+    step = benchmark.training_step(space)
     results: dict[str, dict[str, Any]] = {"train_step": step}
     for name in track(names, "Measuring", console=console, transient=True):
         results[name] = seconds_of(dataset, space, name)

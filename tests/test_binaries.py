@@ -168,12 +168,19 @@ def test_the_papers_tables_and_figures_share_one_store(tmp_path):
 
 def test_benchmark_measures_compile_and_run_apart(tmp_path):
     done = run(
-        "experiments.benchmark", *TINY, "--num_archs=1", "--rounds=1", "--out=b.json",
-        "--contestants=one_backward", cwd=tmp_path,
+        "experiments.benchmark", *TINY, "--num_archs=2", "--rounds=1", "--out=b.json", "--nomemory",
+        "--contestants=one_backward,matmul,train_step_module", "--few_cells=1", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    results = json.loads((tmp_path / "b.json").read_text())["results"]
-    assert results["one_backward"]["compile s"] > results["one_backward"]["run s"] > 0
+    record = json.loads((tmp_path / "b.json").read_text())
+    ours, step = record["results"]["one_backward"], record["results"]["train_step_module"]
+    assert ours["compile s"] > ours["run s"] > 0 and ours["wall ratio"] == 1
+    assert (ours["cells"], ours["programs"], step["cells"], step["programs"]) == (2, 1, 1, 1)
+    assert step["cpu ratio q1"] <= step["cpu ratio"] <= step["cpu ratio q3"]
+    assert record["roofline"]["share"] > 0
+    assert set(record["supernet"]) == {"one_backward"}
+    assert record["machine"]["threads"] >= 1
+    assert (tmp_path / "b.png").stat().st_size > 5000
 
 
 def test_search_between_objectives_within_a_budget(tmp_path):

@@ -32,6 +32,7 @@ from jaxtyping import Array, Float
 
 from saboc_jax.ntk import _neural_tangents
 from saboc_jax.ntk import one_backward as one
+from saboc_jax.ntk import output_blocks as blocks_of
 from saboc_jax.ntk.network import (
     Network,
     Predicate,
@@ -59,6 +60,8 @@ class NTKOptions(NamedTuple):
             products). Its automatic choice fails on current JAX.
         chunk: rows per pass, to bound memory; None: all at once. Where batch norm couples the
             rows, the rows of the Jacobian computed at once.
+        outputs_chunk: for "trace" and "full", outputs that are differentiated at once, to bound
+            memory; None: as many as make 256 gradients with the images (`output_blocks`).
     """
 
     engine: str = "auto"
@@ -67,6 +70,7 @@ class NTKOptions(NamedTuple):
     batch_norm: str = "frozen"
     implementation: int = 1
     chunk: int | None = None
+    outputs_chunk: int | None = None
 
 
 DEFAULTS = NTKOptions()
@@ -83,8 +87,10 @@ def check_options(options: NTKOptions) -> NTKOptions:
     for name, values in allowed.items():
         if getattr(options, name) not in values:
             raise ValueError(f"{name}={getattr(options, name)!r}; allowed: {values}")
-    if options.chunk is not None and options.chunk < 1:
-        raise ValueError(f"chunk={options.chunk}; allowed: 1 or more, or None")
+    for name in ("chunk", "outputs_chunk"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value}; allowed: 1 or more, or None")
     if options.engine == "one_backward" and options.batch_norm == "batch":
         raise ValueError(
             "engine 'one_backward' needs batch_norm='frozen': with batch statistics the images "
@@ -172,9 +178,14 @@ def _one_backward(
     options: NTKOptions,
 ) -> list[Array]:
     count = columns.shape[0]
-    run = partial(
-        one.one_backward, network, columns=count, predicate=predicate, outputs=options.outputs
-    )
+
+    def run(images: Array) -> Array:
+        if options.outputs == "full":
+            size, width = _outputs_at_once(network, images, options)
+            if size < width:
+                return blocks_of.one_backward_full(network, images, count, predicate, size)
+        return one.one_backward(network, images, count, predicate, options.outputs)
+
     if options.chunk is None:
         kernel = run(jnp.concatenate([columns, *rows]))
         ends = [count, *(r.shape[0] for r in rows)]
@@ -201,9 +212,37 @@ def _in_chunks(run: Callable[[Array], Array], batch: Array, chunk: int | None) -
 # --- engines over a function of the chosen parameters -------------------------------------------
 
 
+Function = Callable[[list[Array], Any], Array]
+
+
+def _outputs_at_once(network: Network, images: Array, options: NTKOptions) -> tuple[int, int]:
+    """(Outputs to differentiate at once, all outputs)."""
+    width = blocks_of.output_shape(network, images).shape[-1]
+    return blocks_of.outputs_at_once(options.outputs_chunk, images.shape[0], width), width
+
+
+def _by_outputs(
+    network: Network,
+    images: Array,
+    options: NTKOptions,
+    whole: Callable[[], list[Array]],
+    block: Callable[[Array], list[Array]],
+    pairs: blocks_of.Pairs,
+) -> list[Array]:
+    """Kernels of all outputs at once where they are few, else of blocks of them."""
+    if options.outputs == "sum":
+        return whole()
+    size, width = _outputs_at_once(network, images, options)
+    if size >= width:
+        return whole()
+    if options.outputs == "trace":
+        return blocks_of.trace(block, width, size)
+    return blocks_of.full(pairs, width, size)
+
+
 def _functions(
     network: Network, columns: Array, predicate: Predicate, options: NTKOptions, fast: bool
-) -> tuple[Callable[[list[Array], Array], Array], list[Array]]:
+) -> tuple[Function, list[Array]]:
     """f(chosen parameters, images) -> [n, k] with batch norm as asked, and the parameters."""
     variables = dict(network.variables)
     leaves, restore = split_parameters(variables.pop("params"), predicate)
@@ -247,19 +286,48 @@ def _neural_tangents_engine(
     independent = options.batch_norm == "frozen"
     kernel = partial(
         _neural_tangents.empirical_ntk,
-        function,
-        leaves,
         implementation=options.implementation,
         vmap_axes=0 if independent else None,
         trace_axes=() if options.outputs == "full" else (-1,),
     )
     chunk = options.chunk if independent else None
-    own = (
-        _in_chunks(lambda part: kernel(part, columns), columns, chunk)
-        if chunk
-        else kernel(columns, None)
+
+    def whole(f: Function, left: Inputs, right: Inputs) -> list[Array]:
+        run = lambda part: kernel(f, leaves, left(part), right(columns))  # noqa: E731
+        if left is right and chunk is None:
+            own = kernel(f, leaves, left(columns))  # one Jacobian serves both sides
+        else:
+            own = _in_chunks(run, columns, chunk)
+        return [own, *(_in_chunks(run, r, chunk) for r in rows)]
+
+    def weighted(leaves: list[Array], pair: tuple[Array, Array]) -> Array:
+        outputs = function(leaves, pair[0])
+        return jnp.einsum("nk,nbk->nb", outputs, pair[1], precision=one.PRECISION)
+
+    def block(weights: Array) -> list[Array]:
+        inputs = _with_weights(weights)
+        return whole(weighted, inputs, inputs)
+
+    return _by_outputs(
+        network,
+        columns,
+        options,
+        lambda: whole(function, _images_alone, _images_alone),
+        block,
+        lambda a: lambda b: whole(weighted, _with_weights(a), _with_weights(b)),
     )
-    return [own, *(_in_chunks(lambda part: kernel(part, columns), r, chunk) for r in rows)]
+
+
+Inputs = Callable[[Array], Any]
+
+
+def _images_alone(images: Array) -> Array:
+    return images
+
+
+def _with_weights(weights: Float[Array, "b k"]) -> Inputs:
+    """Images, each with the same weights of outputs: neural-tangents takes any tree of inputs."""
+    return lambda images: (images, jnp.broadcast_to(weights, (len(images), *weights.shape)))
 
 
 def _jacobian_engine(
@@ -270,13 +338,35 @@ def _jacobian_engine(
     options: NTKOptions,
 ) -> list[Array]:
     function, leaves = _functions(network, columns, predicate, options, fast=True)
-    jacobian = partial(_jacobian, function, leaves, chunk=options.chunk)
-    right = jacobian(columns)
-    return [_contract(left, right, options.outputs) for left in (right, *map(jacobian, rows))]
+
+    def jacobian(images: Array, weights: Array | None) -> list[Array]:
+        def weighted(leaves: list[Array], images: Array) -> Array:
+            outputs = function(leaves, images)
+            if weights is None:
+                return outputs
+            return jnp.matmul(outputs, weights.T, precision=one.PRECISION)
+
+        return _jacobian(weighted, leaves, images, options.chunk)
+
+    def block(weights: Array | None) -> list[Array]:
+        right = jacobian(columns, weights)
+        lefts = [right, *(jacobian(r, weights) for r in rows)]
+        return [_contract(left, right, options.outputs) for left in lefts]
+
+    def pairs(weights: Array) -> Callable[[Array], list[Array]]:
+        lefts = [jacobian(batch, weights) for batch in (columns, *rows)]
+
+        def with_right(others: Array) -> list[Array]:
+            right = jacobian(columns, others)
+            return [_contract(left, right, "full") for left in lefts]
+
+        return with_right
+
+    return _by_outputs(network, columns, options, lambda: block(None), block, pairs)
 
 
 def _jacobian(
-    function: Callable[[list[Array], Array], Array],
+    function: Function,
     leaves: list[Array],
     images: Array,
     chunk: int | None,

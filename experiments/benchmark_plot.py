@@ -1,0 +1,34 @@
+"""The figure of a benchmark: run time as ratios, compile time in seconds."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+
+def draw(results: Mapping[str, Mapping[str, Any]], base: str, title: str, path: Path) -> None:
+    """Draws bars of the ratios to `base` with quartiles, and of the compile seconds.
+
+    Args:
+        results: as `benchmark_timing.summarise` gives them.
+        base: the contestant that ratios are to.
+        title: the setting in words.
+        path: a PNG file.
+    """
+    names = list(results)[::-1]
+    figure = Figure(figsize=(10, 0.45 * len(names) + 1.4), layout="constrained")
+    figure.suptitle(title, fontsize=9)
+    run, compiled = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
+    for place, name in enumerate(names):
+        row = results[name]
+        run.barh(place, row["cpu ratio"], color="tab:blue" if name != base else "tab:orange")
+        run.plot([row["cpu ratio q1"], row["cpu ratio q3"]], [place, place], "k-", linewidth=2)
+        run.annotate(f" {row['cpu ratio']:.3g}", (row["cpu ratio"], place), va="center", fontsize=8)
+        compiled.barh(place, row.get("compile s", 0), color="tab:gray")
+    run.axvline(1, color="k", linewidth=0.5)
+    run.set(xscale="log", xlabel=f"CPU seconds / those of {base} (bar: quartiles of single runs)")
+    run.set_yticks(range(len(names)), names)
+    run.margins(x=0.1)
+    compiled.set(xlabel="compile seconds of one program")
+    figure.savefig(path, dpi=120)
