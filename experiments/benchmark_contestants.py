@@ -179,7 +179,8 @@ def module_neural_tangents(module: nn.Module, variables: Any, images: Any) -> tu
 
     def summed(leaves: Any, images: Any) -> Any:
         stored = {"params": restore(leaves), "batch_stats": statistics}
-        return module.apply(stored, images, train=False).sum(-1, keepdims=True)
+        outputs: Any = module.apply(stored, images, train=False)
+        return outputs.sum(-1, keepdims=True)
 
     kernel = _neural_tangents.load().empirical_ntk_fn(
         summed, trace_axes=(-1,), vmap_axes=0, implementation=1

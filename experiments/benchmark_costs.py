@@ -58,7 +58,7 @@ def activation_bytes(
 
 def temporary_bytes(function: Callable[..., Any], *arguments: Any) -> int:
     """Largest temporary memory of a compiled program, without its arguments and results."""
-    analysis = jax.jit(function).lower(*arguments).compile().memory_analysis()
+    analysis: Any = jax.jit(function).lower(*arguments).compile().memory_analysis()
     return int(analysis.temp_size_in_bytes)
 
 

@@ -168,7 +168,7 @@ def space_id(space: SearchSpace) -> str:
 
 def build_scorer(names: Sequence[str], space: SearchSpace) -> Scorer:
     """The scorer of a name, or several as one."""
-    shared = {"engine": NTK_ENGINE.value, "batch_norm": BATCH_NORM.value}
+    shared: dict[str, Any] = {"engine": NTK_ENGINE.value, "batch_norm": BATCH_NORM.value}
     if not names:
         raise ValueError(f"no scorers are named; allowed: {', '.join(sorted(SCORERS))}")
     timing = {"batch_size": LATENCY_BATCH.value or 1, "image_size": LATENCY_IMAGE_SIZE.value}

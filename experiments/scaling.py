@@ -156,7 +156,8 @@ def main() -> None:
     jax.config.update("jax_enable_compilation_cache", False)  # compile times are measured
     if unknown := sorted(set(SIZES.value) - set(SWEEPS)):
         raise ValueError(f"sizes {unknown} are unknown; allowed: {list(SWEEPS)}")
-    start, sweeps = time.perf_counter(), {}
+    start = time.perf_counter()
+    sweeps: dict[str, dict[str, Any]] = {}
     for name in SIZES.value or SWEEPS:
         points = sweep(name)
         sweeps[name] = {"points": points, "fits": fits(points)}

@@ -330,7 +330,7 @@ class Evaluator:
         self, scorer: Scorer, parts: Sequence[Scorer], job: Job, observed: Any
     ) -> dict[str, Row]:
         """The second half of a score, in float64 on the host."""
-        gates, batch = mask_to_gates(job.mask), self.batches[job.name[1]]
+        gates, batch = self.space.gates(job.mask), self.batches[job.name[1]]
         host = jax.local_devices(backend="cpu")[0]
         with enable_x64(), jax.default_device(host):
             double = jax.tree.map(_to_host, (observed, gates, labels_only(batch)))
@@ -366,7 +366,7 @@ class Evaluator:
                     LOGGER.warning("memory does not suffice; smaller from here on: %s", error)
 
     def _observe_one(self, scorer: Scorer, own: SearchSpace | None, job: Job) -> dict[str, Any]:
-        repeat, gates = job.name[1], mask_to_gates(job.mask)
+        repeat, gates = job.name[1], self.space.gates(job.mask)
         key, batch = self.keys[repeat], self.batches[repeat]
         whole, apart = split_apart(scorer)
         observed: Any = self._run_apart(apart, key, gates, batch)
@@ -383,7 +383,7 @@ class Evaluator:
         if self._drawn is None:
             self._drawn = stacked(self.keys, self.batches, self._devices)
         places = share_out(len(jobs), len(self._devices), self._chunk.jobs)
-        gates = np.stack([mask_to_gates(job.mask) for job in jobs])
+        gates = np.stack([self.space.gates(job.mask) for job in jobs])
         repeats = np.array([job.name[1] for job in jobs])
         args = (*arranged(places, gates, repeats, self._devices), *self._drawn)
         look = lambda key, gates, batch: observe(scorer, key, gates, batch)  # noqa: E731
