@@ -8,6 +8,7 @@ block are computed again for every block that it is paired with.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
