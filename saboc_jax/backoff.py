@@ -2,8 +2,8 @@
 
 A device takes a chunk of jobs, one (architecture, repeat) each, and runs them one after another.
 Where that does not fit, the chunk is halved; at one job, the images that a kernel takes in one
-pass are halved, which is what needs the memory. Fewer jobs give the same bits; fewer images
-change the order of float additions.
+pass are halved, which is what needs the memory. Either makes another program, whose float
+additions may come in another order: the scores are the same to rounding.
 """
 
 from dataclasses import dataclass, replace

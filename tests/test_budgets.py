@@ -149,8 +149,8 @@ def test_a_time_budget_stops_and_the_same_run_goes_on_to_the_same_bits(space):
     searcher = SEARCHERS["random"](space.choices, (True,), max_evaluations=40, batch=4)
     whole = run_search(searcher, make(space), KEY)
     slow = make(space)
-    slow.on_score = lambda: time.sleep(0.02)
-    stopped = run_search(searcher, slow, KEY, time_budget=0.2)
+    slow.on_score = lambda: time.sleep(0.1)
+    stopped = run_search(searcher, slow, KEY, time_budget=1.5)
     assert stopped.stopped == "time_budget"
     count = evaluations(stopped.history)
     assert 4 <= count < 40

@@ -58,7 +58,7 @@ def test_every_job_has_one_place_and_devices_have_equally_many(jobs, devices, pl
     assert on_each.max() - on_each.min() <= 1
 
 
-def test_a_chunk_that_does_not_fit_is_halved_and_the_scores_keep_their_bits(
+def test_a_chunk_that_does_not_fit_is_halved_and_the_scores_are_the_same_to_rounding(
     one, monkeypatch, caplog
 ):
     made, expected = one
@@ -72,7 +72,7 @@ def test_a_chunk_that_does_not_fit_is_halved_and_the_scores_keep_their_bits(
 
     monkeypatch.setattr(saboc_jax.evaluate, "share_out", limited)
     small = again(made, Chunk(8))
-    np.testing.assert_array_equal(small.evaluate(masks()), expected)
+    np.testing.assert_allclose(small.evaluate(masks()), expected, rtol=1e-5)
     assert asked == [8, 4, 2, 2]  # what did not fit is not tried again
     assert small.counts.shrunk == "2 at a time on a device"
     assert small.counts.device_jobs == [3]

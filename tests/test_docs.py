@@ -148,8 +148,12 @@ def test_every_command_of_a_page_names_what_exists():
     assert {"search", "correlate", "score", "train"} <= set(wanted)
 
 
-# Too dear for every change: their flags are parsed above, their loops are those of other binaries.
-NOT_RUN = {"ablation", "published_scores", "scorer_seconds", "paper.table2"}
+# Too dear for every change, or in want of Ray or of official files: their flags are parsed above,
+# their loops are those of other binaries or tested by themselves.
+NOT_RUN = {
+    "ablation", "darts_correlations", "import_nats_bench", "published_scores", "ray_throughput",
+    "scorer_seconds", "paper.table2",
+}  # fmt: skip
 RUN = """
 import json, os, runpy, sys
 import experiments.common, matplotlib.pyplot, saboc_jax.report_html, scipy.stats  # once for all
