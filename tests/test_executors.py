@@ -270,6 +270,8 @@ def prune(evaluator):
     return run_search(searcher, evaluator, jax.random.key(3))
 
 
+# Ray starts its daemons by a fork that at once becomes another program: JAX warns of any fork.
+@pytest.mark.filterwarnings(r"ignore:os.fork\(\) was called:RuntimeWarning")
 def test_a_search_on_ray_survives_a_killed_worker_to_the_bit(tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'saboc_jax[ray]'")
     local = cheap(names=("ntk_score",))
