@@ -36,7 +36,8 @@ from experiments.benchmark_contestants import (
 )
 from experiments.benchmark_timing import Times, measure, summarise
 from saboc_jax.report import results_table
-from saboc_jax.spaces.base import architecture_to_mask, sample_architectures
+from saboc_jax.scorers.latency import cores
+from saboc_jax.spaces.base import sample_connected
 from saboc_jax.types import SearchSpace
 
 NUM_ARCHS = flags.DEFINE_integer("num_archs", 8, "Random connected cells to measure on.", 1)
@@ -50,20 +51,13 @@ MEMORY = flags.DEFINE_bool("memory", True, "Also count the memory of compiled pr
 OUT = flags.DEFINE_string("out", None, "JSON file to write, with a plot of the same name.")
 
 
-def threads() -> int:
-    """Processors that this process may use: that many threads for everybody."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def draw_cases(space: SearchSpace, number: int) -> list[Case]:
     """Random cells with a path from input to output, at the same weights and images."""
     key = jax.random.key(common.SEED.value)
     variables = jax.jit(space.init)(key)
     images = jax.random.normal(key, (common.BATCH_SIZE.value, *space.image_shape))
-    archs = sample_architectures(key, space.choices, 4 * number + 16)
-    masks = architecture_to_mask(archs, max(space.choices))
-    found = [a for a, mask in zip(archs, masks, strict=True) if space.is_connected(mask)][:number]
-    network = (common.CHANNELS.value, common.CELLS.value, threads())
+    found = sample_connected(key, space.choices, space.is_connected, number)
+    network = (common.CHANNELS.value, common.CELLS.value, cores())
     return [Case(space, a, space.gates(a), variables, images, *network) for a in found]
 
 
@@ -151,7 +145,7 @@ def write(record: dict[str, Any], title: str) -> None:
         return
     out = Path(OUT.value)
     machine = {
-        "threads": threads(),
+        "threads": cores(),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         "load average": list(os.getloadavg()),
     }
@@ -193,7 +187,7 @@ def main() -> None:
     space = common.build_space(common.load_dataset())
     title = (
         f"C={common.CHANNELS.value}, N={common.CELLS.value}, n={common.BATCH_SIZE.value}, "
-        f"{NUM_ARCHS.value} random cells, {ROUNDS.value} rounds, {threads()} threads each"
+        f"{NUM_ARCHS.value} random cells, {ROUNDS.value} rounds, {cores()} threads each"
     )
     record = run_all(space, lambda record: write(record, title))
     show(Console(highlight=False), record, title)

@@ -24,7 +24,7 @@ from saboc_jax.executors import Executor
 from saboc_jax.ntk.empirical import BATCH_NORMS, ENGINES
 from saboc_jax.ray_executor import RayExecutor
 from saboc_jax.records import current_versions
-from saboc_jax.scorers import SCORERS, make_scorer
+from saboc_jax.scorers import MEASURED, SCORERS, make_scorer
 from saboc_jax.scorers.base import combine, load_factory
 from saboc_jax.spaces import SPACES, make_space
 from saboc_jax.spaces.ops import INITIALISERS
@@ -164,6 +164,11 @@ def space_id(space: SearchSpace) -> str:
         f"{space.name}/c{CHANNELS.value}n{CELLS.value}k{space.num_classes}"
         f"/{INIT.value}/{'x'.join(map(str, space.image_shape))}"
     )
+
+
+def scorer_names(chosen: list[str]) -> list[str]:
+    """The scorers of a flag; `all` are those that are no measurement."""
+    return sorted(set(SCORERS) - MEASURED) if chosen == ["all"] else chosen
 
 
 def build_scorer(names: Sequence[str], space: SearchSpace) -> Scorer:

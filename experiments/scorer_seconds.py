@@ -21,8 +21,7 @@ from rich.progress import track
 from experiments import benchmark, common
 from saboc_jax.data import Dataset
 from saboc_jax.report import results_table
-from saboc_jax.scorers import MEASURED, SCORERS
-from saboc_jax.spaces.base import architecture_to_mask, sample_architectures
+from saboc_jax.spaces.base import architecture_to_mask, sample_connected
 from saboc_jax.types import SearchSpace
 
 SCORER_NAMES = flags.DEFINE_list("scorers", ["all"], "Scorers, by commas, or all (but latency).")
@@ -30,9 +29,9 @@ SCORER_NAMES = flags.DEFINE_list("scorers", ["all"], "Scorers, by commas, or all
 
 def drawn_masks(space: SearchSpace, number: int) -> np.ndarray:
     """Random architectures with a path from input to output."""
-    archs = sample_architectures(jax.random.key(common.SEED.value), space.choices, 4 * number + 16)
-    masks = [m for m in architecture_to_mask(archs, max(space.choices)) if space.is_connected(m)]
-    return np.stack(masks[:number])
+    key = jax.random.key(common.SEED.value)
+    archs = sample_connected(key, space.choices, space.is_connected, number)
+    return architecture_to_mask(archs, max(space.choices))
 
 
 def seconds_of(dataset: Dataset, space: SearchSpace, name: str) -> dict[str, float]:
@@ -59,8 +58,7 @@ def main() -> None:
     console = Console(highlight=False)
     dataset = common.load_dataset()
     space = common.build_space(dataset)
-    every = SCORER_NAMES.value == ["all"]
-    names = sorted(set(SCORERS) - MEASURED) if every else SCORER_NAMES.value
+    names = common.scorer_names(SCORER_NAMES.value)
     step = benchmark.training_step(space)
     results: dict[str, dict[str, Any]] = {"train_step": step}
     for name in track(names, "Measuring", console=console, transient=True):

@@ -11,7 +11,6 @@ from rich.progress import Progress
 
 from experiments import common
 from saboc_jax.data import Dataset
-from saboc_jax.scorers import MEASURED, SCORERS
 from saboc_jax.spaces.base import architecture_to_mask, sample_architectures
 from saboc_jax.store import Store
 from saboc_jax.types import Scorer, SearchSpace
@@ -55,7 +54,7 @@ def architectures(space: SearchSpace) -> np.ndarray:
 
 def scorer_names() -> list[str]:
     """The scorers of the flags."""
-    return sorted(set(SCORERS) - MEASURED) if SCORER_NAMES.value == ["all"] else SCORER_NAMES.value
+    return common.scorer_names(SCORER_NAMES.value)
 
 
 def score(

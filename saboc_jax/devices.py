@@ -122,7 +122,7 @@ def _one_device(look: Look, gates: Array, repeats: Array, keys: Array, batches: 
     shapes = jax.eval_shape(run, (gates[0], repeats[0]))
 
     def nothing(job: tuple[Array, Array]) -> Any:
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return jax.tree.map(jnp.zeros_like, shapes)
 
     return lax.map(lambda job: lax.cond(job[1] >= 0, run, nothing, job), (gates, repeats))
 

@@ -7,7 +7,7 @@ scored, compilation apart.
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from saboc_jax.searchers.restrict import without_options
 from saboc_jax.significance import paired_difference
 from saboc_jax.spaces.isomorphism import representatives
 from saboc_jax.store import Store
-from saboc_jax.types import Scorer, Searcher, SearchSpace
+from saboc_jax.types import Architecture, Scorer, Searcher, SearchSpace
 
 SEEDS = flags.DEFINE_integer("seeds", 5, "Searches by each method; seeds count from --seed.", 1)
 OUT = flags.DEFINE_string("out", None, "Folder for the tables, and every run.")
@@ -69,6 +69,43 @@ class Run:
     seconds: float
 
 
+class Evaluators:
+    """The evaluators of a space, by scorer and seed; the seeds of a scorer share its programs.
+
+    Args:
+        dataset: to score on.
+        space: the search space.
+        store: where scores are kept.
+        stands_for: see `Evaluator`.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        space: SearchSpace,
+        store: Store,
+        stands_for: Callable[[Architecture], Architecture] | None = None,
+    ) -> None:
+        self._dataset, self._space, self._store = dataset, space, store
+        self._stands_for = stands_for
+        self._first: dict[str, Evaluator] = {}
+
+    def first(self, scorer: str) -> Evaluator:
+        """The evaluator of a scorer that holds its programs."""
+        if scorer not in self._first:
+            chosen = common.build_scorer([scorer], self._space)
+            made = common.build_evaluator(self._dataset, self._space, chosen, self._store)
+            made.stands_for = self._stands_for
+            self._first[scorer] = made
+        return self._first[scorer]
+
+    def of(self, scorer: str, seed: int) -> Evaluator:
+        """An evaluator of that seed with an empty memory."""
+        first = self.first(scorer)
+        size = common.BATCH_SIZE.value
+        return first.with_draws(*common.draws(self._dataset, first.scorer, seed, size))
+
+
 class Laboratory:
     """Runs searches that share space, programs, store and benchmark.
 
@@ -81,17 +118,13 @@ class Laboratory:
         self.dataset: Dataset = common.load_dataset()
         self.space: SearchSpace = common.build_space(self.dataset)
         self.table: Table = benchmarks.load_nas_bench_201(common.DATA_DIR.value)
-        self._store = store
         self._console = console
-        self._stands_for = representatives(self.space)
-        self._evaluators: dict[str, Evaluator] = {}
-        self._scorers: dict[str, Scorer] = {}
+        same = representatives(self.space)
+        self._evaluators = Evaluators(self.dataset, self.space, store, same)
 
     def scorer(self, name: str) -> Scorer:
         """A scorer of the space by name."""
-        if name not in self._scorers:
-            self._scorers[name] = common.build_scorer([name], self.space)
-        return self._scorers[name]
+        return self._evaluators.first(name).scorer
 
     def searcher(self, name: str, scorer: str, **options: Any) -> Searcher:
         """A searcher by name, with the ranking of the scorer's authors."""
@@ -111,7 +144,7 @@ class Laboratory:
 
     def run(self, name: str, searcher: Searcher, scorer: str, seed: int) -> Run:
         """One search."""
-        evaluator = self._evaluator(scorer, seed)
+        evaluator = self._evaluators.of(scorer, seed)
         key = jax.random.fold_in(jax.random.key(seed), 3)
         found = run_search(searcher, evaluator, key)
         counts = evaluator.counts
@@ -133,17 +166,6 @@ class Laboratory:
             f"{done.imagenet16_120:.2f}, {done.seconds:.1f} s",
         )
         return done
-
-    def _evaluator(self, scorer: str, seed: int) -> Evaluator:
-        """An evaluator of that seed with an empty memory; programs are those of the first."""
-        chosen = self.scorer(scorer)
-        if scorer not in self._evaluators:
-            first = common.build_evaluator(self.dataset, self.space, chosen, self._store)
-            first.stands_for = self._stands_for
-            self._evaluators[scorer] = first
-        return self._evaluators[scorer].with_draws(
-            *common.draws(self.dataset, chosen, seed, common.BATCH_SIZE.value)
-        )
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:

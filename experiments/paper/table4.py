@@ -29,7 +29,6 @@ from experiments.paper import searches
 from experiments.paper.published import TABLE_4
 from saboc_jax import benchmarks
 from saboc_jax.data import Dataset
-from saboc_jax.evaluate import Evaluator
 from saboc_jax.search import evaluations, run_search
 from saboc_jax.spaces import darts_codec as codec
 from saboc_jax.spaces.darts import trained
@@ -90,22 +89,16 @@ class Methods:
     """The searches of one dataset, which share space, store and the programs of a scorer."""
 
     def __init__(self, dataset: Dataset, store: Store) -> None:
-        self._dataset, self._store = dataset, store
-        self._space = common.build_space(dataset)
-        self._evaluators: dict[str, Evaluator] = {}
+        self._dataset, self._space = dataset, common.build_space(dataset)
+        self._evaluators = searches.Evaluators(dataset, self._space, store)
         self.known = surrogate()
 
     def run(self, name: str, seed: int) -> DartsRun:
         """Prunes by one scorer."""
-        if name not in self._evaluators:
-            scorer = common.build_scorer([name], self._space)
-            first = common.build_evaluator(self._dataset, self._space, scorer, self._store)
-            self._evaluators[name] = first
-        scorer = self._evaluators[name].scorer
-        drawn = common.draws(self._dataset, scorer, seed, common.BATCH_SIZE.value)
-        evaluator = self._evaluators[name].with_draws(*drawn)
-        number = PRUNE_NUMBER.value
-        searcher = searching.build_searcher(self._space, scorer, "pruning", prune_number=number)
+        evaluator = self._evaluators.of(name, seed)
+        searcher = searching.build_searcher(
+            self._space, evaluator.scorer, "pruning", prune_number=PRUNE_NUMBER.value
+        )
         found = run_search(searcher, evaluator, jax.random.fold_in(jax.random.key(seed), 3))
         text = self._space.to_string(found.arch)
         cost = trained(self._space).cost(found.arch)

@@ -45,8 +45,6 @@ def from_module(module: nn.Module, variables: Variables, **kwargs: Any) -> Netwo
     """The network of anybody's Flax module; `kwargs` go to its call."""
 
     def apply(variables: Variables, images: Array, mutable: Sequence[str] = ()) -> Any:
-        if not mutable:
-            return module.apply(variables, images, **kwargs), {}
         return module.apply(variables, images, mutable=list(mutable), **kwargs)
 
     return Network(apply, variables)

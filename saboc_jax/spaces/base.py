@@ -169,8 +169,26 @@ def apply_supernet(
     mutable: Sequence[str] = (),
 ) -> tuple[Array, Variables]:
     """Outputs of a gated network, and the collections named in `mutable`."""
-    result: Any = module.apply(variables, images, gates, mutable=list(mutable) or False)
-    return result if mutable else (result, {})
+    return module.apply(variables, images, gates, mutable=list(mutable))
+
+
+def sample_connected(
+    key: PRNGKey,
+    choices: Sequence[int],
+    is_connected: Callable[[Bool[np.ndarray, "decisions options"]], bool],
+    number: int,
+) -> Int[np.ndarray, "n decisions"]:
+    """Uniform architectures with a path from input to output: the first of a larger draw.
+
+    Args:
+        key: consumed.
+        choices: options of every decision.
+        is_connected: of the space.
+        number: how many; fewer come where three of four drawn are not connected.
+    """
+    drawn = sample_architectures(key, choices, 4 * number + 16)
+    masks = architecture_to_mask(drawn, max(choices))
+    return drawn[[is_connected(mask) for mask in masks]][:number]
 
 
 def path_names(path: tuple[Any, ...]) -> tuple[str, ...]:

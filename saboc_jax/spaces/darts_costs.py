@@ -57,14 +57,6 @@ TRAINED = NetworkSize()
 PUBLISHED = NetworkSize(channels=32, layers=8, affine=False)
 
 
-class Count(NamedTuple):
-    """What a part of a network costs; see `Cost`."""
-
-    params: int
-    macs: int
-    depth: int
-
-
 def reductions(layers: int) -> tuple[int, ...]:
     """Which cells are reduction cells."""
     return tuple(sorted({layers // 3, 2 * layers // 3}))
@@ -158,7 +150,7 @@ def _cell(
     side: int,
     affine: bool,
     depths: tuple[int, int],
-) -> Count:
+) -> Cost:
     """The operations of one cell; depths of paths to its inputs are 0 where there is none."""
     params = macs = 0
     longest = [depth + 1 if depth else 0 for depth in depths]
@@ -172,19 +164,19 @@ def _cell(
             if longest[source] and operation != "none":
                 paths.append(longest[source] + found.depth)
         longest.append(max(paths))
-    return Count(params, macs, max(longest[2:]))
+    return Cost(params, macs, max(longest[2:]))
 
 
-def operation_cost(operation: str, channels: int, side: int, strided: bool, affine: bool) -> Count:
+def operation_cost(operation: str, channels: int, side: int, strided: bool, affine: bool) -> Cost:
     """One operation whose output has `side`; both convolutions of a separable one act there."""
     norm = 2 * channels * affine
     if operation == "skip_connect" and strided:
-        return Count(channels**2 + norm, channels**2 * side**2, 1)
+        return Cost(channels**2 + norm, channels**2 * side**2, 1)
     if operation.startswith(("sep_conv", "dil_conv")):
         times = 2 if operation.startswith("sep") else 1
         weights = int(operation[-1]) ** 2 * channels + channels**2
-        return Count(times * (weights + norm), times * weights * side**2, 2 * times)
-    return Count(0, 0, 0)
+        return Cost(times * (weights + norm), times * weights * side**2, 2 * times)
+    return Cost(0, 0, 0)
 
 
 def _auxiliary(width: int, num_classes: int) -> int:

@@ -206,5 +206,4 @@ def _run_option(
 ) -> tuple[Features, Variables]:
     """One operation at an edge's collections."""
     module = Within(f"{group.name}_{name}", partial(Operation, name, features, group.stride))
-    own = {kind: trees.get(module.label, {}) for kind, trees in collections.items()}
-    return apply_within(module, own, mutable, x)
+    return apply_within(module, collections, mutable, x)

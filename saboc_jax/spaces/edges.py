@@ -174,8 +174,8 @@ def _pure(operation: Operation, own: Variables, x: Features) -> tuple[_Pure, tup
         return operation.run({**own, KEPT: kept}, (), x)[0]
 
     forward, one = jax.closure_convert(first, own, x)
-    kept = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(first, own, x)[1])
-    again, two = jax.closure_convert(second, own, kept, x)
+    shapes = jax.eval_shape(forward, own, x, *one)[1]
+    again, two = jax.closure_convert(second, own, jax.tree.map(jnp.zeros_like, shapes), x)
     return _Pure(operation.option, forward, again), (one, two)
 
 
@@ -215,7 +215,7 @@ def _forward(
         return y + weight * output, statistics
 
     def skip(y: Features, x: Features) -> Any:
-        return y, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), kept)
+        return y, jax.tree.map(jnp.zeros_like, kept)
 
     result: tuple[Features, Variables] = lax.cond(weight > 0, run, skip, y, x)
     return result

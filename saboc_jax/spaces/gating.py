@@ -21,7 +21,7 @@ def gated(
     shapes = jax.eval_shape(run, x)
 
     def zeros(x: Features) -> Any:
-        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        return jax.tree.map(jnp.zeros_like, shapes)
 
     def weighted(x: Features) -> Any:
         y, state = run(x)
@@ -33,8 +33,11 @@ def gated(
 def apply_within(
     module: Within, collections: Variables, mutable: Sequence[str], x: Features
 ) -> tuple[Features, Variables]:
-    """The output of a module at its own collections, and what it records."""
-    variables = {name: {module.label: tree} for name, tree in collections.items() if tree}
+    """The output of a module at its own part of collections, and what it records."""
+    label = module.label
+    variables = {
+        kind: {label: tree[label]} for kind, tree in collections.items() if tree.get(label)
+    }
     return module.apply(variables, x, mutable=list(mutable))
 
 

@@ -208,8 +208,7 @@ def _apply(
     images: Images,
     mutable: Sequence[str] = (),
 ) -> tuple[Array, Variables]:
-    result: Any = module.apply(variables, images, mutable=list(mutable) or False, **call)
-    return result if mutable else (result, {})
+    return module.apply(variables, images, mutable=list(mutable), **call)
 
 
 def _no_program(name: str, *args: Any, **kwargs: Any) -> NoReturn:

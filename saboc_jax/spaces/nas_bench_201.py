@@ -261,8 +261,7 @@ def _run_option(
     if operation not in PARAMETRIC:
         return (x if operation == "skip_connect" else average_pool(x)), {}
     module = Within(f"{name}_{operation}", _operation(operation, features))
-    own = {kind: trees.get(module.label, {}) for kind, trees in collections.items()}
-    return apply_within(module, own, mutable, x)
+    return apply_within(module, collections, mutable, x)
 
 
 # --- the space --------------------------------------------------------------------------------

@@ -255,8 +255,7 @@ def _apply(
     images: Images,
     mutable: Sequence[str] = (),
 ) -> tuple[Array, Variables]:
-    result: Any = module.apply(variables, images, True, mutable=list(mutable) or False)
-    return result if mutable else (result, {})
+    return module.apply(variables, images, True, mutable=list(mutable))
 
 
 def _no_program(*args: Any, **kwargs: Any) -> NoReturn:
