@@ -21,7 +21,7 @@ def subcommands() -> dict[str, str]:
     found = {}
     for path in sorted([*_FOLDER.glob("*.py"), *_FOLDER.glob("paper/*.py")]):
         text = path.read_text(encoding="utf-8")
-        if "\n    common.run(main)\n" in text:
+        if "\n    common.run(main" in text:
             name = ".".join(path.relative_to(_FOLDER).with_suffix("").parts)
             found[name] = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
     # Binaries for every day come before those of the paper.

@@ -19,6 +19,7 @@ from rich.console import Console
 from experiments import flag_help
 from saboc_jax import data
 from saboc_jax.data import Dataset
+from saboc_jax.devices import cores, open_cores
 from saboc_jax.evaluate import Evaluator
 from saboc_jax.executors import Executor
 from saboc_jax.ntk.empirical import BATCH_NORMS, ENGINES
@@ -66,7 +67,9 @@ LATENCY_IMAGE_SIZE = flags.DEFINE_integer(
     "latency_image_size", None, "Their height and width; default: those of the dataset.", 1
 )
 DEVICES = flags.DEFINE_string(
-    "devices", "all", "How many local devices share the scoring: a number, or all."
+    "devices",
+    "all",
+    "How many local devices share the scoring: a number, or all. Every core of a CPU is one.",
 )
 EXECUTOR = flags.DEFINE_enum(
     "executor",
@@ -92,8 +95,13 @@ DATA_DIR = flags.DEFINE_string(
 )
 
 
-def run(main: Callable[[], None]) -> None:
-    """Runs a binary; bad input ends it with one line instead of a traceback."""
+def run(main: Callable[[], None], many_devices: bool = False) -> None:
+    """Runs a binary; bad input ends it with one line instead of a traceback.
+
+    Args:
+        main: the binary.
+        many_devices: it shares work over all devices, so that each core of a CPU shall be one.
+    """
 
     def guarded(arguments: Sequence[str]) -> None:
         if len(arguments) > 1:
@@ -102,6 +110,8 @@ def run(main: Callable[[], None]) -> None:
             logging.set_verbosity(logging.ERROR)  # JAX and TFDS tell what they lack
         console = Console(stderr=True, highlight=False, markup=False)
         try:
+            if many_devices and EXECUTOR.value == "local":
+                open_cores(cores() if devices() is None else min(cores(), devices() or 1))
             main()
         except (ValueError, OSError, ImportError, sqlite3.Error) as error:
             console.print(f"error: {' '.join([str(error), *getattr(error, '__notes__', [])])}")

@@ -83,4 +83,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     common.set_defaults(batch_size=32, repeats=1, init="torch_default", channels=8)
-    common.run(main)
+    common.run(main, many_devices=True)

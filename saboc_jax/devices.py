@@ -6,7 +6,9 @@ another, so that `lax.cond` still skips the operations that an architecture does
 (under `vmap` all would run), and devices need not wait for each other within a chunk.
 """
 
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -22,6 +24,24 @@ from saboc_jax.types import Batch, Gates, PRNGKey
 AXIS = "jobs"
 Look = Callable[[PRNGKey, Gates, Batch], Any]
 """What is observed of one architecture on one batch."""
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def open_cores(number: int) -> None:
+    """Makes so many devices of a CPU, before JAX starts.
+
+    Networks of a size for scoring do not fill several cores: two devices of a core each score up
+    to twice as many architectures as one device of two. Has no effect where JAX runs already,
+    where XLA_FLAGS says how many devices there are, or before jax 0.5.
+    """
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    with suppress(RuntimeError, AttributeError):
+        jax.config.update("jax_num_cpu_devices", number)
 
 
 def find_devices(number: int | None = None) -> tuple[jax.Device, ...]:

@@ -3,10 +3,13 @@
 import json
 import os
 
+import jax
 import numpy as np
 import pytest
 
 from saboc_jax.precision import enable_x64
+
+jax.devices()  # JAX runs with one device before a binary opens more
 
 
 @pytest.fixture

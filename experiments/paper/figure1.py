@@ -60,4 +60,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     correlations.set_defaults("all")
-    common.run(main)
+    common.run(main, many_devices=True)

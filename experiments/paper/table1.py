@@ -34,4 +34,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     correlations.set_defaults()
-    common.run(main)
+    common.run(main, many_devices=True)

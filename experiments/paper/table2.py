@@ -36,4 +36,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     correlations.set_defaults("trainability")
-    common.run(main)
+    common.run(main, many_devices=True)

@@ -30,20 +30,20 @@ from jaxtyping import Array, Float
 from saboc_jax.ntk.network import Network, Path, Predicate, check_outputs
 from saboc_jax.precision import inner_products
 from saboc_jax.spaces.base import flatten
+from saboc_jax.spaces.convolutions import convolve, input_gradient, kernel_gradient_rows
 from saboc_jax.spaces.layers import (
     Interceptor,
     batch_norm_parameters,
     batch_norm_statistics,
     conv_geometry,
     conv_parameters,
-    convolve,
     freeze_geometry,
-    input_gradient,
     is_call,
     is_twofold,
-    kernel_gradients,
+    kept_statistics,
     only_input,
 )
+from saboc_jax.spaces.ops import ConvNorm
 
 GENERIC = tuple(
     getattr(nn, name)
@@ -93,7 +93,7 @@ class ConvLayer:
         """Gram matrix of the kernel's per-example gradients."""
         if not self.with_kernel:
             return jnp.zeros((x.shape[0], self.columns), x.dtype)
-        gradients = kernel_gradients(self.geometry, params["kernel"].shape, x, g)
+        gradients = kernel_gradient_rows(self.geometry, params["kernel"].shape, x, g)
         return gram(gradients.reshape(x.shape[0], -1), self.columns)
 
 
@@ -146,6 +146,49 @@ class AffineLayer:
             normalised = (x - params["mean"]) * params["inverse"]
             kernel += gram((normalised * g).sum(axes), self.columns)
         return kernel + gram(g.sum(axes), self.columns) if self.with_bias else kernel
+
+
+@dataclass(frozen=True)
+class ConvNormLayer:
+    """A convolution without bias and the frozen batch norm of its output.
+
+    The gradient of the scale needs no output of the convolution, which would have to be kept or
+    computed again: the sum over positions of output times cotangent is the inner product of the
+    kernel with its own gradient.
+    """
+
+    geometry: tuple[Any, ...]
+    columns: int
+    with_kernel: bool
+    with_scale: bool
+    with_bias: bool
+
+    def forward(self, params: Any, x: Array) -> Array:
+        """[n, h, w, in] to [n, h', w', out]."""
+        norm = AffineLayer(self.columns, self.with_scale, self.with_bias)
+        return norm.forward(params, convolve(self.geometry, x, params["kernel"]))
+
+    def input_gradient(self, params: Any, x: Array, g: Array) -> Array:
+        """Cotangent of the input."""
+        kernel = params["kernel"] * (params["inverse"] * params.get("scale", 1.0))
+        return input_gradient(self.geometry, x, kernel, g)
+
+    def gram(self, params: Any, x: Array, g: Array) -> Array:
+        """Gram matrix of the per-example gradients of kernel, scale and bias."""
+        kernel, total = params["kernel"], g.sum((1, 2))
+        gradients = [total] if self.with_bias else []
+        if self.with_kernel or self.with_scale:
+            inverse = params["inverse"]
+            own = kernel_gradient_rows(self.geometry, kernel.shape, x, g) * inverse[:, None]
+            if self.with_scale:
+                weights = kernel.reshape(-1, kernel.shape[-1])
+                inner = jnp.einsum("po,nop->no", weights, own, precision=PRECISION)
+                gradients.append(inner - params["mean"] * inverse * total)
+            if self.with_kernel:
+                own = own * params["scale"][:, None] if "scale" in params else own
+                gradients.append(own.reshape(x.shape[0], -1))
+        grams = [gram(each, self.columns) for each in gradients]
+        return sum(grams, start=jnp.zeros((x.shape[0], self.columns), x.dtype))
 
 
 @dataclass(frozen=True)
@@ -229,6 +272,9 @@ def tap_rule(tap: Array, predicate: Predicate, uses: Uses | None = None) -> Inte
         module = context.module
         if is_twofold(context):
             return module.reverse_only(*args)
+        if is_call(context, ConvNorm):
+            y = _tapped_conv_norm(module, args[0], tap, predicate, uses)
+            return next_fun(*args, **kwargs) if y is None else y
         if not isinstance(module, LAYERS) or context.method_name == "setup":
             return next_fun(*args, **kwargs)
         if module.name == _FREE or module.is_initializing():
@@ -256,6 +302,31 @@ def _obstacle(method: str, x: Any, number: int) -> str | None:
     if x.shape[:1] != (number,):
         return f"gets an input of shape {x.shape}, whose first axis is not that of the images"
     return None
+
+
+def _tapped_conv_norm(
+    module: ConvNorm, x: Array, tap: Array, predicate: Predicate, uses: Uses | None
+) -> Array | None:
+    """Runs the two layers as one; None: each needs its own tap."""
+    conv, columns = module.conv, tap.shape[1]
+    kernel = conv.variables["params"]["conv"]["kernel"]
+    if conv.groups != 1 or conv.use_bias or x.shape[:1] != tap.shape[:1] or kernel.dtype != x.dtype:
+        return None
+    paths = {"kernel": (*conv.path, "conv", "kernel")}
+    affine = dict(module.norm.variables.get("params", {}).get("norm", {}))
+    paths |= {name: (*module.norm.path, "norm", name) for name in affine}
+    if uses is not None:
+        uses.calls.update(paths.values())
+    geometry = conv.geometry()
+    mean, variance = kept_statistics(module, partial(convolve, geometry, x, kernel), columns)
+    params = {
+        "kernel": kernel,
+        "mean": mean,
+        "inverse": lax.rsqrt(variance + module.norm.epsilon),
+        **affine,
+    }
+    chosen = [name in paths and predicate(paths[name]) for name in ("kernel", "scale", "bias")]
+    return tapped(ConvNormLayer(geometry, columns, *chosen), params, x, tap)
 
 
 def _tapped_call(

@@ -14,7 +14,6 @@ options, which are a part of what identifies a stored value, name the device.
 """
 
 import inspect
-import os
 import platform
 import re
 import time
@@ -30,6 +29,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from saboc_jax.devices import cores
 from saboc_jax.types import (
     Architecture,
     Batch,
@@ -204,11 +204,6 @@ def device_name() -> str:
     if device.platform != "cpu":
         return f"{device.platform}: {device.device_kind}"
     return f"cpu: {_cpu_model()}, {cores()} cores"
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_model() -> str:

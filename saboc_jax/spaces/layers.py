@@ -12,21 +12,19 @@ Batch-norm modes:
         when that collection is mutable).
 """
 
-import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
+from saboc_jax.spaces.convolutions import Geometry, fast_convolve
+
 Interceptor = Callable[..., Any]
 BATCH_NORM_MODES = ("batch", "frozen", "stored")
 KEPT = "kept_statistics"  # constants of a forward pass, so that its reverse pass need not run it
-CACHE = 1 << 20  # bytes of patches that a core works on at a time
 
 
 class Twofold(nn.Module):
@@ -76,18 +74,26 @@ def batch_norm_statistics(
     if mode == "batch":
         mean, variance = statistics(x)
     else:
-        mean, variance = _frozen_statistics(module, x, num_statistics)
+        mean, variance = kept_statistics(module, lambda: x, num_statistics)
     if module.is_mutable_collection("batch_stats"):
         module.put_variable("batch_stats", "mean", mean)
         module.put_variable("batch_stats", "var", variance)
     return mean, variance
 
 
-def _frozen_statistics(module: nn.BatchNorm, x: Array, number: int | None) -> tuple[Any, Any]:
-    """Of the leading examples; those kept by a forward pass where there are."""
+def kept_statistics(
+    module: nn.Module, normalised: Callable[[], Array], number: int | None
+) -> tuple[Any, Any]:
+    """Constant statistics of what a module normalises.
+
+    Args:
+        module: keeps them where a forward pass may, and has those that one kept.
+        normalised: gives the input of the batch norm.
+        number: how many leading examples count; None: all.
+    """
     if module.has_variable(KEPT, "mean"):
         return module.get_variable(KEPT, "mean"), module.get_variable(KEPT, "var")
-    mean, variance = lax.stop_gradient(statistics(x[:number]))
+    mean, variance = lax.stop_gradient(statistics(normalised()[:number]))
     if module.is_mutable_collection(KEPT):
         module.put_variable(KEPT, "mean", mean)
         module.put_variable(KEPT, "var", variance)
@@ -173,7 +179,7 @@ def conv_geometry(module: nn.Conv, ndim: int) -> dict[str, Any] | None:
     }
 
 
-def freeze_geometry(geometry: dict[str, Any], x: Array, kernel: Array) -> tuple[Any, ...]:
+def freeze_geometry(geometry: dict[str, Any], x: Array, kernel: Array) -> Geometry:
     """A hashable geometry with explicit padding."""
     padding = geometry["padding"]
     if isinstance(padding, str):
@@ -187,208 +193,6 @@ def freeze_geometry(geometry: dict[str, Any], x: Array, kernel: Array) -> tuple[
         tuple(geometry["rhs_dilation"]),
         geometry["feature_group_count"],
     )
-
-
-def convolve(geometry: tuple[Any, ...], x: Array, kernel: Array) -> Array:
-    """A 2-d convolution, NHWC by HWIO."""
-    if is_depthwise(geometry, kernel.shape):
-        return depthwise_convolve(geometry, x, kernel)
-    strides, padding, dilation, groups = geometry
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        strides,
-        padding,
-        rhs_dilation=dilation,
-        feature_group_count=groups,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-def is_depthwise(geometry: tuple[Any, ...], kernel_shape: tuple[int, ...]) -> bool:
-    """Has every channel its own kernel and one output?"""
-    return kernel_shape[2] == 1 and kernel_shape[3] == geometry[3]
-
-
-def _taps(geometry: tuple[Any, ...], kernel_shape: tuple[int, ...], x: Array) -> list[Array]:
-    """What each position of the kernel sees of x, [n, h', w', channels], row by row."""
-    (sy, sx), padding, (dy, dx), _ = geometry
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    height = (x.shape[1] - dy * (kernel_shape[0] - 1) - 1) // sy + 1
-    width = (x.shape[2] - dx * (kernel_shape[1] - 1) - 1) // sx + 1
-    return [
-        x[
-            :,
-            i * dy : i * dy + sy * (height - 1) + 1 : sy,
-            j * dx : j * dx + sx * (width - 1) + 1 : sx,
-        ]
-        for i in range(kernel_shape[0])
-        for j in range(kernel_shape[1])
-    ]
-
-
-def depthwise_convolve(geometry: tuple[Any, ...], x: Array, kernel: Array) -> Array:
-    """A depthwise convolution as a sum over the kernel's positions.
-
-    XLA on the CPU fuses the sum into one loop, up to a hundred times faster than its
-    convolution with feature groups.
-    """
-    patches = _taps(geometry, kernel.shape, x)
-    weights = kernel.reshape(len(patches), kernel.shape[-1])
-    return sum(
-        (patch * weight for patch, weight in zip(patches[1:], weights[1:], strict=True)),
-        start=patches[0] * weights[0],
-    )
-
-
-def _depthwise_input_gradient(
-    geometry: tuple[Any, ...], x: Array, kernel: Array, g: Array
-) -> Array:
-    """The cotangent, spread by the stride, with the flipped kernel."""
-    strides, padding, dilation, groups = geometry
-    back = [(0, 0, 0)]
-    for axis in (0, 1):
-        stride, reach = strides[axis], dilation[axis] * (kernel.shape[axis] - 1)
-        low = padding[axis][0]
-        unseen = x.shape[1 + axis] + low - stride * (g.shape[1 + axis] - 1) - 1
-        back.append((reach - low, unseen, stride - 1))
-    spread = lax.pad(g, jnp.zeros((), g.dtype), [*back, (0, 0, 0)])
-    flipped = jnp.flip(kernel, (0, 1))
-    return depthwise_convolve(((1, 1), ((0, 0), (0, 0)), dilation, groups), spread, flipped)
-
-
-def input_gradient(geometry: tuple[Any, ...], x: Array, kernel: Array, g: Array) -> Array:
-    """The gradient with respect to the input of `convolve`.
-
-    At stride 1 it is written as a forward convolution with the flipped kernel: XLA on the
-    CPU has a fast routine for that form and not for the one its own rule makes inside cond.
-    """
-    if is_depthwise(geometry, kernel.shape):
-        return _depthwise_input_gradient(geometry, x, kernel, g)
-    strides, padding, dilation, groups = geometry
-    plain = lambda: jax.vjp(lambda x: convolve(geometry, x, kernel), x)[1](g)[0]  # noqa: E731
-    if strides != (1, 1) or groups != 1:
-        return plain()
-    flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    reach = [d * (k - 1) for k, d in zip(kernel.shape[:2], dilation, strict=True)]
-    back = tuple((r - low, r - high) for r, (low, high) in zip(reach, padding, strict=True))
-    if any(p < 0 for pair in back for p in pair):
-        return plain()
-    return fast_convolve((strides, back, dilation, 1), g, flipped)
-
-
-def unfold(geometry: tuple[Any, ...], kernel_shape: tuple[int, ...], x: Array) -> Array:
-    """Patches of x, [n, positions, k * k * channels], in the order of the kernel's axes."""
-    taps = _taps(geometry, kernel_shape, x)
-    positions = taps[0].shape[1] * taps[0].shape[2]
-    return jnp.concatenate(taps, -1).reshape(x.shape[0], positions, -1)
-
-
-def kernel_gradients(
-    geometry: tuple[Any, ...], kernel_shape: tuple[int, ...], x: Array, g: Array
-) -> Float[Array, "n k k in out"]:
-    """Per-example gradients with respect to the kernel, one example at a time.
-
-    One example is one matrix product of its cotangent with its patches (the narrow matrix first:
-    up to 1.8 times faster); XLA's own batch-grouped convolution for the same is ten times slower
-    on the CPU.
-    """
-
-    def one(pair: tuple[Array, Array]) -> Array:
-        x, g = pair
-        patches = unfold(geometry, kernel_shape, x[None])[0]
-        return g.reshape(-1, g.shape[-1]).T @ patches
-
-    if geometry[3] != 1 and is_depthwise(geometry, kernel_shape):
-        taps = [(patch * g).sum((1, 2)) for patch in _taps(geometry, kernel_shape, x)]
-        return jnp.stack(taps, 1).reshape(x.shape[0], *kernel_shape)
-    if geometry[3] != 1:
-        return jax.vmap(partial(_one_kernel_gradient, geometry, kernel_shape))(x, g)
-    gradients = lax.map(one, (x, g))
-    return gradients.swapaxes(1, 2).reshape(x.shape[0], *kernel_shape)
-
-
-def _one_kernel_gradient(
-    geometry: tuple[Any, ...], kernel_shape: tuple[int, ...], x: Array, g: Array
-) -> Array:
-    kernel = jnp.zeros(kernel_shape, x.dtype)
-    return jax.vjp(lambda k: convolve(geometry, x[None], k), kernel)[1](g[None])[0]
-
-
-def summed_kernel_gradient(
-    geometry: tuple[Any, ...], kernel_shape: tuple[int, ...], x: Array, g: Array
-) -> Float[Array, "k k in out"]:
-    """The gradient with respect to the kernel, some examples at a time.
-
-    One matrix product of as many patches as stay in a core's cache: up to four times faster
-    on the CPU than one product of all, and twenty times faster than XLA's own rule.
-    """
-    size = x.dtype.itemsize * math.prod((*g.shape[1:3], *kernel_shape[:3]))
-    chunk = max(d for d in range(1, len(x) + 1) if len(x) % d == 0 and d * size <= max(CACHE, size))
-
-    def add(total: Array, pair: tuple[Array, ...]) -> tuple[Array, None]:
-        part, cotangent = pair
-        patches = unfold(geometry, kernel_shape, part)
-        rows = patches.reshape(-1, patches.shape[-1])
-        return total + rows.T @ cotangent.reshape(len(rows), -1), None
-
-    zeros = jnp.zeros((math.prod(kernel_shape[:3]), kernel_shape[3]), jnp.result_type(x, g))
-    pairs = [a.reshape(len(x) // chunk, chunk, *a.shape[1:]) for a in (x, g)]
-    return lax.scan(add, zeros, tuple(pairs))[0].reshape(kernel_shape)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def kernel_gradient(
-    geometry: tuple[Any, ...], kernel_shape: tuple[int, ...], x: Array, g: Array
-) -> Float[Array, "k k in out"]:
-    """The gradient with respect to the kernel of `convolve`.
-
-    It is linear in x and in g, and its own gradients are convolutions: fast again.
-    """
-    return summed_kernel_gradient(geometry, kernel_shape, x, g)
-
-
-def _kernel_gradient_forward(
-    geometry: tuple[Any, ...], kernel_shape: tuple[int, ...], x: Array, g: Array
-) -> tuple[Array, Any]:
-    return kernel_gradient(geometry, kernel_shape, x, g), (x, g)
-
-
-def _kernel_gradient_backward(
-    geometry: tuple[Any, ...], kernel_shape: tuple[int, ...], saved: Any, v: Array
-) -> tuple[Array, Array]:
-    x, g = saved
-    return input_gradient(geometry, x, v, g), fast_convolve(geometry, x, v)
-
-
-kernel_gradient.defvjp(_kernel_gradient_forward, _kernel_gradient_backward)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def fast_convolve(geometry: tuple[Any, ...], x: Array, kernel: Array) -> Array:
-    """`convolve` whose reverse rule is fast on the CPU inside scan and cond.
-
-    Reverse mode only, as many times as need be; no forward mode.
-    """
-    return convolve(geometry, x, kernel)
-
-
-def _fast_forward(geometry: tuple[Any, ...], x: Array, kernel: Array) -> tuple[Array, Any]:
-    return fast_convolve(geometry, x, kernel), (x, kernel)
-
-
-def _fast_backward(geometry: tuple[Any, ...], saved: Any, g: Array) -> tuple[Array, Array]:
-    x, kernel = saved
-    if geometry[3] != 1 and is_depthwise(geometry, kernel.shape):
-        gradients = kernel_gradients(geometry, kernel.shape, x, g)
-        return input_gradient(geometry, x, kernel, g), gradients.sum(0)
-    if geometry[3] != 1:
-        return jax.vjp(partial(convolve, geometry), x, kernel)[1](g)
-    back = input_gradient(geometry, x, kernel, g)
-    return back, kernel_gradient(geometry, kernel.shape, x, g)
-
-
-fast_convolve.defvjp(_fast_forward, _fast_backward)
 
 
 def conv_parameters(module: nn.Conv) -> tuple[Array, Array | None]:

@@ -37,6 +37,7 @@ from saboc_jax.spaces.ops import (
     BatchNorm,
     Block,
     Conv,
+    ConvNorm,
     Features,
     Relu,
     ReluConvNorm,
@@ -73,7 +74,8 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, x: Images) -> Features:
-        return BatchNorm(self.train, name="norm")(Conv(self.features, 3, name="conv")(x))
+        conv, norm = Conv(self.features, 3, name="conv"), BatchNorm(self.train, name="norm")
+        return ConvNorm(conv, norm)(x)
 
 
 class Head(nn.Module):

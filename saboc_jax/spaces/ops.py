@@ -11,7 +11,7 @@ accuracies and scores were computed so; "SAME" pads an even input on one side on
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +19,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
+from saboc_jax.spaces.convolutions import shifted
 from saboc_jax.spaces.layers import statistics
 
 Features = Float[Array, "n height width channels"]
@@ -108,6 +109,12 @@ class Conv(nn.Module):
             name="conv",
         )(x)
 
+    def geometry(self) -> tuple[Any, ...]:
+        """What `saboc_jax.spaces.convolutions.convolve` calls so."""
+        pad = self.dilation * (self.kernel_size // 2)
+        pads = ((pad, pad), (pad, pad))
+        return (self.stride,) * 2, pads, (self.dilation,) * 2, self.groups
+
 
 class _BatchNorm(nn.BatchNorm):
     """Flax's, but batch statistics need no collection when nobody records them."""
@@ -153,6 +160,24 @@ class BatchNorm(nn.Module):
         )(x)
 
 
+class ConvNorm(nn.Module):
+    """A convolution, then a batch norm: one layer for whoever wants their gradients together.
+
+    The two keep the names and the parameters that the module which makes them gives them.
+
+    Attributes:
+        conv: the convolution.
+        norm: the batch norm.
+    """
+
+    conv: Conv
+    norm: BatchNorm
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        return self.norm(self.conv(x))
+
+
 class ReluConvNorm(nn.Module):
     """ReLU, convolution, batch norm: the convolution of NAS-Bench-201 and DARTS cells."""
 
@@ -164,19 +189,25 @@ class ReluConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Features) -> Features:
         x = Relu(name="relu")(x)
-        x = Conv(self.features, self.kernel_size, self.stride, name="conv")(x)
-        return BatchNorm(self.train, name="norm")(x)
+        conv = Conv(self.features, self.kernel_size, self.stride, name="conv")
+        return ConvNorm(conv, BatchNorm(self.train, name="norm"))(x)
 
 
 def average_pool(x: Features, size: int = 3, stride: int = 1) -> Features:
     """Average pooling that pads `size // 2` and counts only real pixels.
 
     PyTorch's count_include_pad=False. The divisor is computed in NumPy: XLA folds it for seconds.
+    Windows that overlap are sums of shifted images: XLA on the CPU fuses them into one loop, eight
+    times faster than its `reduce_window`.
     """
     pad = size // 2 if size % 2 else 0
-    padding = ((0, 0), (pad, pad), (pad, pad), (0, 0))
-    window, strides = (1, size, size, 1), (1, stride, stride, 1)
-    total = lax.reduce_window(x, np.zeros((), x.dtype), lax.add, window, strides, padding)
+    if stride < size:
+        taps = shifted((stride, stride), ((pad, pad), (pad, pad)), (1, 1), (size, size), x)
+        total = sum(taps[1:], start=taps[0])
+    else:
+        padding = ((0, 0), (pad, pad), (pad, pad), (0, 0))
+        window, strides = (1, size, size, 1), (1, stride, stride, 1)
+        total = lax.reduce_window(x, np.zeros((), x.dtype), lax.add, window, strides, padding)
     counts = np.outer(*(_window_counts(length, size, stride, pad) for length in x.shape[1:3]))
     return total / jnp.asarray(counts[None, :, :, None], x.dtype)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from saboc_jax.spaces import layers
+from saboc_jax.spaces import convolutions
 from saboc_jax.spaces.base import flatten
 from saboc_jax.spaces.nas_bench_201 import layers_per_leaf, nas_bench_201
 from saboc_jax.spaces.nas_bench_201_torch import load_torch_state
@@ -172,7 +172,7 @@ def test_fast_convolution_is_differentiable_twice(geometry, x64):
 
         return jax.jit(jax.grad(length, (0, 1)))(x, w)
 
-    ours, theirs = slope(layers.fast_convolve), slope(layers.convolve)
+    ours, theirs = slope(convolutions.fast_convolve), slope(convolutions.convolve)
     for one, two in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-9, atol=1e-9)
 
@@ -181,7 +181,7 @@ def test_fast_convolution_is_differentiable_twice(geometry, x64):
 def test_patches_are_in_the_order_of_the_kernel(geometry, x64):
     strides, padding, dilation, _ = geometry
     x = jax.random.normal(jax.random.key(0), (2, 6, 7, 3), jnp.float64)
-    ours = layers.unfold(geometry, (3, 3), x)
+    ours = convolutions.unfold(geometry, (3, 3), x)
     theirs = lax.conv_general_dilated_patches(
         x,
         (3, 3),
@@ -193,7 +193,7 @@ def test_patches_are_in_the_order_of_the_kernel(geometry, x64):
     theirs = theirs.reshape(2, -1, 3, 9).swapaxes(2, 3)  # channels are outermost there
     np.testing.assert_allclose(ours, theirs.reshape(ours.shape), rtol=1e-12)
     w = jax.random.normal(jax.random.key(1), (3, 3, 3, 5), jnp.float64)
-    y = layers.convolve(geometry, x, w)
+    y = convolutions.convolve(geometry, x, w)
     np.testing.assert_allclose(
         (ours @ w.reshape(-1, 5)).reshape(y.shape), y, rtol=1e-10, atol=1e-12
     )

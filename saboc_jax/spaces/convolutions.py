@@ -1,0 +1,343 @@
+"""2-d convolutions (NHWC by HWIO) and their gradients, in forms that XLA computes fast.
+
+A geometry is (strides, padding, dilation, feature groups): what `lax.conv_general_dilated` takes,
+hashable. Everything here equals XLA's own convolution to rounding.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+Geometry = tuple[Any, ...]
+CACHE = 1 << 20  # bytes of patches that a core works on at a time
+WIDTH = 32  # outputs that a product of matrices on the CPU wants at least
+
+
+def convolve(geometry: Geometry, x: Array, kernel: Array) -> Array:
+    """A 2-d convolution, NHWC by HWIO."""
+    block = _pixels_at_once(geometry, x, kernel)
+    plain = partial(_convolve, geometry)
+    if block == 1:
+        return plain(x, kernel)
+    found: Array = lax.platform_dependent(
+        x, kernel, cpu=partial(_convolve_blocks, geometry, block), default=plain
+    )
+    return found
+
+
+def _pixels_at_once(geometry: Geometry, x: Array, kernel: Array) -> int:
+    """Neighbouring pixels of a row that `_convolve_blocks` is to compute as one."""
+    (_, stride), (_, (low, high)), dilation, groups = geometry
+    _, size, inner, outer = kernel.shape
+    if stride != 1 or dilation != (1, 1) or groups != 1 or size == 1 or min(low, high) < 0:
+        return 1
+    width = x.shape[2] + low + high - size + 1
+    most = WIDTH * (1 if inner > 4 else 2) // outer
+    return max([b for b in range(1, most + 1) if width % b == 0], default=1)
+
+
+def _convolve_blocks(geometry: Geometry, block: int, x: Array, kernel: Array) -> Array:
+    """The convolution with `block` neighbouring pixels of a row as the channels of one.
+
+    A narrow convolution is bound by the copying of patches, not by arithmetic. Blocks share
+    their patches: fewer numbers are copied, and the product of matrices is wide. The kernel
+    that does it holds zeros, so there is up to twice the arithmetic in a third of the time.
+    """
+    (stride, _), padding, dilation, groups = geometry
+    places = [jnp.pad(kernel, ((0, 0), (i, block - 1 - i), (0, 0), (0, 0))) for i in range(block)]
+    wide = jnp.concatenate(places, -1)
+    y = _convolve(((stride, block), padding, dilation, groups), x, wide)
+    return y.reshape(*y.shape[:2], -1, kernel.shape[-1])
+
+
+def _convolve(geometry: Geometry, x: Array, kernel: Array) -> Array:
+    """XLA's convolution, or the sum of a depthwise one."""
+    if is_depthwise(geometry, kernel.shape):
+        return depthwise_convolve(geometry, x, kernel)
+    strides, padding, dilation, groups = geometry
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        strides,
+        padding,
+        rhs_dilation=dilation,
+        feature_group_count=groups,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def is_depthwise(geometry: Geometry, kernel_shape: tuple[int, ...]) -> bool:
+    """Has every channel its own kernel and one output?"""
+    return kernel_shape[2] == 1 and kernel_shape[3] == geometry[3]
+
+
+def _taps(geometry: Geometry, kernel_shape: tuple[int, ...], x: Array) -> list[Array]:
+    """What each position of the kernel sees of x, [n, h', w', channels], row by row."""
+    strides, padding, dilation, _ = geometry
+    return shifted(strides, padding, dilation, kernel_shape[:2], x)
+
+
+def shifted(
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+    window: Sequence[int],
+    x: Array,
+) -> list[Array]:
+    """What each position of a window sees of x [n, h, w, c]: [n, h', w', c], row by row."""
+    (sy, sx), (dy, dx) = strides, dilation
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    height = (x.shape[1] - dy * (window[0] - 1) - 1) // sy + 1
+    width = (x.shape[2] - dx * (window[1] - 1) - 1) // sx + 1
+    return [
+        x[
+            :,
+            i * dy : i * dy + sy * (height - 1) + 1 : sy,
+            j * dx : j * dx + sx * (width - 1) + 1 : sx,
+        ]
+        for i in range(window[0])
+        for j in range(window[1])
+    ]
+
+
+def depthwise_convolve(geometry: Geometry, x: Array, kernel: Array) -> Array:
+    """A depthwise convolution as a sum over the kernel's positions.
+
+    XLA on the CPU fuses the sum into one loop, up to a hundred times faster than its
+    convolution with feature groups.
+    """
+    patches = _taps(geometry, kernel.shape, x)
+    weights = kernel.reshape(len(patches), kernel.shape[-1])
+    return sum(
+        (patch * weight for patch, weight in zip(patches[1:], weights[1:], strict=True)),
+        start=patches[0] * weights[0],
+    )
+
+
+def _depthwise_input_gradient(geometry: Geometry, x: Array, kernel: Array, g: Array) -> Array:
+    """The cotangent, spread by the stride, with the flipped kernel."""
+    strides, padding, dilation, groups = geometry
+    back = [(0, 0, 0)]
+    for axis in (0, 1):
+        stride, reach = strides[axis], dilation[axis] * (kernel.shape[axis] - 1)
+        low = padding[axis][0]
+        unseen = x.shape[1 + axis] + low - stride * (g.shape[1 + axis] - 1) - 1
+        back.append((reach - low, unseen, stride - 1))
+    spread = lax.pad(g, jnp.zeros((), g.dtype), [*back, (0, 0, 0)])
+    flipped = jnp.flip(kernel, (0, 1))
+    return depthwise_convolve(((1, 1), ((0, 0), (0, 0)), dilation, groups), spread, flipped)
+
+
+def input_gradient(
+    geometry: Geometry, x: Array, kernel: Array, g: Array, again: bool = False
+) -> Array:
+    """The gradient with respect to the input of `convolve`.
+
+    At stride 1 it is written as a forward convolution with the flipped kernel, at a greater
+    stride as one with all kernels that the pixels of a stride see: XLA on the CPU has a fast
+    routine for that form and not for the ones that its own rule makes.
+
+    Args:
+        geometry: of the convolution.
+        x: its input; only the shape counts.
+        kernel: [k, k, in, out].
+        g: cotangent of its output.
+        again: it is to be differentiated again.
+    """
+    if is_depthwise(geometry, kernel.shape):
+        return _depthwise_input_gradient(geometry, x, kernel, g)
+    strides, padding, dilation, groups = geometry
+    plain = lambda: jax.vjp(lambda x: _convolve(geometry, x, kernel), x)[1](g)[0]  # noqa: E731
+    if strides != (1, 1) and groups == 1 and dilation == (1, 1) and not again:
+        return _strided_input_gradient(geometry, x, kernel, g)
+    if groups != 1 or strides != (1, 1):
+        return plain()
+    flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    reach = [d * (k - 1) for k, d in zip(kernel.shape[:2], dilation, strict=True)]
+    back = tuple((r - low, r - high) for r, (low, high) in zip(reach, padding, strict=True))
+    if any(p < 0 for pair in back for p in pair):
+        return plain()
+    run = fast_convolve if again else convolve
+    return run((strides, back, dilation, 1), g, flipped)
+
+
+def _strided_input_gradient(geometry: Geometry, x: Array, kernel: Array, g: Array) -> Array:
+    """The pixels x[s * i + a] of a stride s, for each a, as channels of pixel i; then apart.
+
+    Output o of the convolution saw x[s * i + a] through its kernel's position
+    s * (i - o) + a + padding.
+    """
+    strides, padding, _, _ = geometry
+    (inner, outer), (sy, sx) = kernel.shape[2:], strides
+    reach, ends, places = [], [], []
+    for axis, (size, stride, (low, _)) in enumerate(
+        zip(kernel.shape[:2], strides, padding, strict=True)
+    ):
+        first, last = -((stride - 1 + low) // stride), (size - 1 - low) // stride
+        steps = np.arange(last, first - 1, -1)[:, None]  # i - o, one a position of the new kernel
+        seen = stride * steps + np.arange(stride) + low
+        places.append(np.where((seen >= 0) & (seen < size), seen, size))  # size: a zero
+        count = -(-x.shape[1 + axis] // stride)
+        reach.append(count)
+        ends.append((last, count - g.shape[1 + axis] - last + len(steps) - 1))
+    padded = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
+    rows, columns = places
+    picked = padded[rows[:, None, :, None], columns[None, :, None, :]]  # [ty, tx, sy, sx, in, out]
+    wide = picked.transpose(0, 1, 5, 2, 3, 4).reshape(*picked.shape[:2], outer, sy * sx * inner)
+    y = convolve(((1, 1), tuple(ends), (1, 1), 1), g, wide)
+    y = y.reshape(-1, reach[0], reach[1], sy, sx, inner).transpose(0, 1, 3, 2, 4, 5)
+    y = y.reshape(-1, reach[0] * sy, reach[1] * sx, inner)
+    return y[:, : x.shape[1], : x.shape[2]]
+
+
+def unfold(geometry: Geometry, kernel_shape: tuple[int, ...], x: Array) -> Array:
+    """Patches of x, [n, positions, k * k * channels], in the order of the kernel's axes."""
+    taps = _taps(geometry, kernel_shape, x)
+    positions = taps[0].shape[1] * taps[0].shape[2]
+    return jnp.concatenate(taps, -1).reshape(x.shape[0], positions, -1)
+
+
+def kernel_gradients(
+    geometry: Geometry, kernel_shape: tuple[int, ...], x: Array, g: Array
+) -> Float[Array, "n k k in out"]:
+    """Per-example gradients with respect to the kernel, one example at a time."""
+    rows = kernel_gradient_rows(geometry, kernel_shape, x, g)
+    if geometry[3] != 1:
+        return rows.reshape(x.shape[0], *kernel_shape)
+    return rows.swapaxes(1, 2).reshape(x.shape[0], *kernel_shape)
+
+
+def kernel_gradient_rows(
+    geometry: Geometry, kernel_shape: tuple[int, ...], x: Array, g: Array
+) -> Float[Array, "n out positions"]:
+    """The same in the order in which they come: an output's gradients follow each other.
+
+    With feature groups the order is that of the kernel, [n, 1, k * k * in * out].
+
+    One example is one matrix product of its cotangent with its patches (the narrow matrix first:
+    up to 1.8 times faster); XLA's own batch-grouped convolution for the same is ten times slower
+    on the CPU.
+    """
+    if geometry[3] == 1:
+        return _dense_gradient_rows(geometry, kernel_shape, x, g)
+    if is_depthwise(geometry, kernel_shape):
+        taps = [(patch * g).sum((1, 2)) for patch in _taps(geometry, kernel_shape, x)]
+        return jnp.stack(taps, 1).reshape(x.shape[0], 1, -1)
+    each = jax.vmap(partial(_one_kernel_gradient, geometry, kernel_shape))(x, g)
+    return each.reshape(x.shape[0], 1, -1)
+
+
+def _dense_gradient_rows(
+    geometry: Geometry, kernel_shape: tuple[int, ...], x: Array, g: Array
+) -> Float[Array, "n out positions"]:
+    """Without feature groups: products of matrices."""
+    strides, padding, dilation, _ = geometry
+    height, size, inner, outer = kernel_shape
+    if (height, size) == (1, 1) and padding == ((0, 0), (0, 0)):
+        seen = x[:, :: strides[0], :: strides[1]].reshape(x.shape[0], -1, inner)
+        return jnp.einsum("npo,npi->noi", g.reshape(*seen.shape[:2], outer), seen)
+    # Two neighbouring pixels of a row as one, as in `_convolve_blocks`: worth it where narrow.
+    block = 2 if outer <= 8 and strides[1] == dilation[1] == 1 and g.shape[2] % 2 == 0 else 1
+    wide = (height, size + block - 1, inner, outer)
+    seen_by = ((strides[0], strides[1] * block), padding, dilation, 1)
+
+    def one(pair: tuple[Array, Array]) -> Array:
+        x, g = pair
+        patches = unfold(seen_by, wide, x[None])[0]
+        return g.reshape(-1, block * outer).T @ patches
+
+    rows: Array = lax.map(one, (x, g))
+    rows = rows.reshape(-1, block, outer, *wide[:3])
+    own = [rows[:, i, :, :, i : i + size] for i in range(block)]
+    return sum(own[1:], start=own[0]).reshape(x.shape[0], outer, -1)
+
+
+def _one_kernel_gradient(
+    geometry: Geometry, kernel_shape: tuple[int, ...], x: Array, g: Array
+) -> Array:
+    kernel = jnp.zeros(kernel_shape, x.dtype)
+    return jax.vjp(lambda k: convolve(geometry, x[None], k), kernel)[1](g[None])[0]
+
+
+def summed_kernel_gradient(
+    geometry: Geometry, kernel_shape: tuple[int, ...], x: Array, g: Array
+) -> Float[Array, "k k in out"]:
+    """The gradient with respect to the kernel, some examples at a time.
+
+    One matrix product of as many patches as stay in a core's cache: up to four times faster
+    on the CPU than one product of all, and twenty times faster than XLA's own rule.
+    """
+    size = x.dtype.itemsize * math.prod((*g.shape[1:3], *kernel_shape[:3]))
+    chunk = max(d for d in range(1, len(x) + 1) if len(x) % d == 0 and d * size <= max(CACHE, size))
+
+    def add(total: Array, pair: tuple[Array, ...]) -> tuple[Array, None]:
+        part, cotangent = pair
+        patches = unfold(geometry, kernel_shape, part)
+        rows = patches.reshape(-1, patches.shape[-1])
+        return total + rows.T @ cotangent.reshape(len(rows), -1), None
+
+    zeros = jnp.zeros((math.prod(kernel_shape[:3]), kernel_shape[3]), jnp.result_type(x, g))
+    pairs = [a.reshape(len(x) // chunk, chunk, *a.shape[1:]) for a in (x, g)]
+    return lax.scan(add, zeros, tuple(pairs))[0].reshape(kernel_shape)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def kernel_gradient(
+    geometry: Geometry, kernel_shape: tuple[int, ...], x: Array, g: Array
+) -> Float[Array, "k k in out"]:
+    """The gradient with respect to the kernel of `convolve`.
+
+    It is linear in x and in g, and its own gradients are convolutions: fast again.
+    """
+    return summed_kernel_gradient(geometry, kernel_shape, x, g)
+
+
+def _kernel_gradient_forward(
+    geometry: Geometry, kernel_shape: tuple[int, ...], x: Array, g: Array
+) -> tuple[Array, Any]:
+    return kernel_gradient(geometry, kernel_shape, x, g), (x, g)
+
+
+def _kernel_gradient_backward(
+    geometry: Geometry, kernel_shape: tuple[int, ...], saved: Any, v: Array
+) -> tuple[Array, Array]:
+    x, g = saved
+    return input_gradient(geometry, x, v, g, True), fast_convolve(geometry, x, v)
+
+
+kernel_gradient.defvjp(_kernel_gradient_forward, _kernel_gradient_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def fast_convolve(geometry: Geometry, x: Array, kernel: Array) -> Array:
+    """`convolve` whose reverse rule is fast on the CPU inside scan and cond.
+
+    Reverse mode only, as many times as need be; no forward mode. Without blocks of pixels: JAX
+    0.10 confuses residuals in a second derivative under scan that holds kernels made of kernels.
+    """
+    return _convolve(geometry, x, kernel)
+
+
+def _fast_forward(geometry: Geometry, x: Array, kernel: Array) -> tuple[Array, Any]:
+    return fast_convolve(geometry, x, kernel), (x, kernel)
+
+
+def _fast_backward(geometry: Geometry, saved: Any, g: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    if geometry[3] != 1 and is_depthwise(geometry, kernel.shape):
+        gradients = kernel_gradients(geometry, kernel.shape, x, g)
+        return input_gradient(geometry, x, kernel, g, True), gradients.sum(0)
+    if geometry[3] != 1:
+        return jax.vjp(partial(_convolve, geometry), x, kernel)[1](g)
+    back = input_gradient(geometry, x, kernel, g, True)
+    return back, kernel_gradient(geometry, kernel.shape, x, g)
+
+
+fast_convolve.defvjp(_fast_forward, _fast_backward)
