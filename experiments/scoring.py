@@ -12,6 +12,7 @@ from rich.progress import Progress
 from experiments import common
 from saboc_jax.data import Dataset
 from saboc_jax.spaces.base import architecture_to_mask, sample_architectures
+from saboc_jax.spaces.isomorphism import distinct
 from saboc_jax.store import Store
 from saboc_jax.types import Scorer, SearchSpace
 
@@ -20,7 +21,10 @@ SCORER_NAMES = flags.DEFINE_list(
 )
 NUM_ARCHS = flags.DEFINE_integer("num_archs", 100, "Architectures to draw, without repetition.", 1)
 ARCHS = flags.DEFINE_string(
-    "archs", None, "all, or a text file with one architecture a line; default: --num_archs drawn."
+    "archs",
+    None,
+    "all; distinct (the first of every class of isomorphic ones); or a text file with one "
+    "architecture a line; default: --num_archs drawn.",
 )
 ARCH_SEED = flags.DEFINE_integer("arch_seed", 0, "Seeds which architectures are drawn.", 0)
 STORE = flags.DEFINE_string("store", "runs/scores.sqlite", "Where scores are kept.")
@@ -35,6 +39,8 @@ def architectures(space: SearchSpace) -> np.ndarray:
     total = int(np.prod(space.choices))
     if ARCHS.value == "all":
         return np.array(list(itertools.product(*map(range, space.choices))))
+    if ARCHS.value == "distinct":
+        return distinct(space)
     if ARCHS.value:
         lines = Path(ARCHS.value).read_text().split()
         if not lines:

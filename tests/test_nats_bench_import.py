@@ -3,6 +3,9 @@
 import bz2
 import csv
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,6 +109,25 @@ def test_every_number_is_the_right_one(benchmark, layout, tmp_path):
             assert float(row[column]) == pytest.approx(truth, abs=5.1e-5), column
         assert float(row["cifar10_12ep_seconds"]) == 12 * 2 + 3
         assert (float(row["params"]), float(row["flops"])) == (0.5 + arch, 7 + arch)
+
+
+def test_the_binary_converts_and_overwrites_nothing(benchmark, tmp_path):
+    dump(tmp_path / "tss.pickle.pbz2", benchmark)
+    command = [
+        sys.executable, "-m", "experiments.import_nats_bench",
+        f"--source={tmp_path}/tss.pickle.pbz2", f"--out={tmp_path}/table.csv",
+    ]  # fmt: skip
+    root = Path(__file__).parents[1]
+    done, again = (
+        subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=300)
+        for _ in range(2)
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Wrote 2 architectures" in done.stdout
+    assert "refuse a part of it" in " ".join(done.stdout.split())
+    assert (tmp_path / "table.csv").read_text().count("\n") == 3
+    assert again.returncode == 1
+    assert "exists already" in again.stderr
 
 
 def test_what_cannot_be_read_is_named(benchmark, tmp_path):

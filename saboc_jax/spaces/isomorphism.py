@@ -18,10 +18,27 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from saboc_jax.types import Architecture, SearchSpace
 
 LARGEST = 1 << 18  # architectures that are enumerated
+
+
+def distinct(space: SearchSpace) -> Int[np.ndarray, "n decisions"]:
+    """The first architecture of every class of the space's `canonical` text alone.
+
+    Raises:
+        ValueError: if the space has more than `LARGEST` architectures.
+    """
+    total = math.prod(space.choices)
+    if total > LARGEST:
+        raise ValueError(f"{space.name} has {total} architectures; allowed: {LARGEST}")
+    first: dict[str, Architecture] = {}
+    for options in itertools.product(*map(range, space.choices)):
+        arch = np.array(options, np.int32)
+        first.setdefault(space.canonical(arch), arch)
+    return np.stack(list(first.values()))
 
 
 def representatives(space: SearchSpace) -> Callable[[Architecture], Architecture]:

@@ -63,3 +63,12 @@ def test_one_score_for_a_class_in_whatever_order(space, stands_for):
     supernet = np.ones((1, 6, 5), bool)
     evaluator.evaluate(supernet)
     assert counts.isomorphic == 1
+
+
+def test_the_distinct_cells_are_the_benchmarks(space):
+    found = isomorphism.distinct(space)
+    assert found.shape == (6466, 6)
+    assert len({space.canonical(arch) for arch in found}) == 6466
+    assert (found[0] == 0).all()  # the first of its class in lexicographic order
+    with pytest.raises(ValueError, match=r"darts has .* allowed: 262144"):
+        isomorphism.distinct(make_space("darts", channels=1))
