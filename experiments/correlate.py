@@ -32,7 +32,9 @@ HOW = flags.DEFINE_multi_enum(
     "aggregation", ["borda", "log_rank"], sorted(AGGREGATIONS), "How metrics become one rank."
 )
 OUT = flags.DEFINE_string(
-    "out", None, "Folder for correlations.json, .csv, .md, scatter plots and the matrix of tau."
+    "out",
+    None,
+    "Folder for correlations.json, .csv, .md, each score as CSV, scatter plots, the matrix of tau.",
 )
 RESAMPLES = flags.DEFINE_integer("resamples", 1000, "Bootstrap resamples.", 1)
 
@@ -64,6 +66,9 @@ def main() -> None:
         if OUT.value:
             everything = correlation.candidates(scorer, scores, HOW.value)
             correlate_report.plot(Path(OUT.value), dataset.name, everything, truth, label)
+            path = Path(OUT.value) / f"scores-{dataset.name}.csv"
+            texts = [space.to_string(arch) for arch in archs]
+            correlate_report.write_scores(path, texts, scorer, scores, truth)
     if OUT.value:
         correlate_report.write(Path(OUT.value), rows)
         report_html.write(Path(OUT.value))

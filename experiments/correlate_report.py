@@ -1,7 +1,7 @@
 """What correlation studies keep: tables as JSON, CSV and Markdown, scatter plots, tau matrices."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from experiments import common
 from saboc_jax import correlation
+from saboc_jax.types import Scorer
 
 Found = Mapping[str, tuple[np.ndarray, bool]]
 
@@ -53,6 +54,27 @@ def plot(folder: Path, dataset: str, found: Found, truth: np.ndarray, label: str
             [name, *(f"{v:.4f}" for v in row)] for name, row in zip(names, matrix, strict=True)
         ]
         write_csv(folder / f"tau_matrix-{dataset}.csv", [["", *names], *lines])
+
+
+def write_scores(
+    path: Path, texts: Sequence[str], scorer: Scorer, scores: np.ndarray, truth: np.ndarray
+) -> None:
+    """Keeps what was correlated as CSV: a line for each architecture, with every repeat.
+
+    Args:
+        path: the file.
+        texts: the architectures.
+        scorer: names the metrics.
+        scores: [n, repeats, k], NaN where bad.
+        truth: [n] accuracies.
+    """
+    repeats = range(1, scores.shape[1] + 1)
+    names = [f"{metric} (repeat {repeat})" for repeat in repeats for metric in scorer.metrics]
+    values = np.concatenate([truth[:, None], scores.reshape(len(scores), -1)], 1)
+    lines = [
+        [text, *(f"{value:.7g}" for value in row)] for text, row in zip(texts, values, strict=True)
+    ]
+    write_csv(path, [["architecture", "accuracy", *names], *lines])
 
 
 def write_csv(path: Path, lines: list[list[str]]) -> None:

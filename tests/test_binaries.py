@@ -1,5 +1,6 @@
 """The binaries as a user runs them: results, repeatability, and errors a person can act on."""
 
+import csv
 import json
 import os
 import subprocess
@@ -146,6 +147,11 @@ def test_correlate_agrees_with_scipy(tmp_path):
     expected = scipy.stats.kendalltau(scipy.stats.rankdata(values), truth).statistic
     assert abs(rows[2]["tau"] - expected) < 1e-12
     assert all(row["low"] <= row["tau"] <= row["high"] or row["bad"] for row in rows)
+    with (tmp_path / "o" / "scores-digits.csv").open() as file:
+        kept = list(csv.DictReader(file))
+    again = [np.nan_to_num(float(row["S_g (repeat 1)"]), nan=np.inf) for row in kept]
+    accuracies = [float(row["accuracy"]) for row in kept]
+    assert scipy.stats.kendalltau(again, accuracies).statistic == pytest.approx(expected)
 
 
 def test_the_papers_tables_and_figures_share_one_store(tmp_path):
