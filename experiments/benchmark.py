@@ -35,8 +35,8 @@ from experiments.benchmark_contestants import (
     all_contestants,
 )
 from experiments.benchmark_timing import Times, measure, summarise
+from saboc_jax.devices import cores
 from saboc_jax.report import results_table
-from saboc_jax.scorers.latency import cores
 from saboc_jax.spaces.base import sample_connected
 from saboc_jax.types import SearchSpace
 

@@ -69,7 +69,8 @@ LATENCY_IMAGE_SIZE = flags.DEFINE_integer(
 DEVICES = flags.DEFINE_string(
     "devices",
     "all",
-    "How many local devices share the scoring: a number, or all. Every core of a CPU is one.",
+    "How many local devices share the scoring: a number, or all. A CPU has one for each core in "
+    "binaries that score many architectures.",
 )
 EXECUTOR = flags.DEFINE_enum(
     "executor",
@@ -100,7 +101,8 @@ def run(main: Callable[[], None], many_devices: bool = False) -> None:
 
     Args:
         main: the binary.
-        many_devices: it shares work over all devices, so that each core of a CPU shall be one.
+        many_devices: it scores many architectures, so that each core of a CPU shall be a device
+            without being asked.
     """
 
     def guarded(arguments: Sequence[str]) -> None:
@@ -110,8 +112,9 @@ def run(main: Callable[[], None], many_devices: bool = False) -> None:
             logging.set_verbosity(logging.ERROR)  # JAX and TFDS tell what they lack
         console = Console(stderr=True, highlight=False, markup=False)
         try:
-            if many_devices and EXECUTOR.value == "local":
-                open_cores(cores() if devices() is None else min(cores(), devices() or 1))
+            number = devices()
+            if EXECUTOR.value == "local" and (number or many_devices):
+                open_cores(min(number, cores()) if number else cores())
             main()
         except (ValueError, OSError, ImportError, sqlite3.Error) as error:
             console.print(f"error: {' '.join([str(error), *getattr(error, '__notes__', [])])}")

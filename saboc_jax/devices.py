@@ -6,10 +6,12 @@ another, so that `lax.cond` still skips the operations that an architecture does
 (under `vmap` all would run), and devices need not wait for each other within a chunk.
 """
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,9 +28,16 @@ Look = Callable[[PRNGKey, Gates, Batch], Any]
 """What is observed of one architecture on one batch."""
 
 
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container on Linux: microseconds a period
+
+
 def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processors that this process may use, by its affinity and its container's quota."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with suppress(OSError, ValueError):
+        quota, period = map(int, QUOTA.read_text().split())  # "max" where there is none
+        found = min(found or 1, math.ceil(quota / period))
+    return max(found or 1, 1)
 
 
 def open_cores(number: int) -> None:
@@ -36,9 +45,10 @@ def open_cores(number: int) -> None:
 
     Networks of a size for scoring do not fill several cores: two devices of a core each score up
     to twice as many architectures as one device of two. Has no effect where JAX runs already,
-    where XLA_FLAGS says how many devices there are, or before jax 0.5.
+    where XLA_FLAGS or JAX_NUM_CPU_DEVICES says how many devices there are, or before jax 0.5.
     """
-    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+    chosen = getattr(jax.config, "jax_num_cpu_devices", -1) != -1
+    if chosen or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     with suppress(RuntimeError, AttributeError):
         jax.config.update("jax_num_cpu_devices", number)

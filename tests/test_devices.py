@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import saboc_jax.evaluate
-from saboc_jax import data
+from saboc_jax import data, devices
 from saboc_jax.backoff import Chunk, is_out_of_memory
 from saboc_jax.devices import find_devices, share_out
 from saboc_jax.evaluate import Evaluator
@@ -143,14 +143,54 @@ def test_devices_share_the_work_evenly_and_give_the_scores_of_one(one):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     expected = again(made, Chunk(1)).evaluate(masks(archs))
-    for line, devices in zip(done.stdout.splitlines(), (4, 8), strict=True):
+    for line, number in zip(done.stdout.splitlines(), (4, 8), strict=True):
         scores, on_each, compilations, scored = json.loads(line)
         np.testing.assert_allclose(scores, expected, rtol=1e-5)
-        assert len(on_each) == devices and sum(on_each) == scored == len(archs)
+        assert len(on_each) == number and sum(on_each) == scored == len(archs)
         assert max(on_each) - min(on_each) <= 1
         assert compilations == 1
 
 
-def test_devices_that_are_not_there_are_refused():
-    with pytest.raises(ValueError, match=r"99 devices; allowed: 1 to"):
-        find_devices(99)
+def test_number_that_are_not_there_are_refused():
+    with pytest.raises(ValueError, match=r"99 number; allowed: 1 to"):
+        find_number(99)
+
+
+OPEN = """
+import jax
+from saboc_jax import devices
+devices.open_cores(3)
+print(jax.device_count())
+devices.open_cores(2)  # too late, and no error
+print(jax.device_count())
+"""
+
+
+@pytest.mark.skipif(not hasattr(jax.config, "jax_num_cpu_devices"), reason="before jax 0.5")
+@pytest.mark.parametrize(
+    ("chosen", "count"),
+    [
+        ({}, 3),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}, 4),
+        ({"JAX_NUM_CPU_DEVICES": "2"}, 2),
+    ],
+)
+def test_a_cpu_has_a_device_of_every_core_unless_somebody_said_how_many(chosen, count):
+    env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN],
+        env=env | {"JAX_PLATFORMS": "cpu"} | chosen,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.split() == [str(count)] * 2, done.stderr
+
+
+@pytest.mark.parametrize(("quota", "count"), [("max 100000", 64), ("150000 100000", 2), ("", 64)])
+def test_a_containers_quota_counts(quota, count, tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    if quota:
+        (tmp_path / "cpu.max").write_text(quota + "\n")
+    assert devices.cores() == count

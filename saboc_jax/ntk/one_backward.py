@@ -273,7 +273,8 @@ def tap_rule(tap: Array, predicate: Predicate, uses: Uses | None = None) -> Inte
         if is_twofold(context):
             return module.reverse_only(*args)
         if is_call(context, ConvNorm):
-            y = _tapped_conv_norm(module, args[0], tap, predicate, uses)
+            x = only_input(args, kwargs)
+            y = None if x is None else _tapped_conv_norm(module, x, tap, predicate, uses)
             return next_fun(*args, **kwargs) if y is None else y
         if not isinstance(module, LAYERS) or context.method_name == "setup":
             return next_fun(*args, **kwargs)
@@ -310,6 +311,8 @@ def _tapped_conv_norm(
     """Runs the two layers as one; None: each needs its own tap."""
     conv, columns = module.conv, tap.shape[1]
     kernel = conv.variables["params"]["conv"]["kernel"]
+    if module.is_mutable_collection("batch_stats"):  # the batch norm by itself records them
+        return None
     if conv.groups != 1 or conv.use_bias or x.shape[:1] != tap.shape[:1] or kernel.dtype != x.dtype:
         return None
     paths = {"kernel": (*conv.path, "conv", "kernel")}

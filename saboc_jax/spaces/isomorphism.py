@@ -33,7 +33,7 @@ def distinct(space: SearchSpace) -> Int[np.ndarray, "n decisions"]:
     """
     total = math.prod(space.choices)
     if total > LARGEST:
-        raise ValueError(f"{space.name} has {total} architectures; allowed: {LARGEST}")
+        raise ValueError(f"{space.name} has {total} architectures; allowed: at most {LARGEST}")
     first: dict[str, Architecture] = {}
     for options in itertools.product(*map(range, space.choices)):
         arch = np.array(options, np.int32)

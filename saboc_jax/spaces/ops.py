@@ -2,8 +2,9 @@
 
 They are plain Flax modules. What scorers need beyond a forward pass (batch-norm statistics of
 another batch, Gram matrices, activation patterns) is asked of them from outside, through
-`flax.linen.intercept_methods`: `Relu`, `nn.Conv`, `nn.Dense`, `nn.BatchNorm` and `Block` are
-the points where an interceptor may look or act, in these modules as in anybody else's.
+`flax.linen.intercept_methods`: `Relu`, `nn.Conv`, `nn.Dense`, `nn.BatchNorm`, `ConvNorm` (one layer
+of a convolution and a batch norm, to whoever takes it for one) and `Block` are the points where an
+interceptor may look or act, in these modules as in anybody else's.
 
 Convolutions pad as PyTorch does (k // 2 on both sides, at stride 2 too), because published
 accuracies and scores were computed so; "SAME" pads an even input on one side only.
@@ -96,14 +97,14 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
-        pad = self.dilation * (self.kernel_size // 2)
+        strides, padding, dilation, groups = self.geometry()
         return nn.Conv(
             self.features,
             (self.kernel_size, self.kernel_size),
-            strides=(self.stride, self.stride),
-            padding=((pad, pad), (pad, pad)),
-            kernel_dilation=(self.dilation, self.dilation),
-            feature_group_count=self.groups,
+            strides=strides,
+            padding=padding,
+            kernel_dilation=dilation,
+            feature_group_count=groups,
             use_bias=self.use_bias,
             kernel_init=nn.initializers.kaiming_normal(),
             name="conv",
