@@ -151,9 +151,9 @@ def test_devices_share_the_work_evenly_and_give_the_scores_of_one(one):
         assert compilations == 1
 
 
-def test_number_that_are_not_there_are_refused():
-    with pytest.raises(ValueError, match=r"99 number; allowed: 1 to"):
-        find_number(99)
+def test_devices_that_are_not_there_are_refused():
+    with pytest.raises(ValueError, match=r"99 devices; allowed: 1 to"):
+        find_devices(99)
 
 
 OPEN = """
