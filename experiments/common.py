@@ -7,7 +7,6 @@ import os
 import shlex
 import sqlite3
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -342,11 +341,12 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+    """Writes JSON whole or not at all, readable by whom the umask lets."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    with unfinished.open("w", encoding="utf-8") as file:
         json.dump(value, file, indent=1)
         file.write("\n")
-    os.replace(file.name, path)
+    unfinished.replace(path)
 
 
 def command() -> str:

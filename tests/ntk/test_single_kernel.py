@@ -6,14 +6,20 @@ reads memory it never wrote: right in float64, right at small sizes, right besid
 
 import jax
 import numpy as np
+import pytest
 
+from saboc_jax.ntk import one_backward
 from saboc_jax.ntk.empirical import NTKOptions
 from saboc_jax.scorers.base import Kernels
 from saboc_jax.spaces import make_space
 from saboc_jax.types import Batch
 
 
-def test_a_kernel_alone_is_the_kernel_beside_other_rows():
+@pytest.mark.parametrize("layers", ["together", "apart"])
+def test_a_kernel_alone_is_the_kernel_beside_other_rows(layers, monkeypatch):
+    """With a convolution and its norm as one layer, and as two, as in anybody's module."""
+    if layers == "apart":
+        monkeypatch.setattr(one_backward, "_tapped_conv_norm", lambda *args: None)
     space = make_space("nas_bench_201", channels=4, num_cells=1, num_classes=100)
     cell = space.from_string(
         "|avg_pool_3x3~0|+|avg_pool_3x3~0|avg_pool_3x3~1|+|avg_pool_3x3~0|none~1|none~2|"
