@@ -18,6 +18,7 @@ from saboc_jax.spaces.ops import (
     BatchNorm,
     Block,
     Conv,
+    ConvNorm,
     Features,
     Relu,
     ReluConvNorm,
@@ -62,9 +63,8 @@ class DepthwiseConv(nn.Module):
         x = Relu(name="relu")(x)
         groups = x.shape[-1]
         x = Conv(groups, self.kernel_size, self.stride, self.dilation, groups, name="depthwise")(x)
-        return BatchNorm(self.train, self.affine, name="norm")(
-            Conv(self.features, 1, name="pointwise")(x)
-        )
+        pointwise = Conv(self.features, 1, name="pointwise")
+        return ConvNorm(pointwise, BatchNorm(self.train, self.affine, name="norm"))(x)
 
 
 class Operation(nn.Module):
@@ -195,8 +195,9 @@ class DartsNet(nn.Module):
         size, channels, after_reduction = self.size, self.size.channels, False
         x = images
         if not size.thin:
-            x = Conv(size.stem_multiplier * channels, 3, name="stem_conv")(x)
-            x = Block(name="stem_output")(BatchNorm(train, name="stem_norm")(x))
+            stem = Conv(size.stem_multiplier * channels, 3, name="stem_conv")
+            x = ConvNorm(stem, BatchNorm(train, name="stem_norm"))(x)
+            x = Block(name="stem_output")(x)
         older, auxiliary = x, None
         for layer in range(size.layers):
             reduction = size.reduces(layer)

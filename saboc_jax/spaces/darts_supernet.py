@@ -24,7 +24,16 @@ from saboc_jax.spaces import edges
 from saboc_jax.spaces.darts_costs import NetworkSize
 from saboc_jax.spaces.darts_network import FactorisedReduction, Operation
 from saboc_jax.spaces.gating import COLLECTIONS, apply_within
-from saboc_jax.spaces.ops import BatchNorm, Block, Conv, Features, Relu, ReluConvNorm, Within
+from saboc_jax.spaces.ops import (
+    BatchNorm,
+    Block,
+    Conv,
+    ConvNorm,
+    Features,
+    Relu,
+    ReluConvNorm,
+    Within,
+)
 from saboc_jax.types import Gates, Images, Variables
 
 NUM_NODES = 2 + cells.STEPS
@@ -100,8 +109,8 @@ class GatedDartsNet(nn.Module):
         size, channels, after_reduction = self.size, self.size.channels, False
         x = images
         if not size.thin:
-            x = Conv(size.stem_multiplier * channels, 3, name="stem_conv")(x)
-            x = Block(name="stem_output")(BatchNorm(name="stem_norm")(x))
+            stem = Conv(size.stem_multiplier * channels, 3, name="stem_conv")
+            x = Block(name="stem_output")(ConvNorm(stem, BatchNorm(name="stem_norm"))(x))
         older = x
         for layer in range(size.layers):
             reduction = size.reduces(layer)

@@ -28,7 +28,7 @@ from saboc_jax.spaces.base import (
     find_initialiser,
 )
 from saboc_jax.spaces.chain import Chain, Link
-from saboc_jax.spaces.ops import BatchNorm, Block, Conv, Features, Relu
+from saboc_jax.spaces.ops import BatchNorm, Block, Conv, ConvNorm, Features, Relu
 from saboc_jax.types import Architecture, Images, PRNGKey, SearchSpace, Variables
 
 EPSILON = 1e-3  # of every batch norm of Zen-NAS
@@ -45,8 +45,9 @@ class ConvNormRelu(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
-        x = Conv(self.features, self.kernel_size, name="conv")(x)
-        x = Relu(name="relu")(BatchNorm(self.train, epsilon=EPSILON, name="norm")(x))
+        conv = Conv(self.features, self.kernel_size, name="conv")
+        x = ConvNorm(conv, BatchNorm(self.train, epsilon=EPSILON, name="norm"))(x)
+        x = Relu(name="relu")(x)
         return Block(name=self.label)(x)
 
 
@@ -76,8 +77,8 @@ class Residual(nn.Module):
         y = x
         for index, (kernel, width) in enumerate(zip(self.kernels, self.channels, strict=True)):
             stride = self.stride if index == strided else 1
-            y = Conv(width, kernel, stride, name=f"conv_{index}")(y)
-            y = norm(name=f"norm_{index}")(y)
+            conv = Conv(width, kernel, stride, name=f"conv_{index}")
+            y = ConvNorm(conv, norm(name=f"norm_{index}"))(y)
             y = Relu(name=f"relu_{index}")(y) if index < len(self.kernels) - 1 else y
         if self.shortcut and self.project:
             x = Conv(self.channels[-1], 1, self.stride, use_bias=True, name="projection")(x)
