@@ -85,7 +85,8 @@ def test_what_a_user_can_mend_is_a_line_and_not_a_traceback(
     def main():
         raise raised
 
-    monkeypatch.setattr(common.app, "run", lambda guarded: guarded(["program"]))
+    run = lambda guarded: guarded(common.flags.FLAGS(["program"]))  # noqa: E731
+    monkeypatch.setattr(common.app, "run", run)
     monkeypatch.setattr(sys, "argv", ["program"])
     with pytest.raises(SystemExit) as ended:
         common.run(main)

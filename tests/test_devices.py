@@ -72,7 +72,7 @@ def test_a_chunk_that_does_not_fit_is_halved_and_the_scores_are_the_same_to_roun
 
     monkeypatch.setattr(saboc_jax.evaluate, "share_out", limited)
     small = again(made, Chunk(8))
-    np.testing.assert_allclose(small.evaluate(masks()), expected, rtol=1e-5)
+    np.testing.assert_allclose(small.evaluate(masks()), expected, rtol=1e-4)
     assert asked == [8, 4, 2, 2]  # what did not fit is not tried again
     assert small.counts.shrunk == "2 at a time on a device"
     assert small.counts.device_jobs == [3]
@@ -93,7 +93,7 @@ def test_one_network_that_does_not_fit_takes_fewer_images_in_a_pass(one, monkeyp
     monkeypatch.setattr(saboc_jax.evaluate, "observe", limited)
     small = again(made, Chunk(1))
     small._programs = {}
-    np.testing.assert_allclose(small.evaluate(masks()), expected, rtol=1e-5)
+    np.testing.assert_allclose(small.evaluate(masks()), expected, rtol=1e-4)
     assert small.counts.shrunk == "1 at a time on a device, 2 images in a pass"
     assert small.counts.compilations == 1
 
@@ -145,7 +145,7 @@ def test_devices_share_the_work_evenly_and_give_the_scores_of_one(one):
     expected = again(made, Chunk(1)).evaluate(masks(archs))
     for line, number in zip(done.stdout.splitlines(), (4, 8), strict=True):
         scores, on_each, compilations, scored = json.loads(line)
-        np.testing.assert_allclose(scores, expected, rtol=1e-5)
+        np.testing.assert_allclose(scores, expected, rtol=1e-4)
         assert len(on_each) == number and sum(on_each) == scored == len(archs)
         assert max(on_each) - min(on_each) <= 1
         assert compilations == 1
