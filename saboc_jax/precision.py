@@ -7,6 +7,8 @@ import jax
 from jax import lax
 from jaxtyping import Array, Float
 
+PRECISION = lax.Precision.HIGHEST  # no TF32: conditioning is the signal
+
 
 def enable_x64() -> AbstractContextManager[Any]:
     """A context in which JAX computes in float64 where it is given float64.
@@ -28,4 +30,4 @@ def inner_products(a: Float[Array, "n p"], b: Float[Array, "m p"]) -> Float[Arra
     that both are the same.
     """
     other = lax.optimization_barrier(b)
-    return lax.dot_general(a, other, (((1,), (1,)), ((), ())), precision=lax.Precision.HIGHEST)
+    return lax.dot_general(a, other, (((1,), (1,)), ((), ())), precision=PRECISION)

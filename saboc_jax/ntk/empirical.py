@@ -40,6 +40,7 @@ from saboc_jax.ntk.network import (
     parameter_predicate,
     split_parameters,
 )
+from saboc_jax.precision import PRECISION
 from saboc_jax.spaces.layers import batch_norm_rule, fast_conv_rule
 
 ENGINES = ("auto", "one_backward", "neural_tangents", "jacobian")
@@ -302,7 +303,7 @@ def _neural_tangents_engine(
 
     def weighted(leaves: list[Array], pair: tuple[Array, Array]) -> Array:
         outputs = function(leaves, pair[0])
-        return jnp.einsum("nk,nbk->nb", outputs, pair[1], precision=one.PRECISION)
+        return jnp.einsum("nk,nbk->nb", outputs, pair[1], precision=PRECISION)
 
     def block(weights: Array) -> list[Array]:
         inputs = _with_weights(weights)
@@ -344,7 +345,7 @@ def _jacobian_engine(
             outputs = function(leaves, images)
             if weights is None:
                 return outputs
-            return jnp.matmul(outputs, weights.T, precision=one.PRECISION)
+            return jnp.matmul(outputs, weights.T, precision=PRECISION)
 
         return _jacobian(weighted, leaves, images, options.chunk)
 
@@ -387,9 +388,7 @@ def _contract(left: list[Array], right: list[Array], outputs: str) -> Array:
     total: Any = 0.0
     for a, b in zip(left, right, strict=True):
         a, b = a.reshape(*a.shape[:2], -1), b.reshape(*b.shape[:2], -1)
-        total = total + jnp.einsum(
-            equation, a, lax.optimization_barrier(b), precision=one.PRECISION
-        )
+        total = total + jnp.einsum(equation, a, lax.optimization_barrier(b), precision=PRECISION)
     return total / left[0].shape[1] if outputs == "trace" else total
 
 

@@ -28,7 +28,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from saboc_jax.ntk.network import Network, Path, Predicate, check_outputs
-from saboc_jax.precision import inner_products
+from saboc_jax.precision import PRECISION, inner_products
 from saboc_jax.spaces.base import flatten
 from saboc_jax.spaces.convolutions import convolve, input_gradient, kernel_gradient_rows
 from saboc_jax.spaces.layers import (
@@ -65,7 +65,6 @@ GENERIC = tuple(
 )
 LAYERS = (nn.BatchNorm, *GENERIC)
 _FREE = "__tapped__"  # name of a layer run on its own, which the rule must not tap again
-PRECISION = lax.Precision.HIGHEST  # no TF32: conditioning is the signal
 
 
 def gram(a: Float[Array, "n p"], columns: int) -> Float[Array, "n m"]:

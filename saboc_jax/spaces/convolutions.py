@@ -15,9 +15,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from saboc_jax.precision import PRECISION
+
 Geometry = tuple[Any, ...]
 CACHE = 1 << 20  # bytes of patches that a core works on at a time
-PRECISION = lax.Precision.HIGHEST  # no TF32 in gradients of single examples
 WIDTH = 32  # outputs that a product of matrices on the CPU wants at least
 
 
@@ -39,7 +40,7 @@ def _pixels_at_once(geometry: Geometry, x: Array, kernel: Array) -> int:
     _, size, inner, outer = kernel.shape
     if stride != 1 or dilation != (1, 1) or groups != 1 or size == 1 or min(low, high) < 0:
         return 1
-    if is_depthwise(geometry, kernel.shape):
+    if is_depthwise(geometry, kernel.shape):  # one channel in, one out
         return 1
     width = x.shape[2] + low + high - size + 1
     most = WIDTH * (1 if inner > 4 else 2) // outer

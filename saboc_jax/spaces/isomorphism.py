@@ -34,11 +34,7 @@ def distinct(space: SearchSpace) -> Int[np.ndarray, "n decisions"]:
     total = math.prod(space.choices)
     if total > LARGEST:
         raise ValueError(f"{space.name} has {total} architectures; allowed: at most {LARGEST}")
-    first: dict[str, Architecture] = {}
-    for options in itertools.product(*map(range, space.choices)):
-        arch = np.array(options, np.int32)
-        first.setdefault(space.canonical(arch), arch)
-    return np.stack(list(first.values()))
+    return np.stack(list(_first_of_each(space, space.canonical).values()))
 
 
 def representatives(space: SearchSpace) -> Callable[[Architecture], Architecture]:
@@ -49,12 +45,20 @@ def representatives(space: SearchSpace) -> Callable[[Architecture], Architecture
     """
     if math.prod(space.choices) > LARGEST:
         return lambda arch: np.asarray(arch)
-    first: dict[Any, Architecture] = {}
 
     def class_of(arch: Architecture) -> Any:
         return space.canonical(arch), tuple(space.cost(arch))
 
+    first = _first_of_each(space, class_of)
+    return lambda arch: first[class_of(np.asarray(arch, np.int32))]
+
+
+def _first_of_each(
+    space: SearchSpace, class_of: Callable[[Architecture], Any]
+) -> dict[Any, Architecture]:
+    """The first architecture of every class, in lexicographic order."""
+    first: dict[Any, Architecture] = {}
     for options in itertools.product(*map(range, space.choices)):
         arch = np.array(options, np.int32)
         first.setdefault(class_of(arch), arch)
-    return lambda arch: first[class_of(np.asarray(arch, np.int32))]
+    return first

@@ -37,6 +37,79 @@ def draw(sizes, seed=0):
     return [random.normal(key, size, jnp.float64) for key, size in zip(keys, sizes, strict=True)]
 
 
+@pytest.mark.parametrize(("stride", "dilation", "kernel", "groups"), [
+    (1, 1, 3, 1), (2, 1, 3, 1), (1, 2, 3, 1), (1, 1, 1, 1), (2, 1, 3, 2), (1, 2, 5, 1),
+    (1, 1, 5, 6), (2, 1, 3, 6), (2, 2, 5, 6), (1, 2, 3, 6),
+])  # fmt: skip
+def test_fast_convolution_gradients_are_the_gradients(stride, dilation, kernel, groups):
+    with enable_x64():
+        pad = dilation * (kernel // 2)
+        geometry = ((stride,) * 2, ((pad, pad),) * 2, (dilation,) * 2, groups)
+        inputs = max(4, groups)
+        x = jax.random.normal(jax.random.key(0), (3, 7, 8, inputs), jnp.float64)
+        w = jax.random.normal(jax.random.key(1), (kernel, kernel, inputs // groups, 6), jnp.float64)
+        y, plain = jax.vjp(lambda x, w: xla(geometry, x, w), x, w)
+        z, fast = jax.vjp(lambda x, w: convolutions.fast_convolve(geometry, x, w), x, w)
+        np.testing.assert_allclose(y, z)
+        g = jax.random.normal(jax.random.key(2), y.shape, jnp.float64)
+        for one, two in zip(fast(g), plain(g), strict=True):
+            np.testing.assert_allclose(one, two, rtol=1e-10, atol=1e-10)
+        each = convolutions.kernel_gradients(geometry, w.shape, x, g)
+        for i in range(3):
+            one = jax.vjp(lambda w, i=i: xla(geometry, x[i : i + 1], w), w)[1]
+            np.testing.assert_allclose(each[i], one(g[i : i + 1])[0], rtol=1e-10, atol=1e-10)
+
+
+GEOMETRIES = [
+    ((1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    ((2, 2), ((1, 1), (1, 1)), (1, 1), 1),
+    ((1, 1), ((2, 2), (2, 2)), (2, 2), 1),
+    ((2, 1), ((0, 1), (2, 0)), (1, 2), 1),
+    ((2, 2), ((1, 1), (1, 1)), (1, 1), 2),
+]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_fast_convolution_is_differentiable_twice(geometry, x64):
+    x = jax.random.normal(jax.random.key(0), (2, 6, 7, 4), jnp.float64)
+    w = jax.random.normal(jax.random.key(1), (3, 3, 4 // geometry[3], 4), jnp.float64)
+
+    def slope(convolve):
+        def loss(x, w):
+            return jnp.tanh(convolve(geometry, x, w)).sum()
+
+        def length(x, w):
+            return sum(jnp.square(g).sum() for g in jax.grad(loss, (0, 1))(x, w))
+
+        return jax.jit(jax.grad(length, (0, 1)))(x, w)
+
+    ours, theirs = slope(convolutions.fast_convolve), slope(xla)
+    for one, two in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES[:4])
+def test_patches_are_in_the_order_of_the_kernel(geometry, x64):
+    strides, padding, dilation, _ = geometry
+    x = jax.random.normal(jax.random.key(0), (2, 6, 7, 3), jnp.float64)
+    ours = convolutions.unfold(geometry, (3, 3), x)
+    theirs = lax.conv_general_dilated_patches(
+        x,
+        (3, 3),
+        strides,
+        padding,
+        rhs_dilation=dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    theirs = theirs.reshape(2, -1, 3, 9).swapaxes(2, 3)  # channels are outermost there
+    np.testing.assert_allclose(ours, theirs.reshape(ours.shape), rtol=1e-12)
+    w = jax.random.normal(jax.random.key(1), (3, 3, 3, 5), jnp.float64)
+    y = convolutions.convolve(geometry, x, w)
+    np.testing.assert_allclose(
+        (ours @ w.reshape(-1, 5)).reshape(y.shape), y, rtol=1e-10, atol=1e-12
+    )
+
+
 @settings(max_examples=8, deadline=None)
 @given(
     size=st.tuples(st.integers(5, 9), st.integers(4, 9)),

@@ -1,12 +1,10 @@
-"""The macro network by hand: statistics, supernet, initial weights, loading, convolutions."""
+"""The macro network by hand: statistics, supernet, initial weights, loading."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
-from saboc_jax.spaces import convolutions
 from saboc_jax.spaces.base import flatten
 from saboc_jax.spaces.nas_bench_201 import layers_per_leaf, nas_bench_201
 from saboc_jax.spaces.nas_bench_201_torch import load_torch_state
@@ -147,56 +145,6 @@ def test_weights_of_another_width_are_refused(golden):
         space = nas_bench_201(2 * meta["C"], meta["N"], meta["num_classes"])
         with pytest.raises(ValueError, match="other channels"):
             load_torch_state(space, space.from_string(net["arch"]), state_of(golden, index))
-
-
-GEOMETRIES = [
-    ((1, 1), ((1, 1), (1, 1)), (1, 1), 1),
-    ((2, 2), ((1, 1), (1, 1)), (1, 1), 1),
-    ((1, 1), ((2, 2), (2, 2)), (2, 2), 1),
-    ((2, 1), ((0, 1), (2, 0)), (1, 2), 1),
-    ((2, 2), ((1, 1), (1, 1)), (1, 1), 2),
-]
-
-
-@pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_fast_convolution_is_differentiable_twice(geometry, x64):
-    x = jax.random.normal(jax.random.key(0), (2, 6, 7, 4), jnp.float64)
-    w = jax.random.normal(jax.random.key(1), (3, 3, 4 // geometry[3], 4), jnp.float64)
-
-    def slope(convolve):
-        def loss(x, w):
-            return jnp.tanh(convolve(geometry, x, w)).sum()
-
-        def length(x, w):
-            return sum(jnp.square(g).sum() for g in jax.grad(loss, (0, 1))(x, w))
-
-        return jax.jit(jax.grad(length, (0, 1)))(x, w)
-
-    ours, theirs = slope(convolutions.fast_convolve), slope(convolutions._convolve)
-    for one, two in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(one, two, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("geometry", GEOMETRIES[:4])
-def test_patches_are_in_the_order_of_the_kernel(geometry, x64):
-    strides, padding, dilation, _ = geometry
-    x = jax.random.normal(jax.random.key(0), (2, 6, 7, 3), jnp.float64)
-    ours = convolutions.unfold(geometry, (3, 3), x)
-    theirs = lax.conv_general_dilated_patches(
-        x,
-        (3, 3),
-        strides,
-        padding,
-        rhs_dilation=dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    theirs = theirs.reshape(2, -1, 3, 9).swapaxes(2, 3)  # channels are outermost there
-    np.testing.assert_allclose(ours, theirs.reshape(ours.shape), rtol=1e-12)
-    w = jax.random.normal(jax.random.key(1), (3, 3, 3, 5), jnp.float64)
-    y = convolutions.convolve(geometry, x, w)
-    np.testing.assert_allclose(
-        (ours @ w.reshape(-1, 5)).reshape(y.shape), y, rtol=1e-10, atol=1e-12
-    )
 
 
 def test_the_compiled_program_takes_every_cell(tiny, x64):

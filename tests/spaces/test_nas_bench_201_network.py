@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax import lax
 
 from saboc_jax.precision import enable_x64
-from saboc_jax.spaces import convolutions, layers, make_space, nas_bench_201_cells, ops
+from saboc_jax.spaces import layers, make_space, nas_bench_201_cells, ops
 from saboc_jax.spaces.base import mask_to_gates, sample_architectures
 from saboc_jax.spaces.nas_bench_201 import nas_bench_201
 from saboc_jax.spaces.nas_bench_201_torch import load_torch_state
@@ -162,36 +162,6 @@ def test_initial_weights_have_the_declared_variance():
 def test_bad_sizes_are_named(options, said):
     with pytest.raises(ValueError, match=said):
         make_space("nas_bench_201", **options)
-
-
-def by_xla(geometry, x, kernel):
-    strides, padding, dilation, groups = geometry
-    return lax.conv_general_dilated(
-        x, kernel, strides, padding, None, dilation, ("NHWC", "HWIO", "NHWC"), groups
-    )
-
-
-@pytest.mark.parametrize(("stride", "dilation", "kernel", "groups"), [
-    (1, 1, 3, 1), (2, 1, 3, 1), (1, 2, 3, 1), (1, 1, 1, 1), (2, 1, 3, 2), (1, 2, 5, 1),
-    (1, 1, 5, 6), (2, 1, 3, 6), (2, 2, 5, 6), (1, 2, 3, 6),
-])  # fmt: skip
-def test_fast_convolution_gradients_are_the_gradients(stride, dilation, kernel, groups):
-    with enable_x64():
-        pad = dilation * (kernel // 2)
-        geometry = ((stride,) * 2, ((pad, pad),) * 2, (dilation,) * 2, groups)
-        inputs = max(4, groups)
-        x = jax.random.normal(jax.random.key(0), (3, 7, 8, inputs), jnp.float64)
-        w = jax.random.normal(jax.random.key(1), (kernel, kernel, inputs // groups, 6), jnp.float64)
-        y, plain = jax.vjp(lambda x, w: by_xla(geometry, x, w), x, w)
-        z, fast = jax.vjp(lambda x, w: convolutions.fast_convolve(geometry, x, w), x, w)
-        np.testing.assert_allclose(y, z)
-        g = jax.random.normal(jax.random.key(2), y.shape, jnp.float64)
-        for one, two in zip(fast(g), plain(g), strict=True):
-            np.testing.assert_allclose(one, two, rtol=1e-10, atol=1e-10)
-        each = convolutions.kernel_gradients(geometry, w.shape, x, g)
-        for i in range(3):
-            one = jax.vjp(lambda w, i=i: by_xla(geometry, x[i : i + 1], w), w)[1]
-            np.testing.assert_allclose(each[i], one(g[i : i + 1])[0], rtol=1e-10, atol=1e-10)
 
 
 def test_average_pool_counts_only_real_pixels():
