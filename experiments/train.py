@@ -27,7 +27,7 @@ def main() -> None:
     dataset = common.load_dataset()
     recipe = training.recipe(RECIPE.value, EPOCHS.value, TRAIN_BATCH.value)
     space = training.space(dataset, recipe, common.SPACE.value)
-    folder = common.open_workdir(WORKDIR.value, common.flag_values())
+    folder = common.open_workdir(WORKDIR.value, training.identity(dataset, recipe))
     arch = space.from_string(ARCHITECTURE.value)
     console.print(f"{space.to_string(arch)}: {space.cost(arch)}")
 
@@ -48,4 +48,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    common.run(main)
+    common.set_defaults(channels=None, cells=None)  # the recipe's
+    common.run(main, unread=training.SCORING)
