@@ -200,6 +200,8 @@ def build_scorer(names: Sequence[str], space: SearchSpace) -> Scorer:
         known = inspect.signature(load_factory(SCORERS, name)).parameters
         options = {key: value for key, value in shared.items() if key in known}
         options |= timing if name == "latency" else {}
+        if "regions" in known and space.thin_cell is None:
+            options["regions"] = False  # its other metrics
         scorers.append(make_scorer(name, space, **options))
     return combine(scorers)
 
