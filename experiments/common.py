@@ -95,9 +95,7 @@ DATA_DIR = flags.DEFINE_string(
 )
 
 
-def run(
-    main: Callable[[], None], many_devices: bool = False, unread: Sequence[str] = ()
-) -> None:
+def run(main: Callable[[], None], many_devices: bool = False, unread: Sequence[str] = ()) -> None:
     """Runs a binary; bad input ends it with one line instead of a traceback.
 
     Args:

@@ -127,7 +127,9 @@ def test_every_space_has_a_small_size():
 
 
 def test_connected_architectures_have_finite_scores_by_one_program(case):
-    bad = np.array(case.evaluator.scorer.metrics)[~np.isfinite(case.scores[: len(case.archs)]).all(0)]
+    bad = np.array(case.evaluator.scorer.metrics)[
+        ~np.isfinite(case.scores[: len(case.archs)]).all(0)
+    ]
     assert not bad.size, bad
     assert case.space.program or case.evaluator.counts.compilations == 1
 

@@ -159,7 +159,9 @@ def test_mutations_are_those_of_zen_nas():
 
 def test_two_blocks_are_drawn_at_once_and_each_is_mutated_once():
     space = make_space("resnet")
-    before = encoding.decode(space.from_string(encoding.START.replace("(8,16,1,8,1)", "(8,16,1,8,4)")))
+    before = encoding.decode(
+        space.from_string(encoding.START.replace("(8,16,1,8,1)", "(8,16,1,8,4)"))
+    )
     arch = jnp.asarray(encoding.encode(before, 16, encoding.MAX_WIDTH))
     numbers = []
     for child in map(encoding.decode, mutations(arch, 1000, encoding.MAX_WIDTH, blocks=2)):
