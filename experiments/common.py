@@ -27,6 +27,7 @@ from saboc_jax.records import current_versions
 from saboc_jax.scorers import MEASURED, SCORERS, make_scorer
 from saboc_jax.scorers.base import combine, load_factory
 from saboc_jax.spaces import SPACES, make_space
+from saboc_jax.spaces.dtype import DTYPES, in_dtype
 from saboc_jax.spaces.ops import INITIALISERS
 from saboc_jax.store import Store
 from saboc_jax.types import Batch, PRNGKey, Scorer, SearchSpace
@@ -58,6 +59,12 @@ BATCH_NORM = flags.DEFINE_enum(
     BATCH_NORMS,
     "frozen: statistics of the training batch as constants (fast). batch: every batch its own, "
     "as the papers' codes do (n backward passes).",
+)
+PRECISION = flags.DEFINE_enum(
+    "precision",
+    "float32",
+    DTYPES,
+    "What networks compute in; the second half of a score is always float64.",
 )
 LATENCY_BATCH = flags.DEFINE_integer(
     "latency_batch", None, "Images of a latency measurement; default: 1.", 1
@@ -161,21 +168,27 @@ def build_space(dataset: Dataset) -> SearchSpace:
     """The space of `--space` with a scoring network for that dataset."""
     # ResNets bring their own widths and depth.
     sized = {"channels": CHANNELS.value, "num_cells": CELLS.value}
-    return make_space(
+    space = make_space(
         SPACE.value,
         num_classes=dataset.num_classes,
         image_shape=dataset.image_shape,
         init=INIT.value,
         **({} if SPACE.value == "resnet" else sized),
     )
+    return in_dtype(space, PRECISION.value)
 
 
 def space_id(space: SearchSpace) -> str:
     """Names a space and all that configures its scoring network, for the store."""
     return (
         f"{space.name}/c{CHANNELS.value}n{CELLS.value}k{space.num_classes}"
-        f"/{INIT.value}/{'x'.join(map(str, space.image_shape))}"
+        f"/{INIT.value}/{'x'.join(map(str, space.image_shape))}{dtype_text(space)}"
     )
+
+
+def dtype_text(space: SearchSpace) -> str:
+    """What a space's name says of its floating-point type: nothing where it is float32."""
+    return "" if space.dtype == "float32" else f"/{space.dtype}"
 
 
 def scorer_names(chosen: list[str]) -> list[str]:

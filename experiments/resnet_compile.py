@@ -51,6 +51,8 @@ def main() -> None:
     jax.config.update("jax_enable_compilation_cache", False)
     common.set_defaults(space="resnet")
     dataset = common.load_dataset()
+    if common.PRECISION.value != "float32":
+        raise ValueError(f"--precision={common.PRECISION.value}; links run in float32 only")
     space = resnets.build_space(dataset, MAX_WIDTH.value, common.INIT.value)
     scorer = common.build_scorer(["ntk_score"], space)
     key = jax.random.key(common.SEED.value)

@@ -17,13 +17,14 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
 from saboc_jax.backoff import Chunk, in_passes, is_out_of_memory
 from saboc_jax.devices import arranged, collected, find_devices, sharded, share_out, stacked
 from saboc_jax.executors import Executor
-from saboc_jax.precision import enable_x64
+from saboc_jax.precision import computing_in, enable_x64
 from saboc_jax.records import Request, Result, current_versions, request
 from saboc_jax.scorers.base import (
     check_needs,
@@ -321,7 +322,8 @@ class Evaluator:
         scorer = combine(parts, "+".join(part.name for part in parts))
         own = self.space.program(jobs[0].mask) if self.space.program else None
         scorer = on_space(scorer, own, self.pieces) if own else scorer
-        observed = self._observe(scorer, own, jobs)
+        with computing_in(self.space.dtype):
+            observed = self._observe(scorer, own, jobs)
         return [
             self._finish(scorer, parts, job, seen) for job, seen in zip(jobs, observed, strict=True)
         ]
@@ -476,4 +478,4 @@ class Evaluator:
 
 def _to_host(value: Any) -> np.ndarray:
     array = np.asarray(value)
-    return array.astype(np.float64) if np.issubdtype(array.dtype, np.floating) else array
+    return array.astype(np.float64) if jnp.issubdtype(array.dtype, jnp.floating) else array

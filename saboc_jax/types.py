@@ -116,6 +116,7 @@ class SearchSpace(NamedTuple):
             field of `Cost`; None: the cheapest option of each decision by itself makes it.
         evolution: `evolution()` gives options of evolution (`start`, `mutate`) without which it
             makes no sense here; None: there are none.
+        dtype: the floating-point type that its networks compute in (`saboc_jax.spaces.dtype`).
     """
 
     name: str
@@ -142,6 +143,7 @@ class SearchSpace(NamedTuple):
     call: Callable[[], dict[str, Any]] | None = None
     cheapest: Callable[[Any, str], Architecture] | None = None
     evolution: Callable[[], dict[str, Any]] | None = None
+    dtype: str = "float32"
 
 
 class Passes(NamedTuple):

@@ -23,6 +23,7 @@ from experiments.paper import resnets
 from experiments.paper.published import TABLE_5
 from saboc_jax.report import results_table
 from saboc_jax.search import run_search
+from saboc_jax.spaces.dtype import in_dtype
 from saboc_jax.store import Store
 
 METHODS = flags.DEFINE_list("methods", ["zen", "naswot", "ete_nas", "ntk_score"], "Scorers.")
@@ -42,10 +43,12 @@ def search(name: str, dataset: Any, store: Store | None) -> dict[str, Any]:
     """One evolution by one scorer: what was found, and what it took."""
     # Zen-NAS scores the network without its residual links.
     space = resnets.build_space(dataset, MAX_WIDTH.value, common.INIT.value, name != "zen")
+    space = in_dtype(space, common.PRECISION.value)
     scorer = common.build_scorer([name], space)
     evaluator = common.build_evaluator(dataset, space, scorer, store)
     residual = "plain" if name == "zen" else "residual"
     evaluator.space_id = f"resnet/{residual}k{space.num_classes}/{common.INIT.value}"
+    evaluator.space_id += common.dtype_text(space)
     searcher = resnets.build_searcher(
         space, scorer.higher_is_better, MAX_WIDTH.value, ITERATIONS.value, POPULATION.value
     )

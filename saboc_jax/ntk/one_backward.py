@@ -417,11 +417,10 @@ def _full(network: Network, images: Array, columns: int, predicate: Predicate) -
 
 
 def _dtype(network: Network, images: Array) -> Any:
-    """Of the kernel; images may be integers (tokens)."""
+    """Of the kernel, float32 or better; images may be integers (tokens)."""
     leaves = jax.tree.leaves(network.variables["params"])
-    return jnp.result_type(
-        *leaves, *([images] if jnp.issubdtype(images.dtype, jnp.inexact) else [])
-    )
+    inputs = [images] if jnp.issubdtype(images.dtype, jnp.inexact) else []
+    return jnp.promote_types(jnp.result_type(*leaves, *inputs), jnp.float32)
 
 
 def _uses(network: Network, number: int, images: Array, predicate: Predicate) -> Uses:

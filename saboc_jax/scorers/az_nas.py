@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from saboc_jax.ntk.network import Network, Path, bind
@@ -127,11 +126,10 @@ def draw_signs(network: Network, images: Images, key: PRNGKey) -> dict[Path, Arr
             f"the network marks {len(order)} block outputs; allowed: 2 or more Linen modules "
             "`saboc_jax.spaces.ops.Block`, after the stem and after each block"
         )
+    wanted = {path: shapes[*path, "output"] for path in order}
     return {
-        path: jax.random.rademacher(
-            jax.random.fold_in(key, index), shapes[*path, "output"].shape, images.dtype
-        )
-        for index, path in enumerate(order)
+        path: jax.random.rademacher(jax.random.fold_in(key, index), like.shape, like.dtype)
+        for index, (path, like) in enumerate(wanted.items())
     }
 
 
@@ -162,7 +160,7 @@ def gradient_map(
         rows, columns = g_in.shape[1] // height, g_in.shape[2] // width
         g_in = g_in.reshape(n, height, rows, width, columns, -1).transpose(0, 1, 3, 2, 4, 5)
     left, right = g_in.reshape(n * height * width, -1), g_out.reshape(-1, channels)
-    return jnp.matmul(left.T, right, precision=lax.Precision.HIGHEST) / left.shape[0], same
+    return inner_products(left.T, right.T) / left.shape[0], same
 
 
 def block_statistics(network: Network, images: Images, signs: Signs) -> BlockStatistics:
