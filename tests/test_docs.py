@@ -173,7 +173,7 @@ def test_every_binary_of_a_page_is_run_by_a_test(tmp_path):
     kept = ROOT / "experiments" / "results" / "correlation_cifar100"
     here = {
         "score_your_own": tiny,
-        "precision": ["--scorers=naswot", "--dataset=digits", "--num_archs=2", *NET],
+        "precision": ["--scorers=naswot", "--dataset=digits", "--num_archs=3", *NET],
         "report": [f"--workdir={kept}", f"--out={tmp_path}/report.html"],
         "scorer_seconds": ["--dataset=digits", "--num_archs=2", "--scorers=params,snip", *NET],
     }
