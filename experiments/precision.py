@@ -89,7 +89,7 @@ def main() -> None:
     if flags.FLAGS["precision"].present:
         raise ValueError("--precision: this binary runs every type; leave the flag out")
     if scoring.NUM_ARCHS.value < 3:
-        raise ValueError(f"--num_archs={scoring.NUM_ARCHS.value}; allowed: 3 or more, to be ordered")
+        raise ValueError(f"--num_archs={scoring.NUM_ARCHS.value}; allowed: 3 or more")
     space = common.build_space(common.load_dataset())
     archs = scoring.architectures(space)
     masks = np.asarray(architecture_to_mask(archs, max(space.choices)))
