@@ -18,7 +18,7 @@ from rich.console import Console
 from experiments import flag_help
 from saboc_jax import data
 from saboc_jax.data import Dataset
-from saboc_jax.devices import cores, open_cores
+from saboc_jax.devices import SHARDS, cores, open_cores
 from saboc_jax.evaluate import Evaluator
 from saboc_jax.executors import Executor
 from saboc_jax.ntk.empirical import BATCH_NORMS, ENGINES
@@ -78,6 +78,13 @@ DEVICES = flags.DEFINE_string(
     "How many local devices share the scoring: a number, or all. A CPU has one for each core in "
     "binaries that score many architectures.",
 )
+SHARD = flags.DEFINE_enum(
+    "shard",
+    SHARDS[0],
+    SHARDS,
+    "What several devices share. architectures: each scores its own. images: all compute one NTK, "
+    "each of its own images; for large networks or batches.",
+)
 EXECUTOR = flags.DEFINE_enum(
     "executor",
     "local",
@@ -95,7 +102,7 @@ RAY_ADDRESS = flags.DEFINE_string(
 GPUS_PER_WORKER = flags.DEFINE_float(
     "gpus_per_worker", 0.0, "GPUs that each worker of --executor=ray reserves.", 0.0
 )
-ELSEWHERE = ("executor", "num_workers", "ray_address", "gpus_per_worker", "devices")
+ELSEWHERE = ("executor", "num_workers", "ray_address", "gpus_per_worker", "devices", "shard")
 """Flags that say where scores are computed: no part of what identifies a run."""
 DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Where data lies; else $SABOC_DATA_DIR, else TFDS's own place."
@@ -260,6 +267,7 @@ def build_evaluator(
         seeds=seeds,
         space_id=space_id(space),
         devices=devices(),
+        shard=SHARD.value,
         executor=build_executor(),
     )
 

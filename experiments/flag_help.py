@@ -16,6 +16,7 @@ GROUPS = {
     "Repetition": ("seed", "repeats"),
     "Devices and machines": (
         "devices",
+        "shard",
         "executor",
         "num_workers",
         "ray_address",

@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float
 from saboc_jax.backoff import Chunk, in_passes, is_out_of_memory
 from saboc_jax.devices import arranged, collected, find_devices, sharded, share_out, stacked
 from saboc_jax.executors import Executor
+from saboc_jax.ntk.sharded import check_divides
 from saboc_jax.precision import computing_in, enable_x64
 from saboc_jax.records import Request, Result, current_versions, request
 from saboc_jax.scorers.base import (
@@ -32,6 +33,7 @@ from saboc_jax.scorers.base import (
     labels_only,
     observe,
     on_space,
+    shared_by,
     split_apart,
 )
 from saboc_jax.spaces.base import architecture_to_mask
@@ -124,8 +126,10 @@ class Evaluator:
             their own, a search would fill the memory with them.
         pieces: compiled links of architectures that are chains (`saboc_jax.spaces.chain`); None:
             one program for each architecture.
-        devices: how many local devices share the jobs; None: all. Where architectures have
-            their own programs, the first runs them.
+        devices: how many local devices share the work; None: all.
+        shard: "architectures": the devices share the jobs, and the first alone runs those of
+            architectures that have their own programs. "images": jobs run one after another,
+            each on all devices; for scorers that observe nothing but NTKs.
         chunk: how much is computed at once; it shrinks where memory does not suffice. None: one
             job on one device, `PLACES` on each of several.
         executor: computes the jobs somewhere else (`saboc_jax.executors`); None: here.
@@ -145,6 +149,7 @@ class Evaluator:
     max_programs: int = 64
     pieces: Pieces | None = field(default_factory=Pieces)
     devices: int | None = None
+    shard: str = "architectures"
     chunk: Chunk | None = None
     executor: Executor | None = None
     counts: Counts = field(default_factory=Counts)
@@ -158,11 +163,15 @@ class Evaluator:
                 f"{len(self.keys)} keys and {len(self.batches)} batches; allowed: one of each "
                 "per repeat, at least one"
             )
+        self._devices = find_devices(self.devices)
+        shared_by(self.scorer, self.shard, len(self._devices))  # raises where it cannot
         for batch in self.batches:
             check_needs(self.scorer, batch)
+            if self.shard == "images":
+                check_divides(len(self._devices), batch.images.shape[0])
         self._versions = current_versions()
-        self._devices = find_devices(self.devices)
-        self._chunk = self.chunk = self.chunk or Chunk(PLACES if len(self._devices) > 1 else 1)
+        several = len(self._devices) > 1 and self.shard == "architectures"
+        self._chunk = self.chunk = self.chunk or Chunk(PLACES if several else 1)
         self.seeds = self.seeds or [str(number) for number in range(len(self.keys))]
 
     def evaluate(self, masks: Bool[Any, "b decisions options"]) -> Float[np.ndarray, "b repeats k"]:
@@ -243,8 +252,10 @@ class Evaluator:
 
     @property
     def at_once(self) -> int:
-        """Jobs of one program; where architectures have their own, or are measured: one."""
-        if self.space.program or any(split_apart(part)[1].observables for part in self._parts):
+        """Jobs of one program; where they have their own, share devices or are measured: one."""
+        if self.space.program or self.shard == "images":
+            return 1
+        if any(split_apart(part)[1].observables for part in self._parts):
             return 1
         return len(self._devices) * self._chunk.jobs
 
@@ -322,6 +333,7 @@ class Evaluator:
         scorer = combine(parts, "+".join(part.name for part in parts))
         own = self.space.program(jobs[0].mask) if self.space.program else None
         scorer = on_space(scorer, own, self.pieces) if own else scorer
+        scorer = shared_by(scorer, self.shard, len(self._devices))
         with computing_in(self.space.dtype):
             observed = self._observe(scorer, own, jobs)
         return [

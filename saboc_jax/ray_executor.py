@@ -64,8 +64,8 @@ class Worker:
 
 def setup_of(evaluator: Evaluator) -> dict[str, Any]:
     """The arguments that make the same evaluator in another process, without store or executor."""
-    names = ("space", "scorer", "keys", "dataset", "seeds", "space_id", "max_programs", "devices")
-    setup = {name: getattr(evaluator, name) for name in names}
+    names = ("space", "scorer", "keys", "dataset", "seeds", "space_id", "max_programs")
+    setup = {name: getattr(evaluator, name) for name in (*names, "devices", "shard")}
     setup["batches"] = [jax.tree.map(np.asarray, batch) for batch in evaluator.batches]
     return setup if evaluator.pieces is not None else setup | {"pieces": None}
 

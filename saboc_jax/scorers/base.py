@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from saboc_jax.devices import SHARDS, find_devices
 from saboc_jax.ntk.empirical import NTKOptions, empirical_ntks
 from saboc_jax.ntk.network import bind, parameter_predicate
 from saboc_jax.ntk.piecewise import piecewise_ntks
+from saboc_jax.ntk.sharded import sharded_ntks
 from saboc_jax.spaces.chain import Pieces
 from saboc_jax.types import (
     Batch,
@@ -42,12 +44,14 @@ class Kernels:
         rows: `Batch` fields whose kernels with the training images are wanted.
         pieces: where the space is a chain: run it link by link, each compiled once and kept
             here; None: one program.
+        devices: how many local devices share the images; with several it is one program.
     """
 
     space: SearchSpace
     options: NTKOptions
     rows: tuple[str, ...] = ()
     pieces: Pieces | None = field(default=None, compare=False, repr=False)
+    devices: int = 1
 
     @property
     def runs_apart(self) -> bool:
@@ -55,6 +59,7 @@ class Kernels:
         options = self.options
         return (
             self.pieces is not None
+            and self.devices == 1
             and self.space.chain is not None
             and options.engine in ("auto", "one_backward")
             and (options.batch_norm, options.outputs, options.chunk) == ("frozen", "sum", None)
@@ -71,7 +76,11 @@ class Kernels:
             )
         else:
             network = bind(self.space, draw_weights(self.space, key), gates)
-            kernels = empirical_ntks(network, batch.images, rows, self.options)
+            if self.devices == 1:
+                kernels = empirical_ntks(network, batch.images, rows, self.options)
+            else:
+                devices = find_devices(self.devices)
+                kernels = sharded_ntks(network, batch.images, rows, self.options, devices)
         return dict(zip(("images", *self.rows), kernels, strict=True))
 
     def covers(self, other: Any) -> bool:
@@ -99,6 +108,46 @@ def on_space(scorer: Scorer, space: SearchSpace, pieces: Pieces | None = None) -
 
     moved = {name: move(see) for name, see in scorer.observables.items()}
     return scorer._replace(observables=moved)
+
+
+def shared_by(scorer: Scorer, shard: str, devices: int) -> Scorer:
+    """The scorer as several devices share it: one of `saboc_jax.devices.SHARDS`.
+
+    Args:
+        scorer: any for "architectures", which leaves it as it is.
+        shard: "images": every kernel shares its images over the devices.
+        devices: how many local ones.
+
+    Raises:
+        ValueError: if there is no such way, or images are to be shared where anything is observed
+            but kernels of frozen batch norm in one backward pass.
+    """
+    if shard not in SHARDS:
+        raise ValueError(f"shard={shard!r}; allowed: {SHARDS}")
+    if shard != "images":
+        return scorer
+    parts = scorer.parts or (scorer,)
+    others = [p.name for p in parts if not all(map(_shares_images, p.observables.values()))]
+    if others:
+        raise ValueError(
+            f"scorers {others} cannot share images over devices; allowed: scorers that observe "
+            "nothing but NTKs, with batch_norm='frozen' and engine 'auto' or 'one_backward'"
+        )
+    kernels: dict[str, Any] = {
+        name: replace(see, devices=devices)
+        for name, see in scorer.observables.items()
+        if isinstance(see, Kernels)  # all are
+    }
+    return scorer._replace(observables=kernels)
+
+
+def _shares_images(see: object) -> bool:
+    """Is it a kernel whose images several devices can share?"""
+    return (
+        isinstance(see, Kernels)
+        and see.options.batch_norm == "frozen"
+        and see.options.engine in ("auto", "one_backward")
+    )
 
 
 def split_apart(scorer: Scorer) -> tuple[Scorer, Scorer]:
