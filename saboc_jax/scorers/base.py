@@ -1,6 +1,7 @@
 """What scorers share: weights from a key, observables computed once, direction and policy."""
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -90,6 +91,39 @@ class Kernels:
             and (self.space, self.options) == (other.space, other.options)
             and set(other.rows) <= set(self.rows)
         )
+
+
+def kernel_passes(options: NTKOptions, batches: int = 1) -> Passes:
+    """What the NTKs of that many batches cost, the training images among them.
+
+    Where images do not interact, one backward pass of a batch gives all its gradients. With batch
+    statistics, and by the engine "jacobian" always, each image has a pass of its own.
+    """
+    apart = options.batch_norm == "batch" or options.engine == "jacobian"
+    return Passes(batches, 0, batches) if apart else Passes(batches, batches)
+
+
+def params_option(params: Any) -> Any:
+    """What stands for a choice of parameters in `Scorer.options`.
+
+    A function at the top of a module is named by its place. Any other callable stands for
+    itself: no text tells it from others, so a store refuses it (`check_storable`).
+    """
+    if not inspect.isfunction(params) or "<" in params.__qualname__:
+        return params
+    return f"{params.__module__}:{params.__qualname__}"
+
+
+def check_storable(scorer: Scorer) -> None:
+    """Raises ValueError if an option has no text that tells it from others."""
+    for part in scorer.parts or (scorer,):
+        for name, value in part.options.items():
+            if callable(value):
+                raise ValueError(
+                    f"scorer {part.name!r}: {name}={value!r} cannot be kept in a store, where it "
+                    "would be mistaken for another; allowed: a name, or a function that is "
+                    "defined at the top of a module"
+                )
 
 
 def on_space(scorer: Scorer, space: SearchSpace, pieces: Pieces | None = None) -> Scorer:
@@ -260,9 +294,7 @@ def combine(scorers: Sequence[Scorer], name: str | None = None) -> Scorer:
         ),
         higher_is_better=tuple(up for s in scorers for up in s.higher_is_better),
         needs=frozenset().union(*(s.needs for s in scorers)),
-        passes=Passes(
-            sum(s.passes.forward for s in scorers), sum(s.passes.backward for s in scorers)
-        ),
+        passes=Passes(*(sum(kind) for kind in zip(*(s.passes for s in scorers), strict=True))),
         observables={
             f"{index}.{key}": see
             for index, s in enumerate(scorers)

@@ -24,7 +24,7 @@ from saboc_jax.scorers.activations import (
     redraw,
     relu_rule,
 )
-from saboc_jax.scorers.base import Kernels, require
+from saboc_jax.scorers.base import Kernels, kernel_passes, params_option, require
 from saboc_jax.types import (
     Batch,
     Diagnostics,
@@ -37,6 +37,7 @@ from saboc_jax.types import (
 
 Crops = Float[Array, "r size size 1"]
 MIN_CROPS = 2  # batch norm of one crop is constant
+CROPS = 3000  # as many as `data.draw` gives, and the paper takes
 
 
 def activation_codes(network: Network, crops: Crops) -> Bool[Array, "r units"]:
@@ -106,6 +107,11 @@ def thin_space(space: SearchSpace) -> SearchSpace:
     return space.thin_cell()
 
 
+def region_passes(others: Passes, batch_size: int) -> Passes:
+    """Other passes, and those of `CROPS` crops through the thin cell, in batches."""
+    return others._replace(forward=others.forward + max(1, CROPS // batch_size))
+
+
 def te_nas(
     space: SearchSpace,
     *,
@@ -152,7 +158,7 @@ def te_nas(
         metrics=("kappa", "regions"),
         higher_is_better=(False, True),
         needs=frozenset({"images", "crops"}),
-        passes=Passes(1, 1),
+        passes=region_passes(kernel_passes(options), batch_size),
         observables={
             "kernels": Kernels(space, options),
             "regions": LinearRegions(space, check_init(init), batch_size),
@@ -160,8 +166,9 @@ def te_nas(
         finish=finish,
         options={
             "batch_norm": batch_norm,
-            "params": params if isinstance(params, str) else "custom",
+            "params": params_option(params),
             "init": init,
             "batch_size": batch_size,
+            **guard,
         },
     )
