@@ -5,15 +5,17 @@ program for every architecture of the space, compiled ahead of time so that comp
 time are measured apart. What is read from it (eigenvalues, a regression) runs in float64 on
 the host: it is small, needs the precision, and GPUs are slow at it.
 
-Policy for bad architectures: one without a path from input to output, and one whose metrics
-are not all finite, has NaN in every metric of that repeat, is counted, and is ranked last by
-`saboc_jax.ranking`. It is never dropped.
+Policy for bad architectures: flagged, counted, ranked last by `saboc_jax.ranking`, never dropped.
+One without a path from input to output ("disconnected") has NaN in every metric. One with a
+metric that is not finite ("non_finite") keeps what its scorer gave: NaN, no value, ranks it last
+whatever its other metrics are; an infinity, which some definitions have as a value, ranks it last
+by that metric. What the store serves is counted by its flag there: a resumed run says the same.
 """
 
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +24,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from saboc_jax.backoff import Chunk, in_passes, is_out_of_memory
+from saboc_jax.counts import Counts as Counts
+from saboc_jax.counts import is_flagged
 from saboc_jax.devices import arranged, collected, find_devices, sharded, share_out, stacked
 from saboc_jax.executors import Executor
 from saboc_jax.ntk.sharded import check_divides
@@ -29,6 +33,7 @@ from saboc_jax.precision import computing_in, enable_x64
 from saboc_jax.records import Request, Result, current_versions, request
 from saboc_jax.scorers.base import (
     check_needs,
+    check_storable,
     combine,
     labels_only,
     observe,
@@ -60,44 +65,6 @@ class Job(NamedTuple):
     mask: Bool[np.ndarray, "decisions options"]
     name: tuple[str, int]
     rows: dict[str, Row]
-
-
-@dataclass
-class Counts:
-    """What an evaluator has done.
-
-    Attributes:
-        scored: (architecture, repeat) pairs that ran.
-        served: pairs found in memory or in the store.
-        disconnected: pairs not run, for no path joins input and output.
-        non_finite: pairs that ran and gave a metric that is not finite.
-        isomorphic: pairs whose score is that of another architecture of their class.
-        device_jobs: pairs that each of several devices ran; empty where there is one.
-        shrunk: what is computed at once since memory did not suffice; empty: it did.
-        compilations: scoring programs, or pieces of them, compiled.
-        compile_seconds: time of it.
-        run_seconds: time of running them.
-        stored_seconds: time that what the store served took when it ran.
-    """
-
-    scored: int = 0
-    served: int = 0
-    disconnected: int = 0
-    non_finite: int = 0
-    isomorphic: int = 0
-    device_jobs: list[int] = field(default_factory=list)
-    shrunk: str = ""
-    compilations: int = 0
-    compile_seconds: float = 0.0
-    run_seconds: float = 0.0
-    stored_seconds: float = 0.0
-
-    def add(self, other: "Counts") -> None:
-        """Adds what another process has done; its devices are its own."""
-        for each in fields(self):
-            if each.type in (int, float):
-                setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
-        self.shrunk = other.shrunk or self.shrunk
 
 
 def mask_text(mask: Bool[np.ndarray, "decisions options"], space: SearchSpace) -> str:
@@ -169,13 +136,15 @@ class Evaluator:
             check_needs(self.scorer, batch)
             if self.shard == "images":
                 check_divides(len(self._devices), batch.images.shape[0])
+        if self.store is not None:
+            check_storable(self.scorer)
         self._versions = current_versions()
         several = len(self._devices) > 1 and self.shard == "architectures"
         self._chunk = self.chunk = self.chunk or Chunk(PLACES if several else 1)
         self.seeds = self.seeds or [str(number) for number in range(len(self.keys))]
 
     def evaluate(self, masks: Bool[Any, "b decisions options"]) -> Float[np.ndarray, "b repeats k"]:
-        """Metrics of every mask and repeat, NaN where bad."""
+        """Metrics of every mask and repeat; see the module for the bad ones."""
         masks, repeats = np.asarray(masks, bool), range(len(self.keys))
         rows = self._rows([(mask, repeat) for mask in masks for repeat in repeats])
         return np.stack([scores for scores, _ in rows]).reshape(len(masks), len(repeats), -1)
@@ -194,6 +163,7 @@ class Evaluator:
 
     def keep_in(self, store: Store) -> None:
         """From now on results are kept in this store, and those in memory are forgotten."""
+        check_storable(self.scorer)
         self.store = store
         self._memory.clear()
 
@@ -234,6 +204,8 @@ class Evaluator:
             job = job._replace(rows=rows)
             if not missing:
                 self.counts.served += 1
+                self.counts.disconnected += is_flagged(rows, "disconnected")
+                self.counts.non_finite += is_flagged(rows, "non_finite")
                 self._remember(job, {})
                 self._tell()
             elif not self.space.is_connected(job.mask):
@@ -308,11 +280,11 @@ class Evaluator:
         seconds = time.perf_counter() - start - (self.counts.compile_seconds - before)
         self.counts.scored += len(jobs)
         self.counts.run_seconds += seconds
-        for rows in found:
-            bad = [row for row in rows.values() if not np.isfinite(row[0]).all()]
-            self.counts.non_finite += bool(bad)
-            for _, diagnostics in bad:
-                diagnostics["flag"] = "non_finite"
+        for job, rows in zip(jobs, found, strict=True):
+            for values, diagnostics in rows.values():
+                if not np.isfinite(values).all():
+                    diagnostics["flag"] = "non_finite"
+            self.counts.non_finite += is_flagged(job.rows | rows, "non_finite")
         return found, [seconds / len(jobs)] * len(jobs)
 
     def _take(
@@ -355,9 +327,9 @@ class Evaluator:
             part.name: (
                 own,
                 {
-                    name.removeprefix(f"{part.name}."): np.asarray(value)
+                    name.rpartition(".")[2]: np.asarray(value)
                     for name, value in notes.items()
-                    if name.startswith(f"{part.name}.")
+                    if name.rpartition(".")[0] == part.name
                 },
             )
             for part, own in zip(parts, np.split(np.asarray(scores), ends), strict=True)
