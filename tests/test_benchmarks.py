@@ -80,6 +80,11 @@ def test_lookup_by_text_indices_and_batches(made: benchmarks.Table) -> None:
     assert made.row([]).shape == (0,)
 
 
+def test_a_table_says_what_it_has(made: benchmarks.Table) -> None:
+    assert made.has("cifar100", "train") and made.has("cifar10", "12ep")
+    assert not made.has("cifar100", "train_100ep") and not made.has("cifar100", "12ep")
+
+
 def test_lookup_accepts_jax_arrays(made: benchmarks.Table) -> None:
     jnp = pytest.importorskip("jax.numpy")
     assert made.row(jnp.array([0, 0, 0, 0, 0, 3])) == 3
