@@ -154,8 +154,12 @@ def _row(net: str, name: str, program: str, ours: Any, theirs: Any) -> Row:
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     if ours.shape != theirs.shape:
         raise ValueError(f"{name} of net {net}: ours has shape {ours.shape}, theirs {theirs.shape}")
-    scale = np.abs(theirs).max()
-    error = float(np.abs(ours - theirs).max() / (scale if scale else 1.0))
+    finite = theirs[np.isfinite(theirs)]
+    scale = np.abs(finite).max(initial=0.0)
+    # Equal infinities have no difference: it would be NaN.
+    same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
+    apart = np.abs(np.where(same, 0.0, ours) - np.where(same, 0.0, theirs)).max(initial=0.0)
+    error = float(apart / (scale if scale else 1.0))
     norm = partial(np.linalg.norm) if ours.ndim else float
     return {
         "net": net,
