@@ -1,9 +1,9 @@
 """Flags and set-up that the binaries share."""
 
 import functools
-import inspect
 import json
 import os
+import re
 import shlex
 import sqlite3
 import sys
@@ -24,8 +24,8 @@ from saboc_jax.executors import Executor
 from saboc_jax.ntk.empirical import BATCH_NORMS, ENGINES
 from saboc_jax.ray_executor import RayExecutor
 from saboc_jax.records import current_versions
-from saboc_jax.scorers import MEASURED, SCORERS, make_scorer
-from saboc_jax.scorers.base import combine, load_factory
+from saboc_jax.scorers import MEASURED, SCORERS, variants
+from saboc_jax.scorers.base import combine
 from saboc_jax.spaces import SPACES, make_space
 from saboc_jax.spaces.dtype import DTYPES, in_dtype
 from saboc_jax.spaces.ops import INITIALISERS
@@ -200,21 +200,23 @@ def dtype_text(space: SearchSpace) -> str:
 
 def scorer_names(chosen: list[str]) -> list[str]:
     """The scorers of a flag; `all` are those that are no measurement."""
-    return sorted(set(SCORERS) - MEASURED) if chosen == ["all"] else chosen
+    everything = sorted(set(SCORERS) - MEASURED)
+    return [name for each in chosen for name in (everything if each == "all" else [each])]
 
 
 def build_scorer(names: Sequence[str], space: SearchSpace) -> Scorer:
-    """The scorer of a name, or several as one."""
+    """The scorer of a name, maybe with options (`saboc_jax.scorers.variants`), or several."""
     shared: dict[str, Any] = {"engine": NTK_ENGINE.value, "batch_norm": BATCH_NORM.value}
     if not names:
         raise ValueError(f"no scorers are named; allowed: {', '.join(sorted(SCORERS))}")
     timing = {"batch_size": LATENCY_BATCH.value or 1, "image_size": LATENCY_IMAGE_SIZE.value}
     scorers = []
-    for name in names:
-        known = inspect.signature(load_factory(SCORERS, name)).parameters
+    for text in names:
+        name = variants.split_variant(text)[0]
+        known = variants.options_of(name)
         options = {key: value for key, value in shared.items() if key in known}
         options |= timing if name == "latency" else {}
-        scorers.append(make_scorer(name, space, **options))
+        scorers.append(variants.make_variant(text, space, **options))
     return combine(scorers)
 
 
@@ -344,13 +346,18 @@ def open_workdir(path: str, settings: dict[str, Any]) -> Path:
                 f"--workdir={path} holds another run ({'; '.join(differing)}); "
                 "choose another --workdir"
             )
-    elif any(folder.iterdir()):
+    elif any(not _is_leftover(path) for path in folder.iterdir()):
         raise ValueError(
             f"--workdir={path} is not empty and not a run of ours; choose another --workdir"
         )
     else:
         write_json(record, settings)
     return folder
+
+
+def _is_leftover(path: Path) -> bool:
+    """Is it what `write_json` leaves of `settings.json` if it is killed?"""
+    return re.fullmatch(r"\.settings\.json\.\d+", path.name) is not None
 
 
 def read_json(path: Path) -> Any:

@@ -31,7 +31,7 @@ from saboc_jax.searchers.restrict import without_options
 from saboc_jax.significance import paired_difference
 from saboc_jax.spaces.isomorphism import representatives
 from saboc_jax.store import Store
-from saboc_jax.types import Architecture, Scorer, Searcher, SearchSpace
+from saboc_jax.types import Architecture, Ranking, Scorer, Searcher, SearchSpace
 
 SEEDS = flags.DEFINE_integer("seeds", 5, "Searches by each method; seeds count from --seed.", 1)
 OUT = flags.DEFINE_string("out", None, "Folder for the tables, and every run.")
@@ -40,6 +40,11 @@ STORE = flags.DEFINE_string("store", "runs/searches.sqlite", "Where scores are k
 OURS = "ntk_score"
 # AZ-NAS adds logarithms of ranks; all others add ranks.
 RANKINGS = {"az_nas": "log_rank"}
+
+
+def ranking_of(scorer: str) -> Ranking:
+    """How the authors of a scorer, or of one with options, make one rank of its metrics."""
+    return ranks.AGGREGATIONS[RANKINGS.get(scorer.partition(":")[0], "borda")]
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,7 @@ class Laboratory:
 
     def searcher(self, name: str, scorer: str, **options: Any) -> Searcher:
         """A searcher by name, with the ranking of the scorer's authors."""
-        options |= {"ranking": ranks.AGGREGATIONS[RANKINGS.get(scorer, "borda")]}
+        options |= {"ranking": ranking_of(scorer)}
         return searching.build_searcher(self.space, self.scorer(scorer), name, **options)
 
     def random_like_pruning(self, scorer: str, count: int) -> Searcher:
@@ -139,7 +144,7 @@ class Laboratory:
             self.scorer(scorer).higher_is_better,
             excluded=[names.index("none") for names in self.space.option_names],
             max_evaluations=count,
-            ranking=ranks.AGGREGATIONS[RANKINGS.get(scorer, "borda")],
+            ranking=ranking_of(scorer),
         )
 
     def run(self, name: str, searcher: Searcher, scorer: str, seed: int) -> Run:
