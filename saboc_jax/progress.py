@@ -7,6 +7,7 @@ file, a plain line on standard error about once a minute, so that a log tells wh
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TypeVar
 
 from rich.console import Console
@@ -92,6 +93,7 @@ def bar(
     total: int | None = None,
     console: Console | None = None,
     *,
+    live: bool = True,
     lines: bool = True,
     calm: bool = False,
 ) -> Iterator[Bar]:
@@ -102,12 +104,13 @@ def bar(
         total: steps in all; None: unknown, see `Bar.expect`.
         console: where the results are printed; the bar is drawn there if it is a terminal, so
             that what is printed stays above it, else on standard error.
-        lines: where no bar can be drawn, print a line a minute.
+        live: draw a bar where one can be drawn.
+        lines: where no bar is drawn, print a line a minute.
         calm: drawn anew only when it is told something, so that no thread disturbs what is timed.
     """
     errors = Console(stderr=True, highlight=False, markup=False)
     where = console if console is not None and _is_live(console) else errors
-    if not _is_live(where):
+    if not (live and _is_live(where)):
         yield Bar(what, total, None, errors if lines else None)
         return
     columns = (
@@ -128,7 +131,8 @@ def bar(
 
 
 def _is_live(console: Console) -> bool:
-    return console.is_terminal or console.is_jupyter
+    # Without ipywidgets a notebook has nothing to draw in, and rich warns.
+    return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
 
 
 def track(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from saboc_jax import charts
-from saboc_jax.report_page import Section, folded, page, plain, table, text
+from saboc_jax.report_page import Section, folded, page, plain, row, table, text
 from saboc_jax.report_sections import CURVES, curves, search, study, training
 
 Record = Mapping[str, Any]
@@ -62,9 +62,14 @@ def _several(runs: Mapping[str, tuple[Path, Mapping[str, Record]]]) -> str:
     sections = [("What differs and what came out", table(summary))]
     trained = {name: r["epochs"] for name, r in records.items() if _kind(r) == "training"}
     if len(trained) > 1:
-        for measure, label in CURVES.items():
-            both = {n: curves(epochs, f"test_{measure}") for n, epochs in trained.items()}
-            sections.append((f"Test {label}", charts.lines(both, ("epoch", label))))
+        plots = [
+            charts.lines(
+                {name: curves(epochs, f"test_{measure}") for name, epochs in trained.items()},
+                ("epoch", f"test {label}"),
+            )
+            for measure, label in CURVES.items()
+        ]
+        sections.append(("Loss and accuracy on test images", row(*plots)))
     for name, (folder, own) in runs.items():
         title, parts = _read(folder, own)
         inner = "".join(f"<h3>{text(head)}</h3>{body}" for head, body in parts)
@@ -143,9 +148,11 @@ def _differences(record: Record, records: Sequence[Record]) -> dict[str, Any]:
 def _outcome(record: Record) -> dict[str, Any]:
     kind = _kind(record)
     if kind == "training":
-        last = record["epochs"][-1]
-        best = {"best test_top1": max(line["test_top1"] for line in record["epochs"])}
-        return {name: value for name, value in last.items() if name != "seconds"} | best
+        epochs = record["epochs"]
+        last, best = epochs[-1], max(line["test_top1"] for line in epochs)
+        told = {"test top-1": last["test_top1"], "best test top-1": best}
+        told |= {"test top-5": last["test_top5"], "test loss": last["test_loss"]}
+        return told | {"train loss": last["train_loss"], "epochs": len(epochs)}
     if kind == "study":
         rows = record.get("rows", [])
         return {str(row["score"]): row["tau"] for row in rows if {"score", "tau"} <= set(row)}

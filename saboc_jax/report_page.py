@@ -122,3 +122,8 @@ def folded(summary: str, inner: str) -> str:
 def note(words: str) -> str:
     """A remark, in small grey letters."""
     return f'<p class="note">{text(words)}</p>'
+
+
+def row(*parts: str) -> str:
+    """Charts side by side, one below another where the page is narrow."""
+    return f'<div class="row">{"".join(parts)}</div>'

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from saboc_jax import charts
-from saboc_jax.report_page import Section, folded, note, picture, plain, table, text
+from saboc_jax.report_page import Section, folded, note, picture, plain, row, table, text
 
 CURVES = {"loss": "loss (nats)", "top1": "top-1 accuracy"}
 """Metrics of training that are drawn over epochs."""
@@ -24,7 +24,6 @@ _PICTURES = {
     "front.png": "Scores against cost, and the Pareto front",
 }
 _MOST_ROWS = 2000  # of the table of candidates
-_ROW = '<div class="row">{}</div>'
 
 
 # --- a search -------------------------------------------------------------------------------------
@@ -98,7 +97,7 @@ def _spectra(record: Mapping[str, Any]) -> list[Section]:
     words = "Largest first. A flat line is easy to train. Blue: what was found, a line a repeat."
     if others:
         words += f" Grey: {len(others)} others that were scored, spread evenly over the search."
-    return [("Eigenvalues of the kernel", _ROW.format(chart) + note(words))]
+    return [("Eigenvalues of the kernel", row(chart) + note(words))]
 
 
 def _candidates(folder: Path, record: Mapping[str, Any]) -> list[Section]:
@@ -116,7 +115,7 @@ def _candidates(folder: Path, record: Mapping[str, Any]) -> list[Section]:
     sections: list[Section] = []
     if plots := _scatters(values, names, supernet, texts == record["text"]):
         words = "Orange: found. " + ("Hollow: supernets." if supernet.any() else "")
-        sections.append(("Scores of all candidates", _ROW.format(plots) + note(words)))
+        sections.append(("Scores of all candidates", row(plots) + note(words)))
     kept = np.flatnonzero(~supernet)[:_MOST_ROWS]
     rows = [
         {"architecture": str(texts[i]), **{name: float(v[i]) for name, v in values.items()}}
@@ -167,7 +166,7 @@ def training(folder: Path, record: Mapping[str, Any]) -> list[Section]:
         if (folder / name).is_file():
             heading = _PICTURES[name].removesuffix(" that was found")
             sections.append((heading, picture(folder / name, heading)))
-    sections += [("Loss and accuracy", _ROW.format(plots)), ("Epochs", table(epochs))]
+    sections += [("Loss and accuracy", row(plots)), ("Epochs", table(epochs))]
     if recipe := record.get("recipe"):
         rows = [{"setting": name, "value": plain(value)} for name, value in recipe.items()]
         sections.append(("Recipe", folded(f"{len(rows)} settings of training", table(rows))))

@@ -156,8 +156,8 @@ def test_a_training_shows_curves_epochs_recipe_and_command(tmp_path):
 def test_trainings_are_compared_by_their_curves(tmp_path):
     folders = [make_training(tmp_path / "a"), make_training(tmp_path / "b", (0.2, 0.3))]
     page = report_html.compare(folders)
-    assert 'aria-label="top-1 accuracy over epoch"' in page
-    assert [row for row in parsed(page).rows if row[:2] == ["a", "0.4"]]
+    assert 'aria-label="test top-1 accuracy over epoch"' in page
+    assert ["a", "0.4", "0.4", "0.5", "0.9", "0.8333", "0.6667", "3"] in parsed(page).rows
     # One folder with two records that are no studies is a comparison as well.
     for folder in folders:
         (tmp_path / f"{folder.name}.json").write_text((folder / "result.json").read_text())
