@@ -6,7 +6,7 @@ centred labels, weights only) and scores the same random cells. Choose on one da
 
 Examples:
   python -m experiments.ablation --dataset=cifar10 --out=runs/ablation
-  python -m experiments.ablation --variants=base,C=8,onehot --num_archs=50
+  python -m experiments.ablation --variants='base,C=8,onehot labels' --num_archs=50
 """
 
 from collections.abc import Mapping
