@@ -7,9 +7,9 @@ import jax
 import numpy as np
 from absl import flags
 from rich.console import Console
-from rich.progress import Progress
 
 from experiments import common
+from saboc_jax import progress
 from saboc_jax.data import Dataset
 from saboc_jax.spaces.base import architecture_to_mask, sample_architectures
 from saboc_jax.spaces.isomorphism import distinct
@@ -89,12 +89,9 @@ def score_masks(
     batch_size: int | None = None,
 ) -> np.ndarray:
     """As `score`, of masks [n, decisions, options]."""
-    with Store(STORE.value) as store, Progress(console=console, transient=True) as bar:
-        task = bar.add_task(
-            f"{scorer.name} on {dataset.name}", total=len(masks) * common.REPEATS.value
-        )
-        advance = lambda: bar.advance(task)  # noqa: E731
-        evaluator = common.build_evaluator(dataset, space, scorer, store, advance, batch_size)
+    what, total = f"{scorer.name} on {dataset.name}", len(masks) * common.REPEATS.value
+    with Store(STORE.value) as store, progress.bar(what, total, console) as bar:
+        evaluator = common.build_evaluator(dataset, space, scorer, store, bar.advance, batch_size)
         scores = evaluator.evaluate(masks)
     counts, images = evaluator.counts, batch_size or common.BATCH_SIZE.value
     per_score = counts.run_seconds / max(counts.scored, 1)

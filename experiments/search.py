@@ -18,11 +18,9 @@ from rich.console import Console
 
 from experiments import common, search_report, searcher_flags, searching
 from saboc_jax import report_html
-from saboc_jax.ranking import AGGREGATIONS
 from saboc_jax.scorers import SCORERS
 from saboc_jax.spaces.isomorphism import representatives
 from saboc_jax.store import Store
-from saboc_jax.trajectory import Trajectory
 
 SCORER = flags.DEFINE_string(
     "scorer",
@@ -73,8 +71,7 @@ def main() -> None:
         f"{common.REPEATS.value} repeats, seed {common.SEED.value})"
     )
     known = searching.truth(space, dataset.name)
-    ranking = AGGREGATIONS[searching.RANKING.value]
-    trajectory = Trajectory(known[0], scorer.higher_is_better, ranking) if known else None
+    trajectory = searching.follow(space, scorer, known)
     with Store(STORE.value or folder / "scores.sqlite") as store:
         evaluator = common.build_evaluator(dataset, space, scorer, store)
         if stopwatch:
@@ -83,10 +80,9 @@ def main() -> None:
         start = time.perf_counter()
         found = searching.search(console, evaluator, searcher, allowed, trajectory)
         seconds = time.perf_counter() - start
-    summary = search_report.summarise(space, scorer, evaluator, found, seconds)
-    if trajectory and known:
-        trajectory.finish(found.arch)
-        summary["trajectory"] = searching.keep_trajectory(folder, trajectory, known[1])
+        summary = search_report.summarise(space, scorer, evaluator, found, seconds)
+    trajectory.finish(found.arch)
+    summary["trajectory"] = searching.keep_trajectory(folder, trajectory, known)
     search_report.show(console, space, summary)
     if stopwatch:
         summary["latency_ms"] = searching.latency_of(stopwatch)(found.arch)
@@ -95,7 +91,8 @@ def main() -> None:
         summary["pareto_front"] = searching.keep_front(console, folder, space, scorer, found, known)
     record = {"settings": settings, "time_budget": searching.TIME_BUDGET.value}
     common.write_json(folder / "result.json", {**record, **common.environment(), **summary})
-    search_report.draw(folder / "cell.png", space, np.asarray(found.arch))
+    common.write_json(folder / "candidates.json", search_report.candidates(space, scorer, found))
+    search_report.draw(folder, space, np.asarray(found.arch))
     report_html.write(folder)
     console.print(f"Kept in {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
 

@@ -13,6 +13,7 @@ from saboc_jax.api_results import Score
 from saboc_jax.budgets import Allows, Budget, budget_check, latency_of
 from saboc_jax.data import Dataset
 from saboc_jax.evaluate import Evaluator
+from saboc_jax.progress import bar
 from saboc_jax.scorers.base import combine
 from saboc_jax.scorers.variants import make_variant
 from saboc_jax.spaces import make_space
@@ -42,10 +43,13 @@ def score_all(
     scorers: Scorers,
     repeats: int,
     batch_size: int,
+    progress: bool,
 ) -> tuple[Scorer, list[Score]]:
     """The scorer, and the scores of every architecture."""
     evaluator = build_evaluator(space, images, key, scorers, repeats, batch_size)
-    return evaluator.scorer, [scored(evaluator, arch) for arch in archs]
+    with bar("scoring", len(archs) * repeats, live=progress, lines=False) as shown:
+        evaluator.on_score = shown.advance
+        return evaluator.scorer, [scored(evaluator, arch) for arch in archs]
 
 
 def scored(evaluator: Evaluator, arch: Architecture) -> Score:

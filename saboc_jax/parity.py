@@ -49,8 +49,14 @@ def load(path: str | Path) -> dict[str, np.ndarray]:
     return golden
 
 
-def compare(path: str | Path) -> tuple[list[Row], list[str]]:
+def compare(
+    path: str | Path, on_net: Callable[[int, int], None] | None = None
+) -> tuple[list[Row], list[str]]:
     """Computes every known quantity of a golden file.
+
+    Args:
+        path: the file.
+        on_net: called as `on_net(done, nets)` before every network.
 
     Returns:
         Rows (net, quantity, program, ours, theirs, error), and the quantities not known here.
@@ -68,7 +74,9 @@ def compare(path: str | Path) -> tuple[list[Row], list[str]]:
         space = nas_bench_201(meta["C"], meta["N"], meta["num_classes"], golden["x1"].shape[1:])
         gated = jax.jit(lambda variables, gates: _quantities(bind(space, variables, gates), arrays))
         summed: dict[str, Any] = {}
-        for index, net in meta["nets"].items():
+        for done, (index, net) in enumerate(meta["nets"].items()):
+            if on_net:
+                on_net(done, len(meta["nets"]))
             theirs = _theirs(golden, index, net)
             for program, ours in _programs(space, gated, arrays, golden, index, net["arch"]):
                 gradients = ours.pop("input_gradients")

@@ -4,9 +4,9 @@
         evaluator = Evaluator(space, scorer, keys, batches, executor=executor)
         scores = evaluator.evaluate(masks)
 
-Ray is an extra (`pip install 'saboc_jax[ray]'`) and is imported when an executor is made. Every
-node needs this package in the driver's versions: others are refused, for results are kept under
-the driver's.
+Ray is an extra (`pip install '.[ray]'` in the clone) and is imported when an executor is made.
+Every node needs this package in the driver's versions: others are refused, for results are kept
+under the driver's.
 
 **Bits.** XLA adds in an order that depends on its flags and on how many threads it has. Workers
 therefore get the driver's `JAX_*`, `XLA_*` and `NPROC` variables, and give the bits of the local
@@ -232,7 +232,7 @@ def _import_ray() -> ModuleType:
     try:
         import ray
     except ImportError as error:
-        raise ImportError("a Ray executor needs Ray: pip install 'saboc_jax[ray]'") from error
+        raise ImportError("a Ray executor needs Ray: pip install '.[ray]' in the clone") from error
     return ray
 
 

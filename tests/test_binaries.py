@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -44,6 +45,8 @@ def test_search_says_what_it_found(searched):
     assert result["settings"]["dataset"] == "digits"
     assert set(result["scores"]) == {"S_t", "S_e", "S_g"}
     assert "jax" in result["versions"]
+    assert (folder / "w" / "trajectory.png").stat().st_size > 5_000
+    assert len(result["spectra"]["found"]) == 1 and len(result["spectra"]["others"]) == 8
     assert (folder / "w" / "cell.png").stat().st_size > 10_000
     assert "digits" in done.stdout
     page = (folder / "w" / "report.html").read_text()
@@ -215,12 +218,15 @@ def test_search_between_objectives_within_a_budget(tmp_path):
     assert [row["macs"] for row in front] == sorted(row["macs"] for row in front)
     assert [row["params"] for row in front] == sorted(row["params"] for row in front)
     assert (tmp_path / "w" / "front.png").stat().st_size > 5000
+    assert re.search(r"evaluations: .*rank 1 of \d+ \(params [\d.e+]+\) would be", done.stdout)
+    page = (tmp_path / "w" / "report.html").read_text()
+    assert 'aria-label="params against macs"' in page  # a single metric
     if not os.environ.get("SABOC_DATA_DIR"):
         return
-    assert result["trajectory"][-1][0] == 40
+    assert result["trajectory"][-1]["evaluations"] == 40
     assert "evaluations: true accuracy" in done.stdout
     assert (tmp_path / "w" / "trajectory.png").stat().st_size > 5000
-    best = [point[1] for point in result["trajectory"]]
+    best = [point["best"] for point in result["trajectory"]]
     assert best == sorted(best)
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from experiments import common, correlate_report
 from experiments.paper import correlations
-from saboc_jax import correlation
+from saboc_jax import correlation, report_html
 from saboc_jax.report import results_table
 
 # SABoC-NAS, Section 5.2: (with test accuracy, with 100-epoch training accuracy).
@@ -58,6 +58,7 @@ def main() -> None:
     if correlations.OUT.value:
         correlate_report.write(Path(correlations.OUT.value), rows, "figure1")
         draw(rows, study.train_label).savefig(Path(correlations.OUT.value) / "figure1.png", dpi=110)
+        report_html.write(Path(correlations.OUT.value))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from rich.console import Console
 from experiments import common
 from experiments.paper import searches
 from experiments.paper.published import METHODS_3, TABLE_3
+from saboc_jax import progress
 from saboc_jax.store import Store
 
 METHODS = flags.DEFINE_list("methods", list(METHODS_3), "Scorers, by commas.")
@@ -30,8 +31,9 @@ def main() -> None:
         )  # fmt: skip
     console = Console(highlight=False)
     runs: list[searches.Run] = []
-    with Store(searches.STORE.value) as store:
-        laboratory = searches.Laboratory(store, console)
+    total = 2 * searches.SEEDS.value * len(METHODS.value)
+    with Store(searches.STORE.value) as store, progress.bar("searches", total, console) as bar:
+        laboratory = searches.Laboratory(store, console, bar)
         # The methods in turn within a seed, so that an unfinished study compares them all.
         for seed in range(common.SEED.value, common.SEED.value + searches.SEEDS.value):
             for scorer in METHODS.value:
