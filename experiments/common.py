@@ -109,14 +109,17 @@ DATA_DIR = flags.DEFINE_string(
 )
 
 
-def run(main: Callable[[], None], many_devices: bool = False) -> None:
+def run(main: Callable[[], None], many_devices: bool = False, unread: Sequence[str] = ()) -> None:
     """Runs a binary; bad input ends it with one line instead of a traceback.
 
     Args:
         main: the binary.
         many_devices: it scores many architectures, so that each core of a CPU shall be a device
             without being asked.
+        unread: flags of this module that it does not read: it has none of that name.
     """
+    for name in unread:
+        delattr(flags.FLAGS, name)
 
     def guarded(arguments: Sequence[str]) -> None:
         if len(arguments) > 1:
@@ -126,7 +129,8 @@ def run(main: Callable[[], None], many_devices: bool = False) -> None:
         console = Console(stderr=True, highlight=False, markup=False)
         try:
             number = devices()
-            if EXECUTOR.value == "local" and (number or many_devices):
+            here = "executor" in unread or EXECUTOR.value == "local"
+            if here and (number or many_devices):
                 open_cores(min(number, cores()) if number else cores())
             main()
         except (ValueError, OSError, ImportError, sqlite3.Error) as error:

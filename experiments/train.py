@@ -29,7 +29,7 @@ def main() -> None:
     dataset = common.load_dataset()
     recipe = training.recipe(RECIPE.value, EPOCHS.value, TRAIN_BATCH.value)
     space = training.space(dataset, recipe, common.SPACE.value)
-    settings = common.flag_values()
+    settings = training.identity(dataset, recipe)
     folder = common.open_workdir(WORKDIR.value, settings)
     arch = space.from_string(ARCHITECTURE.value)
     console.print(f"{space.to_string(arch)}: {space.cost(arch)}")
@@ -64,4 +64,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    common.run(main)
+    common.set_defaults(channels=None, cells=None)  # the recipe's
+    common.run(main, unread=training.SCORING)

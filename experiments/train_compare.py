@@ -49,8 +49,8 @@ def train_all(console: Console, texts: list[str]) -> dict[tuple[str, int], dict[
     """The last metrics of every cell and seed."""
     dataset, recipe = common.load_dataset(), settings()
     # What says which cells are trained, and how often, may differ: every run has its own folder.
-    chosen = common.flag_values("archs", "number", "searches", "seed", "seeds", "out")
-    folder = common.open_workdir(WORKDIR.value, chosen)
+    chosen = ("archs", "number", "searches", "seed", "seeds", "out")
+    folder = common.open_workdir(WORKDIR.value, training.identity(dataset, recipe, *chosen))
     own, held_out = (
         training.shrunk(training.examples(dataset, split, count), SHRINK.value)
         for split, count in (("train", EXAMPLES.value), ("test", None))
@@ -101,4 +101,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    common.run(main)
+    common.set_defaults(channels=None, cells=None)  # the recipe's
+    common.run(main, unread=("space", *training.SCORING))

@@ -17,6 +17,27 @@ from saboc_jax.train import Examples, make_trainer
 from saboc_jax.train_run import run
 from saboc_jax.types import Architecture, SearchSpace
 
+SCORING = (
+    *("init", "batch_size", "repeats", "ntk_engine", "batch_norm"),
+    *("latency_batch", "latency_image_size"),
+    *("executor", "num_workers", "ray_address", "gpus_per_worker"),
+)
+"""Flags of scoring, which binaries that train do not have."""
+
+MIN_DARTS_CELLS = 3  # cells at one and two thirds are reduction cells
+
+
+def identity(dataset: Dataset, settings: Recipe, *ignored: str) -> dict[str, Any]:
+    """What identifies a training: its flags, and what they stand for where they say it not."""
+    stands_for = {
+        "dataset": dataset.name,
+        "channels": settings.channels,
+        "cells": settings.cells,
+        "epochs": settings.epochs,
+        "train_batch_size": settings.batch_size,
+    }
+    return common.flag_values(*ignored) | stands_for
+
 
 def recipe(name: str, epochs: int | None = None, batch_size: int | None = None) -> Recipe:
     """A recipe with the flags' changes; --channels and --cells count where they are given."""
@@ -36,8 +57,16 @@ def space(dataset: Dataset, settings: Recipe, name: str) -> SearchSpace:
     """The space with the recipe's network; ResNets bring their own widths and depth.
 
     That of DARTS has its auxiliary head on images of 32 x 32 pixels only.
+
+    Raises:
+        ValueError: if so few cells of DARTS are all reduction cells.
     """
     if name == "darts":
+        if settings.cells < MIN_DARTS_CELLS:
+            raise ValueError(
+                f"cells={settings.cells}; allowed: {MIN_DARTS_CELLS} or more in space 'darts', for "
+                "fewer are reduction cells only (--recipe=darts_quick, or --cells)"
+            )
         scored = make_space(name, num_classes=dataset.num_classes, image_shape=dataset.image_shape)
         auxiliary = settings.auxiliary_weight > 0 and dataset.image_shape[:2] == (32, 32)
         return trained(scored, settings.channels, settings.cells, auxiliary)

@@ -129,6 +129,22 @@ QUICK = replace(
 )
 """`python -m experiments.train --recipe=quick --architecture=...`."""
 
+DARTS_QUICK = replace(
+    DARTS,
+    epochs=5,
+    batch_size=64,
+    warmup_epochs=1,
+    channels=8,
+    cells=4,
+    source="ours: minutes on a CPU; two normal and two reduction cells, the rest as `darts`",
+)
+"""`python -m experiments.train --recipe=darts_quick --space=darts --architecture=...`."""
+
+RESNET_QUICK = replace(
+    RESNET, epochs=5, warmup_epochs=1, source="ours: minutes on a CPU; the rest as `resnet`"
+)
+"""`python -m experiments.train --recipe=resnet_quick --space=resnet --architecture=...`."""
+
 TINY = replace(QUICK, epochs=2, channels=4, augmentation=Augmentation(), source="ours: seconds")
 """`python -m experiments.train --recipe=tiny --dataset=digits --architecture=...`."""
 
@@ -138,6 +154,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "darts": DARTS,
         "resnet": RESNET,
         "quick": QUICK,
+        "darts_quick": DARTS_QUICK,
+        "resnet_quick": RESNET_QUICK,
         "tiny": TINY,
     }
 )

@@ -1,14 +1,16 @@
 """A training run on disk: orbax checkpoints, metrics as JSON lines and for TensorBoard.
 
 What is written when, so that a kill at any moment loses less than an epoch: first the line of
-the epoch, then its checkpoint. On resuming, lines after the checkpoint are dropped and written
-again. Orbax and tensorboardX are imported when a run begins, for they are slow.
+the epoch, then its checkpoint, then its TensorBoard events. On resuming, lines after the
+checkpoint are dropped, and one new file of events holds the epochs before it. Orbax and
+tensorboardX are imported when a run begins, for they are slow.
 """
 
 import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +45,16 @@ def run(
     import orbax.checkpoint as ocp
 
     options = ocp.CheckpointManagerOptions(max_to_keep=2)
-    with ocp.CheckpointManager((folder / "checkpoints").absolute(), options=options) as manager:
+    with (
+        ocp.CheckpointManager((folder / "checkpoints").absolute(), options=options) as manager,
+        closing(open_events(folder / "tensorboard")) as writer,
+    ):
         state = trainer.init()
         last = manager.latest_step()
         if last is not None:
             state = manager.restore(last, args=ocp.args.StandardRestore(state))
         lines = _keep_lines(folder / METRICS, 0 if last is None else last)
+        write_events(writer, lines)
         for epoch in range(len(lines), epochs):
             start = time.perf_counter()
             state, line = one_epoch(trainer, state, epoch, held_out)
@@ -58,9 +64,9 @@ def run(
                 file.write(json.dumps(line) + "\n")
             manager.save(epoch + 1, args=ocp.args.StandardSave(state))
             manager.wait_until_finished()
+            write_events(writer, [line])
             if on_epoch:
                 on_epoch(line)
-    write_tensorboard(folder, lines)
     return state, lines
 
 
@@ -103,15 +109,25 @@ def _keep_lines(path: Path, count: int) -> list[dict[str, Any]]:
     return lines
 
 
-def write_tensorboard(folder: Path, lines: list[dict[str, Any]]) -> None:
-    """Writes the whole run as TensorBoard events, in place of earlier ones."""
-    from tensorboardX import SummaryWriter
+def open_events(folder: Path) -> Any:
+    """A new file of TensorBoard events, in place of those of an earlier process."""
+    from tensorboardX.event_file_writer import EventsWriter  # SummaryWriter does not flush at once
 
-    logs = folder / "tensorboard"
-    for old in logs.glob("events.*"):
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("events.*"):
         old.unlink()
-    with SummaryWriter(str(logs)) as writer:
-        for line in lines:
-            for name, value in line.items():
-                if name != "epoch":
-                    writer.add_scalar(name.replace("_", "/", 1), value, line["epoch"])
+    return EventsWriter(str(folder / "events"))
+
+
+def write_events(writer: Any, lines: list[dict[str, Any]]) -> None:
+    """Writes epochs for TensorBoard, to the disk."""
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.summary import scalar
+
+    for line in lines:
+        for name, value in line.items():
+            if name != "epoch":
+                summary = scalar(name.replace("_", "/", 1), value)
+                event = Event(wall_time=time.time(), step=line["epoch"], summary=summary)
+                writer.write_event(event)
+    writer.flush()

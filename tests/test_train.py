@@ -7,17 +7,21 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import optax
 import pytest
 from flax import linen as nn
+from tensorboardX.proto import event_pb2
 
-from saboc_jax import augment
+from experiments import training
+from saboc_jax import augment, train_run
 from saboc_jax.augment import Augmentation
 from saboc_jax.recipes import RECIPES, TINY
-from saboc_jax.train import Examples, learning_rate, make_trainer, optimiser
+from saboc_jax.spaces.darts_cells import from_genotype, make_genotype
+from saboc_jax.train import Examples, State, Trainer, learning_rate, make_trainer, optimiser
 
 CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|skip_connect~0|avg_pool_3x3~1|none~2|"
 
@@ -224,9 +228,112 @@ def test_resumes_to_the_same_bits_after_a_kill(tmp_path):
     assert measured(killed) == measured(whole)
     assert len(measured(whole)) == 6
     assert len(list((killed / "tensorboard").glob("events.*"))) == 1
+    # `auto` stands for the dataset that it finds.
+    done = finish(killed, "--dataset=auto", f"--data_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    settings = json.loads((killed / "settings.json").read_text())
+    assert (settings["dataset"], settings["channels"], settings["cells"]) == ("digits", 2, 1)
+    assert not {"init", "batch_size", "repeats", "batch_norm"} & set(settings)
     done = finish(killed, "--seed=1")
     assert done.returncode == 1
     assert "seed: 0 there, 1 now" in " ".join(done.stderr.split())
+
+
+def events(folder):
+    """{name: [(epoch, value)]} of the one file of TensorBoard events, in the order of writing."""
+    (path,) = folder.glob("events.*")
+    data, found, place = path.read_bytes(), {}, 0
+    while place < len(data):
+        size = int.from_bytes(data[place : place + 8], "little")
+        event = event_pb2.Event.FromString(data[place + 12 : place + 12 + size])
+        for value in event.summary.value:
+            found.setdefault(value.tag, []).append((event.step, value.simple_value))
+        place += 12 + size + 4  # length and its checksum before, checksum after
+    return found
+
+
+def counting_trainer():
+    """A trainer whose metrics are what its state has counted."""
+    state = State({"w": np.zeros(2, np.float32)}, {}, {}, np.zeros((), np.int32))
+
+    def train_epoch(state, epoch):
+        return state._replace(step=state.step + 1), {"loss": 1.0 / (epoch + 1)}
+
+    return Trainer(
+        lambda: state, train_epoch, lambda state, examples: {"top1": float(state.step) / 8}
+    )
+
+
+def test_tensorboard_has_every_epoch_once_and_at_once(tmp_path):
+    seen = []
+
+    def look(line):
+        seen.append(len(events(tmp_path / "tensorboard")["test/top1"]))
+
+    train_run.run(counting_trainer(), blobs(), 2, tmp_path, look)
+    train_run.run(counting_trainer(), blobs(), 4, tmp_path, look)
+    assert seen == [1, 2, 3, 4]
+    train_run.run(counting_trainer(), blobs(), 4, tmp_path, look)
+    found = events(tmp_path / "tensorboard")
+    assert found["test/top1"] == [(1, 0.125), (2, 0.25), (3, 0.375), (4, 0.5)]
+    assert found["train/loss"] == [(n, pytest.approx(1 / n)) for n in (1, 2, 3, 4)]
+    assert set(found) == {"train/loss", "test/top1", "seconds"}
+
+
+def test_mixup_by_hand():
+    images = np.arange(4 * 2 * 2, dtype=np.float32).reshape(4, 2, 2, 1)
+    kinds, how = np.array([0, 1, 2, 1]), Augmentation(mixup=0.4)
+    mixed, labels = augment.augment(augment.generator(3, 1), images, kinds, 3, how)
+    draws = augment.generator(3, 1)
+    share, order = draws.beta(0.4, 0.4), draws.permutation(4)
+    assert 0 < share < 1 and (order != np.arange(4)).any()
+    for place, partner in enumerate(order):
+        expected = share * images[place] + (1 - share) * images[partner]
+        np.testing.assert_allclose(mixed[place], expected, rtol=1e-6)
+        row = np.zeros(3)
+        row[kinds[place]] += share
+        row[kinds[partner]] += 1 - share
+        np.testing.assert_allclose(labels[place], row, rtol=1e-6)
+
+
+def few_images():
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(24, 32, 32, 3)).astype(np.float32)
+    return Examples(images, (np.arange(24) % 10).astype(np.int32))
+
+
+def small_space(name, **changes):
+    dataset = SimpleNamespace(num_classes=10, image_shape=(32, 32, 3))
+    recipe = replace(RECIPES[f"{name}_quick"], epochs=1, warmup_epochs=0, batch_size=8, **changes)
+    return training.space(dataset, recipe, name), recipe
+
+
+def test_a_quick_recipe_trains_both_cells_of_darts_with_its_auxiliary_head():
+    space, recipe = small_space("darts", channels=2, cells=3)
+    edges = (("sep_conv_3x3", 0), ("skip_connect", 1), *[("none", 0), ("max_pool_3x3", 1)] * 3)
+    arch = from_genotype(make_genotype(edges, edges))
+    own = few_images()
+    trainer = make_trainer(space.specialise(arch), own, 10, recipe, 0)
+    start = trainer.init()
+    assert recipe.drop_path and {"cells_0", "cells_1", "cells_2", "auxiliary"} <= set(start.params)
+    state, _ = trainer.train_epoch(start, 0)
+    for name in ("cells_0", "cells_2", "auxiliary"):
+        changed = jax.tree.map(lambda a, b: (a != b).any(), start.params[name], state.params[name])
+        assert any(jax.tree.leaves(changed)), name
+    assert np.isfinite(trainer.evaluate(state, own)["loss"])
+    with pytest.raises(ValueError, match="cells=2; allowed: 3 or more"):
+        small_space("darts", cells=2)
+    assert RECIPES["darts_quick"].cells == 4
+
+
+def test_a_quick_recipe_trains_a_resnet():
+    space, recipe = small_space("resnet")
+    text = "SuperConvK3BNRELU(3,8,1,1)SuperResK3K3(8,8,2,8,1)SuperConvK1BNRELU(8,8,1,1)"
+    own = few_images()
+    trainer = make_trainer(space.specialise(space.from_string(text)), own, 10, recipe, 0)
+    state, metrics = trainer.train_epoch(trainer.init(), 0)
+    assert int(state.step) == 3 and recipe.augmentation.mixup
+    assert np.isfinite([metrics["loss"], trainer.evaluate(state, own)["loss"]]).all()
 
 
 def test_recipes_name_their_source():

@@ -29,6 +29,7 @@ from saboc_jax.types import (
     Batch,
     Diagnostics,
     Gates,
+    Observable,
     Passes,
     PRNGKey,
     Scorer,
@@ -102,14 +103,36 @@ def thin_space(space: SearchSpace) -> SearchSpace:
     if space.thin_cell is None:
         raise ValueError(
             f"space {space.name!r} has no thin cell to count linear regions of; allowed: spaces "
-            "whose `thin_cell` is not None"
+            "whose `thin_cell` is not None, or regions=False"
         )
     return space.thin_cell()
 
 
-def region_passes(others: Passes, batch_size: int) -> Passes:
+def region_passes(others: Passes, wanted: bool, batch_size: int) -> Passes:
     """Other passes, and those of `CROPS` crops through the thin cell, in batches."""
-    return others._replace(forward=others.forward + max(1, CROPS // batch_size))
+    more = max(1, CROPS // batch_size) if wanted else 0
+    return others._replace(forward=others.forward + more)
+
+
+def region_observables(
+    space: SearchSpace, wanted: bool, init: str | None, batch_size: int
+) -> dict[str, Observable]:
+    """{"regions": the observable}, or nothing where linear regions are not wanted.
+
+    Raises:
+        ValueError: if they are wanted and the space has no thin cell, or there is no such
+            initialiser.
+    """
+    init = check_init(init)
+    if not wanted:
+        return {}
+    thin_space(space)
+    return {"regions": LinearRegions(space, init, batch_size)}
+
+
+def region_options(wanted: bool, init: str | None, batch_size: int) -> dict[str, Any]:
+    """What the record says of the regions: how they are counted, or that they are not."""
+    return {"init": init, "batch_size": batch_size} if wanted else {"regions": False}
 
 
 def te_nas(
@@ -122,8 +145,12 @@ def te_nas(
     init: str | None = None,
     batch_size: int = 1000,
     precision: float | None = None,
+    regions: bool = True,
 ) -> Scorer:
     """Kappa (lower is better) and linear regions (higher is better).
+
+    Without regions it is kappa alone, for spaces without a thin cell; Zen-NAS's search by TE-NAS
+    is kappa alone, too.
 
     Deviation: batch norm in the NTK is frozen by default, see `ntk_score`; a smallest
     eigenvalue that is noise makes kappa infinite, where the released code lets a negative kappa
@@ -138,37 +165,35 @@ def te_nas(
         init: of the thin cell, a name in `ops.INITIALISERS`; None: the space's own.
         batch_size: crops that share batch-norm statistics.
         precision: see `spectrum.condition_number`; None: its default.
+        regions: False: kappa alone.
 
     Raises:
-        ValueError: if an option does not exist or the space has no thin cell.
+        ValueError: if an option does not exist, or regions are wanted of a space without a thin
+            cell.
     """
     options = check_options(NTKOptions(engine, params, "sum", batch_norm, 1, chunk))
-    thin_space(space)
+    counted = region_observables(space, regions, init, batch_size)
     guard = {} if precision is None else {"precision": precision}
 
     def finish(
         observed: Mapping[str, Any], gates: Gates, batch: Batch
-    ) -> tuple[Float[Array, "2"], Diagnostics]:
+    ) -> tuple[Float[Array, " k"], Diagnostics]:
         values = spectrum.decompose(observed["kernels"]["images"]).values
         kappa = spectrum.condition_number(values, **guard)
-        return jnp.stack([kappa, observed["regions"]]), {"eigenvalues": values}
+        return jnp.stack([kappa, *(observed[name] for name in counted)]), {"eigenvalues": values}
 
     return Scorer(
         name="te_nas",
-        metrics=("kappa", "regions"),
-        higher_is_better=(False, True),
-        needs=frozenset({"images", "crops"}),
-        passes=region_passes(kernel_passes(options), batch_size),
-        observables={
-            "kernels": Kernels(space, options),
-            "regions": LinearRegions(space, check_init(init), batch_size),
-        },
+        metrics=("kappa", *counted),
+        higher_is_better=(False, *(True for _ in counted)),
+        needs=frozenset({"images", "crops"} if regions else {"images"}),
+        passes=region_passes(kernel_passes(options), regions, batch_size),
+        observables={"kernels": Kernels(space, options), **counted},
         finish=finish,
         options={
             "batch_norm": batch_norm,
             "params": params_option(params),
-            "init": init,
-            "batch_size": batch_size,
+            **region_options(regions, init, batch_size),
             **guard,
         },
     )

@@ -12,12 +12,9 @@ from jaxtyping import Array, Float
 
 from saboc_jax.ntk import regression, spectrum
 from saboc_jax.ntk.empirical import NTKOptions, check_options
-from saboc_jax.scorers.activations import check_init
 from saboc_jax.scorers.base import Kernels, kernel_passes, params_option, require
-from saboc_jax.scorers.te_nas import LinearRegions, region_passes, thin_space
+from saboc_jax.scorers.te_nas import region_observables, region_options, region_passes
 from saboc_jax.types import Batch, Diagnostics, Gates, Scorer, SearchSpace
-
-METRICS = ("kappa", "regions", "mse")
 
 
 def regression_error(
@@ -57,8 +54,11 @@ def teg_nas(
     jitter: float = 0.0,
     init: str | None = None,
     batch_size: int = 1000,
+    regions: bool = True,
 ) -> Scorer:
     """Kappa and mse (lower is better), linear regions (higher is better).
+
+    Without regions it is kappa and mse, for spaces without a thin cell.
 
     Deviations: "cells" are the searched cells, where the released code's choice by name also
     takes the reduction blocks between them; a singular kernel gives NaN, which ranks last, where
@@ -74,18 +74,20 @@ def teg_nas(
         jitter: see `regression_error`.
         init: of the thin cell, a name in `ops.INITIALISERS`; None: the space's own.
         batch_size: crops that share batch-norm statistics.
+        regions: False: kappa and mse alone.
 
     Raises:
-        ValueError: if an option does not exist or the space has no thin cell.
+        ValueError: if an option does not exist, or regions are wanted of a space without a thin
+            cell.
     """
     options = check_options(NTKOptions(engine, params, "sum", batch_norm, 1, chunk))
-    thin_space(space)
+    counted = region_observables(space, regions, init, batch_size)
     if jitter < 0:
         raise ValueError(f"jitter={jitter}; allowed: 0 or more")
 
     def finish(
         observed: Mapping[str, Any], gates: Gates, batch: Batch
-    ) -> tuple[Float[Array, "3"], Diagnostics]:
+    ) -> tuple[Float[Array, " k"], Diagnostics]:
         values = spectrum.decompose(observed["kernels"]["images"]).values
         targets = regression.encode_labels(batch.labels, space.num_classes)
         test_targets = regression.encode_labels(require(batch, "test_labels"), space.num_classes)
@@ -94,21 +96,24 @@ def teg_nas(
             cells["images"], cells["test_images"], targets, test_targets, jitter
         )
         kappa = spectrum.condition_number(values)
-        return jnp.stack([kappa, observed["regions"], error]), {"eigenvalues": values}
+        scores = [kappa, *(observed[name] for name in counted), error]
+        return jnp.stack(scores), {"eigenvalues": values}
 
     return Scorer(
         name="teg_nas",
-        metrics=METRICS,
-        higher_is_better=(False, True, False),
-        needs=frozenset({"images", "labels", "test_images", "test_labels", "crops"}),
+        metrics=("kappa", *counted, "mse"),
+        higher_is_better=(False, *(True for _ in counted), False),
+        needs=frozenset(
+            {"images", "labels", "test_images", "test_labels", *(["crops"] if regions else [])}
+        ),
         # Over the same parameters, one kernel of the training images serves both.
         passes=region_passes(
-            kernel_passes(options, 2 if error_params == params else 3), batch_size
+            kernel_passes(options, 2 if error_params == params else 3), regions, batch_size
         ),
         observables={
             "kernels": Kernels(space, options),
             "cell_kernels": Kernels(space, options._replace(params=error_params), ("test_images",)),
-            "regions": LinearRegions(space, check_init(init), batch_size),
+            **counted,
         },
         finish=finish,
         options={
@@ -116,7 +121,6 @@ def teg_nas(
             "params": params_option(params),
             "error_params": params_option(error_params),
             "jitter": jitter,
-            "init": init,
-            "batch_size": batch_size,
+            **region_options(regions, init, batch_size),
         },
     )
