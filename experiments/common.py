@@ -220,6 +220,8 @@ def build_scorer(names: Sequence[str], space: SearchSpace) -> Scorer:
         known = variants.options_of(name)
         options = {key: value for key, value in shared.items() if key in known}
         options |= timing if name == "latency" else {}
+        if "regions" in known and space.thin_cell is None:
+            options["regions"] = False  # its other metrics
         scorers.append(variants.make_variant(text, space, **options))
     return combine(scorers)
 

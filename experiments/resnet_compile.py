@@ -59,7 +59,7 @@ def main() -> None:
     batch = data.draw(dataset, key, common.BATCH_SIZE.value, needs=scorer.needs)
     pieces = Evaluator(space, scorer, [key], [batch])
     searcher = resnets.build_searcher(
-        space, scorer.higher_is_better, MAX_WIDTH.value, STEPS.value, min(256, STEPS.value)
+        space, scorer.higher_is_better, STEPS.value, min(256, STEPS.value)
     )
     allows = resnets.zen_budget(space)
     rows: list[dict[str, float]] = []

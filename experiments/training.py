@@ -1,5 +1,6 @@
 """Training of architectures of a space, shared by the binaries and studies."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -77,6 +78,21 @@ def space(dataset: Dataset, settings: Recipe, name: str) -> SearchSpace:
         image_shape=dataset.image_shape,
         **({} if name == "resnet" else sized),
     )
+
+
+def command(kind: str, dataset: str, run: str, text: str) -> str:
+    """The command that trains an architecture as its paper does.
+
+    Args:
+        kind: of the space, and of the recipe.
+        dataset: that it was searched on; CIFAR-10 in place of images that are not CIFAR's.
+        run: what distinguishes its folder.
+        text: the architecture.
+    """
+    dataset = dataset if dataset in ("cifar10", "cifar100") else "cifar10"
+    words = ["python", "-m", "experiments.train", f"--space={kind}", f"--recipe={kind}"]
+    folder = f"--workdir=runs/{kind}-{run}-{dataset}"
+    return shlex.join([*words, f"--dataset={dataset}", folder, f"--architecture={text}"])
 
 
 def examples(dataset: Dataset, split: str, count: int | None = None) -> Examples:

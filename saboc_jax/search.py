@@ -80,8 +80,9 @@ def pruning_options(space: SearchSpace, allows: Allows | None) -> dict[str, Any]
 
 def evolution_options(space: SearchSpace, factory: Callable[..., Searcher]) -> dict[str, Any]:
     """What a searcher must know of a space to breed in it; {} if it does not mutate."""
-    mutates = "mutate" in inspect.signature(factory).parameters
-    return space.evolution() if space.evolution and mutates else {}
+    known = inspect.signature(factory).parameters
+    options = space.evolution() if space.evolution and "mutate" in known else {}
+    return {name: value for name, value in options.items() if name in known}
 
 
 def evaluations(history: list[Step]) -> int:

@@ -114,8 +114,8 @@ class SearchSpace(NamedTuple):
             there are none.
         cheapest: `cheapest(mask, quantity)` gives a member of a supernet that costs least, by a
             field of `Cost`; None: the cheapest option of each decision by itself makes it.
-        evolution: `evolution()` gives options of evolution (`start`, `mutate`) without which it
-            makes no sense here; None: there are none.
+        evolution: `evolution()` gives options of evolution (`start`, `mutate`, `mutate_start`)
+            without which it makes no sense here; None: there are none.
         dtype: the floating-point type that its networks compute in (`saboc_jax.spaces.dtype`).
     """
 

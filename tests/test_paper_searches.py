@@ -9,9 +9,10 @@ import sys
 import numpy as np
 import pytest
 
-from experiments.paper.published import METHODS_3, TABLE_3, TABLE_4, TABLE_6
+from experiments.paper.published import METHODS_3, TABLE_3, TABLE_4, TABLE_5, TABLE_6
 from saboc_jax.scorers import SCORERS
 from saboc_jax.spaces import darts_costs
+from saboc_jax.spaces import resnet_encoding as encoding
 from saboc_jax.spaces.darts_codec import read_genotype
 
 
@@ -129,6 +130,24 @@ def test_table4_finds_genotypes_that_can_be_trained(tmp_path):
     (row,) = found["tables"]["Table 4"]
     assert row["in the surrogate's table"] == "0 of 2"
     assert "table of 725 genotypes" in said.replace("\n", " ")
+
+
+def test_table5_finds_networks_that_can_be_trained(tmp_path):
+    sizes = ("--iterations=1", "--batch_size=4")
+    said, found = run("table5", tmp_path, "--methods=te_nas,random", *sizes)
+    te_nas, chance, *published = found["rows"]
+    assert te_nas["metrics"] == "kappa" and chance["metrics"] == "random"
+    assert te_nas["paper C100 top-1"] == 76.44 and "paper hours" not in chance
+    assert {row["method"] for row in published} == set(TABLE_5) - {"te_nas"}
+    assert te_nas["structure"] == encoding.START
+    assert te_nas["scored"] == 1
+    assert te_nas["params"] == encoding.zen_size(encoding.from_text(encoding.START), 8, 10).params
+    assert shlex.split(te_nas["train"]) == [
+        *("python", "-m", "experiments.train", "--space=resnet", "--recipe=resnet"),
+        *("--dataset=cifar10", "--workdir=runs/resnet-te_nas-0-cifar10"),
+        f"--architecture={encoding.START}",
+    ]
+    assert te_nas["train"] in said
 
 
 def test_searcher_overhead_measures_every_searcher(tmp_path):

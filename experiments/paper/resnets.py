@@ -1,11 +1,11 @@
 """Evolution on ResNets as Zen-NAS and the paper's Table 5 run it."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
 
+from saboc_jax.search import evolution_options
 from saboc_jax.searchers import evolution
 from saboc_jax.spaces import make_space
 from saboc_jax.spaces import resnet_encoding as encoding
@@ -30,19 +30,16 @@ def build_space(dataset: Any, max_width: int, init: str, shortcut: bool = True) 
 def build_searcher(
     space: SearchSpace,
     higher_is_better: tuple[bool, ...],
-    max_width: int,
     max_evaluations: int,
     population_size: int,
 ) -> Searcher:
-    """Zen-NAS's loop from its own start, with its mutation, twice a child."""
+    """Zen-NAS's loop from its own start, with its mutation of two blocks."""
     return evolution(
         space.choices,
         higher_is_better,
         max_evaluations=max_evaluations,
         population_size=population_size,
-        mutations=2,
-        start=space.from_string(encoding.START),
-        mutate=partial(encoding.mutate, max_width=max_width),
+        **evolution_options(space, evolution),
     )
 
 

@@ -15,7 +15,6 @@ Examples:
   python -m experiments.paper.table4 --quick
 """
 
-import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +23,7 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments import common, searching
+from experiments import common, searching, training
 from experiments.paper import searches
 from experiments.paper.published import TABLE_4
 from saboc_jax import benchmarks, progress
@@ -78,14 +77,6 @@ def surrogate() -> dict[str, float]:
     return dict(zip(texts, table.accuracies.tolist(), strict=True))
 
 
-def command(text: str, dataset: str, scorer: str, seed: int) -> str:
-    """The command that trains a genotype as DARTS does, for the paper's 400 epochs."""
-    dataset = dataset if dataset in ("cifar10", "cifar100") else "cifar10"
-    words = ["python", "-m", "experiments.train", "--space=darts", "--recipe=darts"]
-    workdir = f"--workdir=runs/darts-{scorer}-{dataset}-{seed}"
-    return shlex.join([*words, f"--dataset={dataset}", workdir, f"--architecture={text}"])
-
-
 class Methods:
     """The searches of one dataset, which share space, store and the programs of a scorer."""
 
@@ -114,7 +105,7 @@ class Methods:
             self.known.get(text),
             evaluations(found.history),
             evaluator.counts.run_seconds + evaluator.counts.stored_seconds,
-            command(text, self._dataset.name, name, seed),
+            training.command("darts", self._dataset.name, f"{name}-{seed}", text),
         )
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from saboc_jax.ntk.network import Network
 from saboc_jax.scorers.base import draw_weights
+from saboc_jax.scorers.plain_relus import plain_relus
 from saboc_jax.spaces.base import draw_parameters, find_initialiser, flatten, path_names
 from saboc_jax.spaces.dtype import as_dtype
 from saboc_jax.spaces.layers import Interceptor, batch_norm_rule, fast_conv_rule, is_call
@@ -26,7 +27,6 @@ from saboc_jax.spaces.ops import Relu
 from saboc_jax.types import Images, PRNGKey, SearchSpace, Variables, fold_name
 
 OBSERVED = "observed"
-RELU = "`saboc_jax.spaces.ops.Relu` on feature maps"
 DRAWN = ("kernel", "scale", "bias")  # names of what an initialiser draws or sets
 WORD = 32  # bits of a code's words
 
@@ -143,10 +143,48 @@ def relu_rule(
     def rule(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
         y = next_fun(*args, **kwargs)
         if is_call(context, Relu) and y.ndim == 4:
-            put(context.module, name, measure((y > 0).reshape(y.shape[0], -1)), merge)
+            put(context.module, name, measure(_active(y)), merge)
         return y
 
     return rule
+
+
+def _active(y: Float[Array, "n h w c"]) -> Bool[Array, "n units"]:
+    return (y > 0).reshape(y.shape[0], -1)
+
+
+def measure_relus(
+    network: Network,
+    images: Images,
+    measure: Callable[[Bool[Array, "n units"]], Array],
+    axis: int | None,
+    *rules: Interceptor,
+) -> tuple[list[Array], Variables]:
+    """`measure(active)` of every ReLU on feature maps, and what further rules recorded.
+
+    Where there are `ops.Relu` modules, these are the ReLUs; else calls of `nn.relu` are.
+
+    Args:
+        network: at fixed weights; train-mode batch norm.
+        images: one batch.
+        measure: see `relu_rule`.
+        axis: see `relu_rule`.
+        *rules: of the same forward pass.
+
+    Raises:
+        ValueError: if there is no ReLU on feature maps.
+    """
+    observed = record(network, images, relu_rule("relus", measure, axis), *rules)[1]
+    found = recorded(observed, "relus")
+    if not found:
+        outputs = plain_relus(lambda x: record(network, x)[0], images)
+        found = [measure(_active(y)) for y in outputs if y.ndim == 4]
+    if not found:
+        raise ValueError(
+            "the network has no ReLU on feature maps [n, height, width, channels]; allowed: at "
+            "least one, a `saboc_jax.spaces.ops.Relu` or a call of `nn.relu`"
+        )
+    return found, observed
 
 
 def cost_rule() -> Interceptor:

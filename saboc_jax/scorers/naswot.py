@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from saboc_jax.ntk.network import Network, bind
 from saboc_jax.precision import inner_products
-from saboc_jax.scorers.activations import RELU, check_init, record, redraw, relu_rule, seen
+from saboc_jax.scorers.activations import check_init, measure_relus, redraw
 from saboc_jax.types import (
     Batch,
     Diagnostics,
@@ -38,11 +38,8 @@ def agreement(active: Bool[Array, "n units"]) -> Float[Array, "n n"]:
 def agreement_kernel(network: Network, images: Images) -> Float[Array, "n n"]:
     """The agreement of all ReLUs on feature maps, train-mode batch norm."""
     n = images.shape[0]
-    observed = record(network, images, relu_rule("agreement", agreement, axis=None))[1]
-    return sum(
-        (leaf.reshape(-1, n, n).sum(0) for leaf in seen(observed, "agreement", RELU)),
-        jnp.zeros((n, n)),
-    )
+    kernels = measure_relus(network, images, agreement, None)[0]
+    return sum((leaf.reshape(-1, n, n).sum(0) for leaf in kernels), jnp.zeros((n, n)))
 
 
 def log_determinant(kernel: Float[Array, "n n"]) -> Float[Array, ""]:

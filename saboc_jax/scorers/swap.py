@@ -14,16 +14,14 @@ from jaxtyping import Array, Bool, Float, UInt32
 
 from saboc_jax.ntk.network import Network, bind
 from saboc_jax.scorers.activations import (
-    RELU,
     check_init,
     cost_rule,
     count_distinct,
     layer_costs,
+    measure_relus,
     pack_bits,
-    record,
+    recorded,
     redraw,
-    relu_rule,
-    seen,
 )
 from saboc_jax.types import (
     Batch,
@@ -44,14 +42,16 @@ def unit_codes(active: Bool[Array, "n units"]) -> UInt32[Array, "units words"]:
 
 
 def count_patterns(network: Network, images: Images) -> tuple[Array, Float[Array, "layers 2"]]:
-    """(Number of distinct patterns, `layer_costs`), train-mode batch norm."""
-    rules = relu_rule("codes", unit_codes, axis=0), cost_rule()
-    observed = record(network, images, *rules)[1]
-    layers = [leaf.reshape(-1, leaf.shape[-1]) for leaf in seen(observed, "codes", RELU)]
-    codes = jnp.concatenate(layers)
+    """(Number of distinct patterns, `layer_costs`), train-mode batch norm.
+
+    The costs are zero where no layer can be seen.
+    """
+    found, observed = measure_relus(network, images, unit_codes, 0, cost_rule())
+    codes = jnp.concatenate([leaf.reshape(-1, leaf.shape[-1]) for leaf in found])
     # Units of operations that did not run are zero words; together they look like one pattern.
     idle = (codes[:, 0] == 0).any()
-    return (count_distinct(codes) - idle).astype(jnp.float32), layer_costs(observed)
+    costs = layer_costs(observed) if recorded(observed, "cost") else jnp.zeros((1, 2))
+    return (count_distinct(codes) - idle).astype(jnp.float32), costs
 
 
 def swap_value(network: Network, images: Images) -> Float[Array, ""]:
@@ -62,8 +62,9 @@ def swap_value(network: Network, images: Images) -> Float[Array, ""]:
 def regularise(
     patterns: Float[Array, ""], params: Float[Array, ""], mu: float, sigma: float
 ) -> Float[Array, ""]:
-    """SWAP * exp(-(P - mu)^2 / sigma), with P, mu in thousands of parameters."""
-    return patterns * jnp.exp(-jnp.square(params / 1e3 - mu) / sigma)
+    """SWAP * exp(-(P - mu)^2 / sigma), with P, mu in thousands; NaN if no parameter was seen."""
+    value = patterns * jnp.exp(-jnp.square(params / 1e3 - mu) / sigma)
+    return jnp.where(params > 0, value, jnp.nan)
 
 
 @dataclass(frozen=True)

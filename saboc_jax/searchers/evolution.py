@@ -136,12 +136,13 @@ def evolution(
     mutations: int = 1,
     start: Architecture | Sequence[int] | None = None,
     mutate: Mutate | None = None,
+    mutate_start: Mutate | None = None,
     ranking: Ranking = ranks.borda,
 ) -> Searcher:
     """Zen-NAS's loop with removal by each metric of SABoC-NAS.
 
     Defaults are those for NAS-Bench-201: 256 random architectures and 1000 children. For
-    ResNets: `max_evaluations=24_000, mutations=2, start=...`.
+    ResNets: `max_evaluations=24_000, **space.evolution()`.
 
     Args:
         choices: number of options of each decision.
@@ -157,6 +158,7 @@ def evolution(
         start: the first architecture, instead of P random ones.
         mutate: `mutate(key, architecture)` gives a child; works under `jax.jit` and `jax.vmap`.
             None: one decision, uniformly, to another option, uniformly.
+        mutate_start: in place of `mutate` while there are at most 10 members and `start` is given.
         ranking: how the metrics become one rank. Must work on JAX arrays under `jax.jit`.
 
     Raises:
@@ -191,9 +193,10 @@ def evolution(
     ) -> Int[Array, " decisions"]:
         once, *more = jax.random.split(key, mutations)
         child = change(once, parent)
+        early = mutate_start(once, parent) if mutate_start else child
         for another in more:
-            child = jnp.where(is_small(population), child, change(another, child))
-        return child
+            child = change(another, child)
+        return jnp.where(is_small(population), early, child)
 
     return _searcher(
         "evolution",

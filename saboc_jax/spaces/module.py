@@ -7,10 +7,11 @@ Every architecture is its own program: it is compiled once for each (`SearchSpac
 its weights are drawn by its own initialisers. A supernet is the mean of the outputs of the
 architectures in it, as long as there are few.
 
-What a scorer reads is observed in Linen layers: `saboc_jax.spaces.ops.Relu` (NASWOT, SWAP),
+What a scorer reads is observed: `nn.relu` or `saboc_jax.spaces.ops.Relu` (NASWOT, SWAP),
 `ops.Block` after the stem and each block (AZ-NAS) and, named "features", before global pooling
 (Zen, ETE-NAS by regression). A scorer that misses its layers says so. All parameters count as
-those of the searched cells; there is no thin cell, so TE-NAS's linear regions do not apply.
+those of the searched cells; there is no thin cell, so TE-NAS and TEG-NAS apply without their
+linear regions (`regions=False`).
 """
 
 import itertools

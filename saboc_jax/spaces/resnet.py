@@ -146,7 +146,8 @@ def resnet(
     """Zen-NAS's ResNet space, scored with the full decoded network.
 
     Random architectures are far beyond any sensible budget: search by evolution with a budget. It
-    starts from `resnet_encoding.START` with `resnet_encoding.mutate` (`SearchSpace.evolution`).
+    starts from `resnet_encoding.START` and mutates by `resnet_encoding.mutate`, two blocks of a
+    child (`SearchSpace.evolution`).
 
     Args:
         slots: super-blocks at most.
@@ -190,7 +191,8 @@ def resnet(
         cheapest=lambda mask, quantity: np.asarray(mask, bool).argmax(1).astype(np.int32),
         evolution=lambda: {
             "start": encoding.encode(encoding.from_text(encoding.START), slots, max_width),
-            "mutate": partial(encoding.mutate, max_width=max_width),
+            "mutate": partial(encoding.mutate, max_width=max_width, blocks=2),
+            "mutate_start": partial(encoding.mutate, max_width=max_width),
         },
     )
 

@@ -99,7 +99,10 @@ def encode(structure: Structure, slots: int, max_width: int) -> Architecture:
     values = [option(structure.stem)]
     for block in structure.blocks:
         if not 1 <= block.sub_layers <= MAX_SUB_LAYERS or block.stride not in (1, 2):
-            raise ValueError(f"{block}; allowed: 1 to {MAX_SUB_LAYERS} sub-layers, stride 1 or 2")
+            raise ValueError(
+                f"{block}; allowed: 1 to {MAX_SUB_LAYERS} sub-layers (as Zen-NAS's search, which "
+                "splits deeper ones in two), stride 1 or 2"
+            )
         values += [KINDS.index(block.kind), option(block.out), block.stride - 1]
         values += [option(block.bottleneck), block.sub_layers - 1]
     values += [0] * len(FIELDS) * (slots - len(structure.blocks))
@@ -264,9 +267,9 @@ def _successors(max_width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mutate(
-    key: PRNGKey, arch: Int[Array, " decisions"], max_width: int = MAX_WIDTH
+    key: PRNGKey, arch: Int[Array, " decisions"], max_width: int = MAX_WIDTH, blocks: int = 1
 ) -> Int[Array, " decisions"]:
-    """Replaces one random block as Zen-NAS does; works under jit and vmap.
+    """Replaces random blocks as Zen-NAS does; works under jit and vmap.
 
     Stem, tail and present super-blocks are equally likely. Stem and tail change their width; a
     super-block its kind (uniformly), width, bottleneck and sub-layers (s - 2 to s + 2, above
@@ -280,22 +283,28 @@ def mutate(
         key: consumed.
         arch: [decisions]; empty slots after the others.
         max_width: the largest width.
+        blocks: how many are drawn, before any is replaced; the same may be drawn again, and is
+            replaced once.
     """
-    keys = jax.random.split(key, 5)
     table, counts = (jnp.asarray(values, arch.dtype) for values in _successors(max_width))
 
     def vary(key: PRNGKey, option: Array) -> Array:
         return table[option, jax.random.randint(key, (), 0, counts[option], arch.dtype)]
 
-    rows = arch[1:-1].reshape(-1, len(FIELDS))
-    present = (rows[:, 0] > 0).sum()
-    block = jax.random.randint(keys[0], (), 0, present + 2) - 1  # -1: the stem; present: the tail
-    stem = jnp.where(block == -1, vary(keys[1], arch[0]), arch[0])
-    tail = jnp.where(block == present, vary(keys[1], arch[-1]), arch[-1])
-    changed = _vary_block(keys[2:], rows[block], vary)
-    inside = (block >= 0) & (block < present)
-    rows = jnp.where(inside, _with_block(rows, block, changed), rows)
-    return jnp.concatenate([stem[None], rows.reshape(-1), tail[None]]).astype(arch.dtype)
+    stem, rows, tail = arch[0], arch[1:-1].reshape(-1, len(FIELDS)), arch[-1]
+    present, slots = (rows[:, 0] > 0).sum(), jnp.arange(len(rows))[:, None]
+    after = rows
+    for own in jax.random.split(key, blocks):
+        keys = jax.random.split(own, 5)
+        block = jax.random.randint(keys[0], (), 0, present + 2) - 1
+        # -1: the stem; present: the tail. Values are varied as they were given.
+        stem = jnp.where(block == -1, vary(keys[1], arch[0]), stem)
+        tail = jnp.where(block == present, vary(keys[1], arch[-1]), tail)
+        chosen = (slots == block) & (block < present)
+        after = jnp.where(chosen, _vary_block(keys[2:], rows[block], vary), after)
+    for _ in range(blocks):
+        after = _split_deep(after)
+    return jnp.concatenate([stem[None], after.reshape(-1), tail[None]]).astype(arch.dtype)
 
 
 def _vary_block(keys: Any, row: Int[Array, "5"], vary: Any) -> Int[Array, "5"]:
@@ -308,16 +317,15 @@ def _vary_block(keys: Any, row: Int[Array, "5"], vary: Any) -> Int[Array, "5"]:
     return jnp.stack([kind, vary(one, row[1]), row[2], vary(two, row[3]), layers])
 
 
-def _with_block(rows: Array, block: Array, changed: Array) -> Array:
-    """The slots with one super-block replaced, split in two if it is too deep."""
-    slots = jnp.arange(len(rows))[:, None]
-    replaced = jnp.where(slots == block, changed, rows)
-    first = changed.at[4].set(3 - 1)
-    second = changed.at[4].add(-3).at[2].set(0)
+def _split_deep(rows: Int[Array, "slots 5"]) -> Int[Array, "slots 5"]:
+    """The slots with the first super-block that is too deep split in two."""
+    deep, slots = rows[:, 4] >= MAX_SUB_LAYERS, jnp.arange(len(rows))[:, None]
+    block = deep.argmax()
+    first = rows[block].at[4].set(3 - 1)
+    second = rows[block].at[4].add(-3).at[2].set(0)
     later = jnp.roll(rows, 1, axis=0)  # of a full row of slots the last is lost
     split = jnp.where(slots < block, rows, later)
     split = jnp.where(slots == block, first, jnp.where(slots == block + 1, second, split))
     full = (rows[:, 0] > 0).all()
     kept = jnp.where(slots == block, first, rows)
-    split = jnp.where(full, kept, split)
-    return jnp.where(changed[4] >= MAX_SUB_LAYERS, split, replaced)
+    return jnp.where(deep.any(), jnp.where(full, kept, split), rows)

@@ -1,5 +1,8 @@
 """Anybody's modules as a space: every scorer that applies, errors that say what is wrong."""
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +11,12 @@ from flax import linen as nn
 from flax import nnx
 
 from saboc_jax.evaluate import Evaluator
-from saboc_jax.ntk.empirical import NTKOptions
+from saboc_jax.ntk.empirical import NTKOptions, empirical_ntks
+from saboc_jax.ntk.network import from_module
 from saboc_jax.scorers import MEASURED, SCORERS, make_scorer
 from saboc_jax.scorers.base import Kernels, score
+from saboc_jax.scorers.naswot import agreement_kernel
+from saboc_jax.scorers.swap import swap_value
 from saboc_jax.search import run_search
 from saboc_jax.searchers import SEARCHERS
 from saboc_jax.spaces.base import architecture_to_mask
@@ -170,10 +176,76 @@ def test_nnx_parameters_are_drawn_by_key_and_give_nnx_outputs():
     params = {"params": {"nnx": jax.tree.map(jnp.asarray, ours)}}
     images = make_batch().images
     np.testing.assert_allclose(own.apply(params, None, images)[0], module(images), rtol=1e-6)
-    with pytest.raises(ValueError, match="BatchNorm"):
-        from_nnx(lambda rngs: NnxNet(rngs, nnx.BatchNorm))
+    with pytest.raises(ValueError, match="axis=1"):
+        from_nnx(lambda rngs: NnxNet(rngs, partial(nnx.BatchNorm, axis=1)))
     with pytest.raises(ValueError, match="from_nnx"):
         space_of(module)
+
+
+class LinenNet(nn.Module):
+    """What `NnxNet` is with batch norm."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = nn.Conv(4, (3, 3), name="conv")(images)
+        x = nn.BatchNorm(use_running_average=not train, name="norm")(x)
+        return nn.Dense(CLASSES, name="dense")(nn.relu(x).mean((1, 2)))
+
+
+def test_batch_norm_of_nnx_is_that_of_linen():
+    module, images = from_nnx(lambda rngs: NnxNet(rngs, nnx.BatchNorm)), make_batch().images
+    variables = module.init(jax.random.key(0), images)
+    params = jax.tree.map(lambda a: a + 0.1, variables["params"])
+    theirs = from_module(LinenNet(), {**LinenNet().init(jax.random.key(0), images),
+                                      "params": params["nnx"]})  # fmt: skip
+    ours = from_module(module, {**variables, "params": params})
+    for mode in ("frozen", "batch"):
+        options = NTKOptions(engine="jacobian", batch_norm=mode)
+        one, two = (empirical_ntks(network, images, (), options)[0] for network in (ours, theirs))
+        np.testing.assert_allclose(one, two, rtol=1e-4)
+    train = {"train": True, "mutable": ["batch_stats"]}
+    (one, kept), (two, stats) = (
+        network.apply({**known.variables, "params": tree}, images, **train)
+        for network, known, tree in (
+            (module, ours, params),
+            (LinenNet(), theirs, params["nnx"]),
+        )
+    )
+    np.testing.assert_allclose(one, two, rtol=1e-4)
+    jax.tree.map(np.testing.assert_allclose, kept["batch_stats"], stats["batch_stats"])
+    assert np.isfinite(agreement_kernel(ours, images)).all()
+
+
+def test_functions_are_seen_as_relu_modules_are():
+    class Net(nn.Module):
+        relu: Any
+
+        @nn.compact
+        def __call__(self, images):
+            x = nn.Conv(4, (3, 3), name="conv")(images)
+            x = self.relu(nn.BatchNorm(use_running_average=False, name="norm")(x))
+            return nn.Dense(CLASSES, name="dense")(self.relu(x - 0.2).mean((1, 2)))
+
+    def hidden(x):
+        return jax.jit(jax.checkpoint(jax.nn.relu))(x)
+
+    def looped(x):
+        return jax.lax.map(nn.relu, x)
+
+    images = make_batch().images
+    variables = Net(nn.relu).init(jax.random.key(0), images)
+    kernels, patterns = [], []
+    for relu in (lambda x: Relu()(x), nn.relu, hidden):
+        network = from_module(Net(relu), variables)
+        kernels.append(agreement_kernel(network, images))
+        patterns.append(float(jax.jit(lambda x, own=network: swap_value(own, x))(images)))
+    assert (kernels[0] == kernels[1]).all() and (kernels[0] == kernels[2]).all()
+    assert patterns[0] == patterns[1] == patterns[2] > 1
+    assert kernels[0][0, 0] == 2 * 4 * 4 * 4  # an image agrees with itself in every unit
+    with pytest.raises(ValueError, match="ReLU function in a scan"):
+        agreement_kernel(from_module(Net(looped), variables), images)
+    with pytest.raises(ValueError, match="no ReLU on feature maps"):
+        agreement_kernel(from_module(Net(nn.gelu), variables), images)
 
 
 def test_a_function_of_the_choices_and_its_texts():

@@ -74,7 +74,7 @@ def test_texts_of_random_architectures_return():
         (SMALL.replace("K1BN", "K3BN"), "tail"),
         (SMALL.replace("(3,8,1,1)", "(3,8,2,1)"), "stem"),
         (SMALL.replace("2,8,1)", "3,8,1)"), "stride 1 or 2"),
-        (SMALL.replace("2,8,1)", "2,8,6)"), "1 to 5 sub-layers"),
+        (SMALL.replace("2,8,1)", "2,8,6)"), "splits deeper ones"),
         (SMALL.replace("2,8,1)", "2,12,1)"), "multiples of 8"),
         (RELEASED, "super-blocks; allowed: at most 3"),
     ],
@@ -119,9 +119,9 @@ def cost_of_head(text):
     return int(text.split(",")[-3]) * 10
 
 
-def mutations(arch, number, max_width):
+def mutations(arch, number, max_width, blocks=1):
     keys = jax.random.split(jax.random.key(0), number)
-    run = jax.jit(jax.vmap(lambda key: encoding.mutate(key, arch, max_width)))
+    run = jax.jit(jax.vmap(lambda key: encoding.mutate(key, arch, max_width, blocks)))
     return np.asarray(run(keys))
 
 
@@ -155,6 +155,35 @@ def test_mutations_are_those_of_zen_nas():
     assert seen["out"] == multiples(64, 2048)
     assert seen["kind"] == set(encoding.KINDS[1:])
     assert seen["layers"] == {1, 2, 3}
+
+
+def test_two_blocks_are_drawn_at_once_and_each_is_mutated_once():
+    space = make_space("resnet")
+    before = encoding.decode(
+        space.from_string(encoding.START.replace("(8,16,1,8,1)", "(8,16,1,8,4)"))
+    )
+    arch = jnp.asarray(encoding.encode(before, 16, encoding.MAX_WIDTH))
+    numbers = []
+    for child in map(encoding.decode, mutations(arch, 1000, encoding.MAX_WIDTH, blocks=2)):
+        if len(child.blocks) == 5:  # the first was too deep
+            first, second, *others = child.blocks
+            assert (first.sub_layers, second.sub_layers, second.stride) in {(3, 3, 1)}
+            assert first[:2] == second[:2]
+            assert first.stride == before.blocks[0].stride
+            changes = 1
+        else:
+            others, changes = child.blocks[1:], int(child.blocks[0] != before.blocks[0])
+            assert child.blocks[0].sub_layers in range(2, 6)
+        for old, new in zip(before.blocks[1:], others, strict=True):
+            assert new.out in multiples(old.out, 2048)
+            assert new.bottleneck in multiples(old.bottleneck, 2048)
+            assert new.sub_layers in (1, 2, 3) and new.stride == old.stride
+            changes += old != new
+        assert child.stem in multiples(8, 2048) and child.tail in multiples(128, 2048)
+        numbers.append(changes + (child.stem != 8) + (child.tail != 128))
+    assert set(numbers) == {0, 1, 2}
+    # A pair of equal draws, one in six, changes one.
+    assert 0.6 < np.mean(np.array(numbers) == 2) < 5 / 6
 
 
 @pytest.mark.parametrize("slots", [2, 3])

@@ -1,0 +1,87 @@
+"""ReLUs that a module calls as functions: found in its traced program, whoever wrote it.
+
+`nn.relu`, `nnx.relu` and `jax.nn.relu` are one function, which leaves its name in the program. So
+they are seen however the module got hold of them. Programs inside of loops and branches are not
+run again here: a ReLU in there is an error, for it would be counted wrongly.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jaxtyping import Array
+
+from saboc_jax.types import Images
+
+NAME = "relu"
+INLINE = ("jit", "pjit", "closed_call", "custom_jvp_call", "checkpoint", "remat2")
+"""Primitives whose inner program runs once, as if it stood outside."""
+
+
+def plain_relus(run: Any, images: Images) -> list[Array]:
+    """Outputs of every ReLU function that a forward pass calls, in its order.
+
+    Args:
+        run: a function of the images.
+        images: its argument.
+
+    Raises:
+        ValueError: if a ReLU runs in a loop or a branch.
+    """
+    traced, found = jax.make_jaxpr(run)(images), []  # type: ignore[var-annotated]
+    _evaluate(traced.jaxpr, traced.consts, [images], found)
+    return found
+
+
+def _evaluate(program: Any, consts: Any, inputs: Any, found: list[Array]) -> list[Any]:
+    """Runs a program's equations; appends what its ReLUs give."""
+    known: dict[Any, Any] = {}
+    read = lambda v: known[v] if _is_variable(v) else v.val  # noqa: E731
+    known.update(zip(program.constvars, consts, strict=True))
+    known.update(zip(program.invars, inputs, strict=True))
+    for equation in program.eqns:
+        values = [read(v) for v in equation.invars]
+        outputs = _call(program, equation, values, found)
+        known.update(zip(equation.outvars, outputs, strict=True))
+    return [read(v) for v in program.outvars]
+
+
+def _call(program: Any, equation: Any, values: list[Any], found: list[Array]) -> list[Any]:
+    name, inner = equation.primitive.name, list(_programs(equation.params))
+    is_relu = equation.params.get("name") == NAME and len(values) == 1
+    if not is_relu and name in INLINE and len(inner) == 1:
+        return _evaluate(*inner[0], values, found)
+    if not is_relu and any(_has_relu(other) for other, _ in inner):
+        raise ValueError(
+            f"the network calls a ReLU function in a {name}; allowed there: "
+            "`saboc_jax.spaces.ops.Relu` modules"
+        )
+    given = {v: value for v, value in zip(equation.invars, values, strict=True) if _is_variable(v)}
+    alone = program.replace(
+        constvars=[], invars=list(given), outvars=equation.outvars, eqns=[equation]
+    )
+    outputs = jax.core.eval_jaxpr(alone, [], *given.values())
+    found.extend(outputs if is_relu else [])
+    return outputs
+
+
+def _is_variable(v: Any) -> bool:
+    return not hasattr(v, "val")  # a literal has its value
+
+
+def _programs(params: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """The programs among an equation's parameters, with their constants."""
+    for value in params.values():
+        for program in value if isinstance(value, (tuple, list)) else (value,):
+            if hasattr(program, "jaxpr") and hasattr(program, "consts"):
+                yield program.jaxpr, program.consts
+            elif hasattr(program, "eqns"):
+                yield program, ()
+
+
+def _has_relu(program: Any) -> bool:
+    return any(
+        equation.params.get("name") == NAME
+        or any(_has_relu(inner) for inner, _ in _programs(equation.params))
+        for equation in program.eqns
+    )
