@@ -27,6 +27,7 @@ from saboc_jax.records import current_versions
 from saboc_jax.scorers import MEASURED, SCORERS, variants
 from saboc_jax.scorers.base import combine
 from saboc_jax.spaces import SPACES, make_space
+from saboc_jax.spaces.darts import trained
 from saboc_jax.spaces.dtype import DTYPES, in_dtype
 from saboc_jax.spaces.ops import INITIALISERS
 from saboc_jax.store import Store
@@ -42,6 +43,12 @@ DATASET = flags.DEFINE_enum(
 SEED = flags.DEFINE_integer("seed", 0, "Seeds weights, images and the search.", 0)
 CHANNELS = flags.DEFINE_integer("channels", 8, "C, channels of the scoring network.", 1)
 CELLS = flags.DEFINE_integer("cells", 1, "N, cells a stage of the scoring network.", 1)
+TRAINED_SIZE = flags.DEFINE_string(
+    "trained_size",
+    None,
+    "In the space darts, C and cells of the network that will be trained, e.g. 36,20: costs, "
+    "budgets and latency are then that network's; by default the scoring network's.",
+)
 INIT = flags.DEFINE_enum(
     "init", "kaiming_normal_fan_in", sorted(INITIALISERS), "How weights are drawn."
 )
@@ -176,7 +183,11 @@ def load_dataset(name: str | None = None) -> Dataset:
 
 
 def build_space(dataset: Dataset) -> SearchSpace:
-    """The space of `--space` with a scoring network for that dataset."""
+    """The space of `--space` with a scoring network for that dataset.
+
+    Raises:
+        ValueError: if `--trained_size` is not of this space.
+    """
     # ResNets bring their own widths and depth.
     sized = {"channels": CHANNELS.value, "num_cells": CELLS.value}
     space = make_space(
@@ -186,7 +197,23 @@ def build_space(dataset: Dataset) -> SearchSpace:
         init=INIT.value,
         **({} if SPACE.value == "resnet" else sized),
     )
+    space = trained(space, *_trained_size()) if TRAINED_SIZE.value else space
     return in_dtype(space, PRECISION.value)
+
+
+def _trained_size() -> tuple[int, int]:
+    """Channels and cells of `--trained_size`."""
+    parts = TRAINED_SIZE.value.split(",")
+    if (
+        SPACE.value != "darts"
+        or len(parts) != 2
+        or not all(p.isdecimal() and int(p) for p in parts)
+    ):
+        raise ValueError(
+            f"--trained_size={TRAINED_SIZE.value} with --space={SPACE.value}; allowed: channels "
+            "and cells, e.g. 36,20, with --space=darts (other spaces count the scoring network)"
+        )
+    return int(parts[0]), int(parts[1])
 
 
 def space_id(space: SearchSpace) -> str:
@@ -194,6 +221,7 @@ def space_id(space: SearchSpace) -> str:
     return (
         f"{space.name}/c{CHANNELS.value}n{CELLS.value}k{space.num_classes}"
         f"/{INIT.value}/{'x'.join(map(str, space.image_shape))}{dtype_text(space)}"
+        + (f"/trained{TRAINED_SIZE.value}" if TRAINED_SIZE.value else "")
     )
 
 

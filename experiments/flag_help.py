@@ -11,7 +11,16 @@ from rich.table import Table
 # Flags that several binaries share, by what they are about; all others come first.
 GROUPS = {
     "Images": ("dataset", "datasets", "data_dir", "batch_size"),
-    "Scoring network": ("space", "channels", "cells", "init", "batch_norm", "ntk_engine"),
+    "Scoring network": (
+        "space",
+        "channels",
+        "cells",
+        "init",
+        "precision",
+        "batch_norm",
+        "ntk_engine",
+        "trained_size",
+    ),
     "Latency": ("max_latency_ms", "latency_batch", "latency_image_size"),
     "Repetition": ("seed", "repeats"),
     "Devices and machines": (

@@ -77,8 +77,9 @@ def show(console: Console, space: SearchSpace, summary: dict[str, Any]) -> None:
     """Prints a summary as tables."""
     console.print(f"\nFound {summary['text']}", soft_wrap=True)
     cost = summary["cost"]
+    counted = "Trained" if common.TRAINED_SIZE.value else "Scoring"
     console.print(
-        f"Scoring network: {cost['params']:,} parameters, {cost['macs'] / 1e6:.1f} M "
+        f"{counted} network: {cost['params']:,} parameters, {cost['macs'] / 1e6:.1f} M "
         f"multiply-adds, {cost['depth']} layers deep"
     )
     rows = [

@@ -12,6 +12,8 @@ import pytest
 import scipy.stats
 
 from saboc_jax.benchmarks import load_nas_bench_201
+from saboc_jax.spaces import make_space
+from saboc_jax.spaces.darts import trained
 from saboc_jax.store import Store
 
 TINY = ["--dataset=digits", "--channels=2", "--batch_size=6", "--repeats=1"]
@@ -205,6 +207,23 @@ def test_benchmark_measures_compile_and_run_apart(tmp_path):
     assert set(record["supernet"]) == {"one_backward"}
     assert record["machine"]["threads"] >= 1
     assert (tmp_path / "b.png").stat().st_size > 5000
+
+
+def test_budgets_of_darts_may_be_those_of_the_trained_network(tmp_path):
+    flags = ["--space=darts", "--dataset=digits", "--channels=1", "--batch_size=4", "--repeats=1",
+             "--searcher=random", "--scorer=params", "--max_evaluations=12"]  # fmt: skip
+    size = ["--trained_size=12,5", "--max_params=90000", "--workdir=w"]
+    done = run("experiments.search", *flags, *size, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "w" / "result.json").read_text())
+    space = trained(make_space("darts", num_classes=10, image_shape=(32, 32, 3)), 12, 5)
+    cost = space.cost(space.from_string(result["text"]))
+    assert result["cost"] == cost._asdict()
+    assert result["scores"]["params"]["mean"] == cost.params
+    assert 0 < result["rejected"] < 12 and cost.params <= 90_000
+    assert "Trained network: " in done.stdout
+    bad = run("experiments.search", "--space=resnet", *size, cwd=tmp_path)
+    assert bad.returncode == 1 and "allowed: channels and cells" in " ".join(bad.stderr.split())
 
 
 def test_search_between_objectives_within_a_budget(tmp_path):

@@ -36,7 +36,7 @@ from saboc_jax.types import Architecture, PRNGKey, Ranking, Scorer, Searcher, Se
 
 SEEDS = flags.DEFINE_integer("seeds", 5, "Searches by each method; seeds count from --seed.", 1)
 OUT = flags.DEFINE_string("out", None, "Folder for the tables, and every run.")
-QUICK = flags.DEFINE_bool("quick", False, "The same at a small size, in half a minute.")
+QUICK = flags.DEFINE_bool("quick", False, "The same at a small size, in minutes at most.")
 STORE = flags.DEFINE_string("store", "runs/searches.sqlite", "Where scores are kept.")
 OURS = "ntk_score"
 # AZ-NAS adds logarithms of ranks; all others add ranks.

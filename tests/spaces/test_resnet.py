@@ -251,13 +251,3 @@ def test_without_a_supernet_and_without_a_program_it_says_so(space):
         space.program(np.ones((len(space.choices), max(space.choices)), bool))
     with pytest.raises(ValueError, match="program for each architecture"):
         space.init(jax.random.key(0))
-
-
-@pytest.mark.parametrize("name", ["zen", "naswot", "synflow", "params", "az_nas"])
-def test_other_scorers(space, name):
-    scorer = make_scorer(name, space)
-    evaluator = Evaluator(space, scorer, [jax.random.key(1)], [make_batch()])
-    arch = space.from_string(SMALL)
-    assert np.isfinite(
-        evaluator.evaluate(architecture_to_mask(arch, max(space.choices))[None])
-    ).all()

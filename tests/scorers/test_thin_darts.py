@@ -1,31 +1,17 @@
-"""Every scorer on the DARTS space: the supernet's program gives what the plain module gives."""
-
-import inspect
+"""TE-NAS's thin network of DARTS: the supernet's program gives what the plain module gives."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from saboc_jax.ntk.network import bind
 from saboc_jax.precision import enable_x64
-from saboc_jax.scorers import SCORERS, make_scorer
-from saboc_jax.scorers.base import draw_weights, jitted, load_factory
+from saboc_jax.scorers import make_scorer
+from saboc_jax.scorers.base import draw_weights
 from saboc_jax.scorers.te_nas import linear_regions
 from saboc_jax.spaces.base import sample_architectures
 from saboc_jax.spaces.darts import darts
-from saboc_jax.types import Batch
 
-SHAPE, N = (4, 4, 3), 4
-# Forward records, and cotangents of blocks; kernels are tested with the space itself.
-LOOKING = ("naswot", "az_nas")
-
-
-def make_batch():
-    draw = lambda seed: jax.random.normal(jax.random.key(seed), (N, *SHAPE), float)  # noqa: E731
-    labels = jnp.array([0, 1, 2, 1])
-    more = jnp.stack([draw(3), draw(4)])
-    return Batch(draw(0), labels, draw(1), labels[::-1], draw(2), more, jnp.stack([labels] * 2))
+SHAPE = (4, 4, 3)
 
 
 def in_double(space):
@@ -48,22 +34,6 @@ def plain(space, arch):
         apply=apply,
         layers_per_leaf=lambda path: 0,
     )
-
-
-@pytest.mark.parametrize("name", LOOKING)
-def test_the_supernet_scores_as_the_plain_module_does(name):
-    known = inspect.signature(load_factory(SCORERS, name)).parameters
-    options = {"init": None} if "init" in known else {}  # both with the space's weights
-    with enable_x64():
-        space = in_double(darts(2, 1, 3, SHAPE))
-        arch = sample_architectures(jax.random.key(5), space.choices, 3)[0]
-        gates, batch, key = space.gates(arch), make_batch(), jax.random.key(7)
-        ours, theirs = (
-            jitted(make_scorer(name, one, **options))(key, gates, batch)[0]
-            for one in (space, plain(space, arch))
-        )
-        assert np.isfinite(ours).all()
-        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
 def test_linear_regions_of_the_thin_network():
