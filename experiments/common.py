@@ -197,20 +197,20 @@ def build_space(dataset: Dataset) -> SearchSpace:
         init=INIT.value,
         **({} if SPACE.value == "resnet" else sized),
     )
-    space = trained(space, *_trained_size()) if TRAINED_SIZE.value else space
+    space = trained(space, *_trained_size(TRAINED_SIZE.value)) if TRAINED_SIZE.value else space
     return in_dtype(space, PRECISION.value)
 
 
-def _trained_size() -> tuple[int, int]:
+def _trained_size(text: str) -> tuple[int, int]:
     """Channels and cells of `--trained_size`."""
-    parts = TRAINED_SIZE.value.split(",")
+    parts = text.split(",")
     if (
         SPACE.value != "darts"
         or len(parts) != 2
         or not all(p.isdecimal() and int(p) for p in parts)
     ):
         raise ValueError(
-            f"--trained_size={TRAINED_SIZE.value} with --space={SPACE.value}; allowed: channels "
+            f"--trained_size={text} with --space={SPACE.value}; allowed: channels "
             "and cells, e.g. 36,20, with --space=darts (other spaces count the scoring network)"
         )
     return int(parts[0]), int(parts[1])
