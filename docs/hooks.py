@@ -155,7 +155,7 @@ def scorer_rows() -> list[list[str]]:
                 paper,
                 ", ".join(arrows),
                 ", ".join(f"`{field}`" for field in sorted(scorer.needs)) or "none",
-                f"{scorer.passes.forward:g} + {scorer.passes.backward:g}",
+                str(scorer.passes),
                 tau_of(name, scorer.metrics, known),
             ]
         )

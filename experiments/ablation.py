@@ -6,7 +6,7 @@ centred labels, weights only) and scores the same random cells. Choose on one da
 
 Examples:
   python -m experiments.ablation --dataset=cifar10 --out=runs/ablation
-  python -m experiments.ablation --variants=base,C=8,onehot --num_archs=50
+  python -m experiments.ablation --variants='base,C=8,onehot labels' --num_archs=50
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from absl import flags
 from rich.console import Console
 
 from experiments import common, correlate_report, scoring
-from saboc_jax import benchmarks, correlation
+from saboc_jax import benchmarks, correlation, report_html
 from saboc_jax.report import results_table
 from saboc_jax.scorers import make_scorer
 
@@ -81,6 +81,7 @@ def main() -> None:
         rows += measure(console, name)
         if OUT.value:
             correlate_report.write(Path(OUT.value), rows, "ablation")
+            report_html.write(Path(OUT.value))
     title = f"{scoring.NUM_ARCHS.value} random cells, signed Kendall tau, {common.DATASET.value}"
     console.print(results_table(rows, title=title))
 

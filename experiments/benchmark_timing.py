@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.benchmark_contestants import Case, Contestant, Prepared
+from saboc_jax.progress import track
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -53,14 +54,16 @@ def measure(
     seconds: dict[str, list[list[list[float]]]] = {name: [] for name in names}  # [cells][rounds]
     for number, case in enumerate(cases):
         here = [n for n in names if number < few_cells or not contestants[n].few]
-        prepared = {name: contestants[name].prepare(case) for name in here}
+        prepared = {}
+        for name in track(here, f"cell {number + 1} of {len(cases)}: compiling", calm=True):
+            prepared[name] = contestants[name].prepare(case)
         if first is not None and not number:
             first.update(prepared)
         for name in here:
             took = prepared[name].compile_seconds
             compile_seconds[name] += [] if took is None else [took]
             seconds[name].append([])
-        for turn in range(rounds):
+        for turn in track(range(rounds), f"cell {number + 1} of {len(cases)}: rounds", calm=True):
             for place in range(len(here)):
                 name = here[(place + turn) % len(here)]
                 seconds[name][-1].append(timed(prepared[name].run))

@@ -1,9 +1,9 @@
 """Flags and set-up that the binaries share."""
 
 import functools
-import inspect
 import json
 import os
+import re
 import shlex
 import sqlite3
 import sys
@@ -18,16 +18,17 @@ from rich.console import Console
 from experiments import flag_help
 from saboc_jax import data
 from saboc_jax.data import Dataset
-from saboc_jax.devices import cores, open_cores
+from saboc_jax.devices import SHARDS, cores, open_cores
 from saboc_jax.evaluate import Evaluator
 from saboc_jax.executors import Executor
 from saboc_jax.ntk.empirical import BATCH_NORMS, ENGINES
 from saboc_jax.ray_executor import RayExecutor
 from saboc_jax.records import current_versions
-from saboc_jax.scorers import MEASURED, SCORERS, make_scorer
-from saboc_jax.scorers.base import combine, load_factory
+from saboc_jax.scorers import MEASURED, SCORERS, variants
+from saboc_jax.scorers.base import combine
 from saboc_jax.spaces import SPACES, make_space
 from saboc_jax.spaces.darts import trained
+from saboc_jax.spaces.dtype import DTYPES, in_dtype
 from saboc_jax.spaces.ops import INITIALISERS
 from saboc_jax.store import Store
 from saboc_jax.types import Batch, PRNGKey, Scorer, SearchSpace
@@ -66,6 +67,12 @@ BATCH_NORM = flags.DEFINE_enum(
     "frozen: statistics of the training batch as constants (fast). batch: every batch its own, "
     "as the papers' codes do (n backward passes).",
 )
+PRECISION = flags.DEFINE_enum(
+    "precision",
+    "float32",
+    DTYPES,
+    "What networks compute in; the second half of a score is always float64.",
+)
 LATENCY_BATCH = flags.DEFINE_integer(
     "latency_batch", None, "Images of a latency measurement; default: 1.", 1
 )
@@ -77,6 +84,13 @@ DEVICES = flags.DEFINE_string(
     "all",
     "How many local devices share the scoring: a number, or all. A CPU has one for each core in "
     "binaries that score many architectures.",
+)
+SHARD = flags.DEFINE_enum(
+    "shard",
+    SHARDS[0],
+    SHARDS,
+    "What several devices share. architectures: each scores its own. images: all compute one NTK, "
+    "each of its own images; for large networks or batches.",
 )
 EXECUTOR = flags.DEFINE_enum(
     "executor",
@@ -95,7 +109,7 @@ RAY_ADDRESS = flags.DEFINE_string(
 GPUS_PER_WORKER = flags.DEFINE_float(
     "gpus_per_worker", 0.0, "GPUs that each worker of --executor=ray reserves.", 0.0
 )
-ELSEWHERE = ("executor", "num_workers", "ray_address", "gpus_per_worker", "devices")
+ELSEWHERE = ("executor", "num_workers", "ray_address", "gpus_per_worker", "devices", "shard")
 """Flags that say where scores are computed: no part of what identifies a run."""
 DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Where data lies; else $SABOC_DATA_DIR, else TFDS's own place."
@@ -183,19 +197,20 @@ def build_space(dataset: Dataset) -> SearchSpace:
         init=INIT.value,
         **({} if SPACE.value == "resnet" else sized),
     )
-    return trained(space, *_trained_size()) if TRAINED_SIZE.value else space
+    space = trained(space, *_trained_size(TRAINED_SIZE.value)) if TRAINED_SIZE.value else space
+    return in_dtype(space, PRECISION.value)
 
 
-def _trained_size() -> tuple[int, int]:
+def _trained_size(text: str) -> tuple[int, int]:
     """Channels and cells of `--trained_size`."""
-    parts = TRAINED_SIZE.value.split(",")
+    parts = text.split(",")
     if (
         SPACE.value != "darts"
         or len(parts) != 2
         or not all(p.isdecimal() and int(p) for p in parts)
     ):
         raise ValueError(
-            f"--trained_size={TRAINED_SIZE.value} with --space={SPACE.value}; allowed: channels "
+            f"--trained_size={text} with --space={SPACE.value}; allowed: channels "
             "and cells, e.g. 36,20, with --space=darts (other spaces count the scoring network)"
         )
     return int(parts[0]), int(parts[1])
@@ -205,30 +220,37 @@ def space_id(space: SearchSpace) -> str:
     """Names a space and all that configures its scoring network, for the store."""
     return (
         f"{space.name}/c{CHANNELS.value}n{CELLS.value}k{space.num_classes}"
-        f"/{INIT.value}/{'x'.join(map(str, space.image_shape))}"
+        f"/{INIT.value}/{'x'.join(map(str, space.image_shape))}{dtype_text(space)}"
         + (f"/trained{TRAINED_SIZE.value}" if TRAINED_SIZE.value else "")
     )
 
 
+def dtype_text(space: SearchSpace) -> str:
+    """What a space's name says of its floating-point type: nothing where it is float32."""
+    return "" if space.dtype == "float32" else f"/{space.dtype}"
+
+
 def scorer_names(chosen: list[str]) -> list[str]:
     """The scorers of a flag; `all` are those that are no measurement."""
-    return sorted(set(SCORERS) - MEASURED) if chosen == ["all"] else chosen
+    everything = sorted(set(SCORERS) - MEASURED)
+    return [name for each in chosen for name in (everything if each == "all" else [each])]
 
 
 def build_scorer(names: Sequence[str], space: SearchSpace) -> Scorer:
-    """The scorer of a name, or several as one."""
+    """The scorer of a name, maybe with options (`saboc_jax.scorers.variants`), or several."""
     shared: dict[str, Any] = {"engine": NTK_ENGINE.value, "batch_norm": BATCH_NORM.value}
     if not names:
         raise ValueError(f"no scorers are named; allowed: {', '.join(sorted(SCORERS))}")
     timing = {"batch_size": LATENCY_BATCH.value or 1, "image_size": LATENCY_IMAGE_SIZE.value}
     scorers = []
-    for name in names:
-        known = inspect.signature(load_factory(SCORERS, name)).parameters
+    for text in names:
+        name = variants.split_variant(text)[0]
+        known = variants.options_of(name)
         options = {key: value for key, value in shared.items() if key in known}
         options |= timing if name == "latency" else {}
         if "regions" in known and space.thin_cell is None:
             options["regions"] = False  # its other metrics
-        scorers.append(make_scorer(name, space, **options))
+        scorers.append(variants.make_variant(text, space, **options))
     return combine(scorers)
 
 
@@ -281,6 +303,7 @@ def build_evaluator(
         seeds=seeds,
         space_id=space_id(space),
         devices=devices(),
+        shard=SHARD.value,
         executor=build_executor(),
     )
 
@@ -357,13 +380,18 @@ def open_workdir(path: str, settings: dict[str, Any]) -> Path:
                 f"--workdir={path} holds another run ({'; '.join(differing)}); "
                 "choose another --workdir"
             )
-    elif any(folder.iterdir()):
+    elif any(not _is_leftover(path) for path in folder.iterdir()):
         raise ValueError(
             f"--workdir={path} is not empty and not a run of ours; choose another --workdir"
         )
     else:
         write_json(record, settings)
     return folder
+
+
+def _is_leftover(path: Path) -> bool:
+    """Is it what `write_json` leaves of `settings.json` if it is killed?"""
+    return re.fullmatch(r"\.settings\.json\.\d+", path.name) is not None
 
 
 def read_json(path: Path) -> Any:

@@ -1,11 +1,12 @@
 """How well training-free scores order architectures by their true accuracy.
 
-Signed Kendall tau and Spearman rho of every metric and of every aggregation, with bootstrap
-intervals over architectures and the spread over repeats (each its own weights and images), and
-tau between the scores.
+Signed Kendall tau and Spearman rho of every metric and of every aggregation, each with a bootstrap
+interval over architectures and its spread over repeats (each its own weights and images), what
+choosing by it loses, and tau between the scores.
 
 Examples:
   python -m experiments.correlate --dataset=cifar100 --num_archs=200
+  python -m experiments.correlate --scorers=knas,knas:variant=mgm,synflow:variant=plain
   python -m experiments.correlate --scorers=all --datasets=cifar10,cifar100 --out=runs/all
 """
 
@@ -37,11 +38,35 @@ OUT = flags.DEFINE_string(
     "Folder for correlations.json, .csv, .md, each score as CSV, scatter plots, the matrix of tau.",
 )
 RESAMPLES = flags.DEFINE_integer("resamples", 1000, "Bootstrap resamples.", 1)
+TOP_K = flags.DEFINE_list(
+    "top_k",
+    [str(share) for share in correlation.TOP_K],
+    "Shares of the architectures, by commas: what is lost if the best so many by a score were "
+    "trained and the best of them taken.",
+)
+
+
+def top_k() -> list[float]:
+    """The shares of the flag.
+
+    Raises:
+        ValueError: names what is no share.
+    """
+    try:
+        shares = [float(text) for text in TOP_K.value]
+        for share in shares:
+            correlation.number_of(share, 1)
+    except ValueError as error:
+        raise ValueError(
+            f"--top_k={','.join(TOP_K.value)}; allowed: numbers above 0 and at most 1, by commas"
+        ) from error
+    return shares
 
 
 def main() -> None:
     """Scores, correlates, shows, writes."""
     console = Console(highlight=False)
+    shares = top_k()
     accuracies = benchmarks.load_nas_bench_201(common.DATA_DIR.value)
     rows: list[correlation.Row] = []
     for name in DATASETS.value or [common.DATASET.value]:
@@ -54,7 +79,7 @@ def main() -> None:
         truth = np.asarray(accuracies.accuracy(trained_on, archs, TARGET.value))
         scores = scoring.score(console, dataset, space, scorer, archs)
         found = correlation.table(
-            scorer, scores, truth, aggregations=HOW.value, resamples=RESAMPLES.value
+            scorer, scores, truth, aggregations=HOW.value, resamples=RESAMPLES.value, top_k=shares
         )
         label = f"{trained_on} {TARGET.value} accuracy"
         title = (

@@ -12,7 +12,7 @@ from experiments import common
 from saboc_jax import correlation
 from saboc_jax.types import Scorer
 
-Found = Mapping[str, tuple[np.ndarray, bool]]
+Found = Mapping[str, correlation.Candidate]
 
 
 def scatter(found: Found, truth: np.ndarray, label: str) -> Figure:
@@ -21,8 +21,8 @@ def scatter(found: Found, truth: np.ndarray, label: str) -> Figure:
     height = -(-len(found) // width)
     figure = Figure(figsize=(3.2 * width, 2.6 * height), layout="constrained")
     panels = figure.subplots(height, width, squeeze=False).flat
-    for (name, (values, _)), panel in zip(found.items(), panels, strict=False):
-        panel.plot(values.mean(1), truth, ".", alpha=0.4, markersize=3)
+    for (name, each), panel in zip(found.items(), panels, strict=False):
+        panel.plot(each.values.mean(1), truth, ".", alpha=0.4, markersize=3)
         panel.set_xlabel(name, fontsize=8)
         panel.tick_params(labelsize=7)
     for panel in list(panels):

@@ -57,13 +57,16 @@ def ordered(
     all_ = table.genotypes()
     costs = [darts_costs.cost(all_[row], darts_costs.PUBLISHED) for row in rows]
     found = {
-        name: (np.array([[getattr(cost, name)] for cost in costs], float), True)
+        name: correlation.Candidate(
+            np.array([[getattr(cost, name)] for cost in costs], float), True
+        )
         for name in ("params", "macs", "depth")
     }
     found |= correlation.candidates(scorer, scores, ("borda", "log_rank"))
     for name in benchmarks.SCORES:
         if name in table.columns:
-            found[f"published {name}"] = table.columns[name][rows, None], True
+            published = table.columns[name][rows, None]
+            found[f"published {name}"] = correlation.Candidate(published, True)
     return found
 
 
@@ -81,8 +84,8 @@ def main() -> None:
     scores = scoring.score_masks(console, dataset, space, scorer, masks)
     found = ordered(table, rows, scorer, scores)
     lines = [
-        correlation.statistics(name, values, truth, higher, resamples=RESAMPLES.value)
-        for name, (values, higher) in found.items()
+        correlation.of_candidate(name, each, truth, resamples=RESAMPLES.value)
+        for name, each in found.items()
     ]
     title = (
         f"{len(rows)} of {len(table.accuracies)} genotypes, {label}, scored on {dataset.name} "

@@ -16,6 +16,7 @@ GROUPS = {
         "channels",
         "cells",
         "init",
+        "precision",
         "batch_norm",
         "ntk_engine",
         "trained_size",
@@ -24,6 +25,7 @@ GROUPS = {
     "Repetition": ("seed", "repeats"),
     "Devices and machines": (
         "devices",
+        "shard",
         "executor",
         "num_workers",
         "ray_address",

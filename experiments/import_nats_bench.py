@@ -1,6 +1,6 @@
 """Turns official NATS-Bench files into nas_bench_201.csv, which search and correlate read.
 
-It holds 100-epoch training accuracies and costs too. Needs: pip install 'saboc_jax[nats]'.
+It holds 100-epoch training accuracies and costs too. Needs: pip install '.[nats]' in the clone.
 
 Examples:
   python -m experiments.import_nats_bench --source=NATS-tss-v1_0-3ffb9-simple

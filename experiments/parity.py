@@ -14,7 +14,7 @@ from absl import flags
 from rich.console import Console
 
 from experiments import common
-from saboc_jax import parity
+from saboc_jax import parity, progress
 from saboc_jax.report import results_table
 
 GOLDEN = flags.DEFINE_string("golden", None, "The golden npz file.", required=True)
@@ -25,7 +25,13 @@ ALLOW_MISSING = flags.DEFINE_bool("allow_missing", False, "Pass over values not 
 def main() -> None:
     """Compares and prints."""
     console = Console(highlight=False)
-    rows, unknown = parity.compare(GOLDEN.value)
+    with progress.bar("networks", None, console) as bar:
+
+        def on_net(done: int, nets: int) -> None:
+            bar.expect(nets)
+            bar.advance(done - bar.done)
+
+        rows, unknown = parity.compare(GOLDEN.value, on_net)
     for row in rows:
         row["ok"] = "yes" if row["error"] <= TOLERANCE.value else "NO"
     console.print(results_table(rows))

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 from absl import flags
 from rich.console import Console
-from rich.progress import Progress
 
 from experiments import common, correlate_report, scoring
-from saboc_jax import benchmarks, ranking
+from saboc_jax import benchmarks, progress, ranking, report_html
 from saboc_jax.report import results_table
 from saboc_jax.spaces.base import architecture_to_mask
 from saboc_jax.store import Store
@@ -48,10 +47,9 @@ def compare(console: Console, name: str) -> list[dict[str, Any]]:
     archs = published.architectures[: LIMIT.value]
     truth = published.columns["val_accuracy"][: LIMIT.value]
     masks = architecture_to_mask(archs, max(space.choices))
-    with Store(scoring.STORE.value) as store, Progress(console=console, transient=True) as bar:
-        task = bar.add_task(images, total=len(archs) * common.REPEATS.value)
-        advance = lambda: bar.advance(task)  # noqa: E731
-        evaluator = common.build_evaluator(dataset, space, scorer, store, advance)
+    total = len(archs) * common.REPEATS.value
+    with Store(scoring.STORE.value) as store, progress.bar(images, total, console) as bar:
+        evaluator = common.build_evaluator(dataset, space, scorer, store, bar.advance)
         ours = evaluator.evaluate(masks).mean(1)
     rows = []
     for index, (mine, theirs) in enumerate(NAMES.items()):
@@ -77,6 +75,7 @@ def main() -> None:
         rows += compare(console, name)
         if OUT.value:
             correlate_report.write(Path(OUT.value), rows, "published")
+            report_html.write(Path(OUT.value))
     title = f"Spearman rho with validation accuracy; ours: {common.network_text()}"
     console.print(results_table(rows, title=title))
 

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from experiments import common, scoring
 from saboc_jax.evaluate import Evaluator
+from saboc_jax.progress import track
 from saboc_jax.ray_executor import RayExecutor
 from saboc_jax.report import results_table
 from saboc_jax.spaces.base import architecture_to_mask
@@ -70,11 +71,12 @@ def main() -> None:
     numbers = [int(number) for number in WORKERS.value]
     # Parameters cost next to nothing: what is left is the driver and Ray.
     runs = [(n, scoring.scorer_names()) for n in numbers] + [(max(numbers), ["params"])]
-    results = [measure(workers, names, store) for workers, names in runs]
+    console = Console(highlight=False)
+    results = [measure(*run, store) for run in track(runs, "measuring", console, calm=True)]
     store.unlink()
     record = {"settings": common.flag_values("out", "store"), **common.environment()}
     common.write_json(out, {**record, "ray": ray_version(), "results": results})
-    Console(highlight=False).print(results_table(results, title="Scores on Ray"))
+    console.print(results_table(results, title="Scores on Ray"))
 
 
 def ray_version() -> str:

@@ -1,8 +1,11 @@
 """Writes report.html of a run anew, or one page that compares several runs.
 
+A run is a search, a training, or a study: correlations, a comparison, a table of the paper.
+
 Examples:
   python -m experiments.report --workdir=runs/one
   python -m experiments.report --workdir=runs/one,runs/two --out=comparison.html
+  python -m experiments.report --workdir=experiments/results/table3 --out=table3.html
 """
 
 from pathlib import Path

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from experiments import common
 from experiments.paper import resnets
-from saboc_jax import data
+from saboc_jax import data, progress
 from saboc_jax.evaluate import Evaluator
 from saboc_jax.search import run_search
 
@@ -51,6 +51,8 @@ def main() -> None:
     jax.config.update("jax_enable_compilation_cache", False)
     common.set_defaults(space="resnet")
     dataset = common.load_dataset()
+    if common.PRECISION.value != "float32":
+        raise ValueError(f"--precision={common.PRECISION.value}; links run in float32 only")
     space = resnets.build_space(dataset, MAX_WIDTH.value, common.INIT.value)
     scorer = common.build_scorer(["ntk_score"], space)
     key = jax.random.key(common.SEED.value)
@@ -81,9 +83,18 @@ def main() -> None:
         return found
 
     pieces.score = score  # type: ignore[method-assign]
-    found = run_search(searcher, pieces, key, allows=allows, time_budget=BUDGET_SECONDS.value)
+    with progress.bar("link by link", STEPS.value, calm=True) as bar:
+        found = run_search(
+            searcher,
+            pieces,
+            key,
+            on_step=lambda step, candidates: bar.advance(step - bar.done),
+            allows=allows,
+            time_budget=BUDGET_SECONDS.value,
+        )
     one = Evaluator(space, scorer, [key], [batch], pieces=None)
-    whole = [measured(one, mask) for mask in masks[-ONE_PROGRAM.value :]]
+    last_masks = progress.track(masks[-ONE_PROGRAM.value :], "one program each", calm=True)
+    whole = [measured(one, mask) for mask in last_masks]
     last = rows[-max(len(rows) // 4, 1) :]
     result = {
         "settings": common.flag_values("out"),

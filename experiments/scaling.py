@@ -26,6 +26,7 @@ from scipy import stats
 from experiments import common
 from experiments.benchmark_contestants import compiled
 from experiments.benchmark_timing import timed
+from saboc_jax import progress
 from saboc_jax.ntk.empirical import NTKOptions, empirical_ntks
 from saboc_jax.ntk.network import bind
 from saboc_jax.report import results_table
@@ -117,9 +118,14 @@ def run_seconds(run: Callable[[Any], Any], gates: Sequence[Any]) -> float:
     return float(np.median([timed(everything)[1] for _ in range(ROUNDS.value)]))
 
 
-def sweep(name: str) -> list[dict[str, Any]]:
+def sweep(name: str, bar: progress.Bar) -> list[dict[str, Any]]:
     """Costs at every size of one sweep."""
-    return [{"size": size, **cost(setting(name, size))} for size in SWEEPS[name]]
+    points = []
+    for size in SWEEPS[name]:
+        bar.describe(f"{name} {size}")
+        points.append({"size": size, **cost(setting(name, size))})
+        bar.advance()
+    return points
 
 
 def fits(points: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
@@ -158,8 +164,11 @@ def main() -> None:
         raise ValueError(f"sizes {unknown} are unknown; allowed: {list(SWEEPS)}")
     start = time.perf_counter()
     sweeps: dict[str, dict[str, Any]] = {}
-    for name in SIZES.value or SWEEPS:
-        points = sweep(name)
+    console = Console(highlight=False)
+    names = SIZES.value or list(SWEEPS)
+    with progress.bar("measuring", sum(len(SWEEPS[n]) for n in names), console, calm=True) as bar:
+        found = {name: sweep(name, bar) for name in names}
+    for name, points in found.items():
         sweeps[name] = {"points": points, "fits": fits(points)}
     table = [
         {"size": name, "from": SWEEPS[name][0], "to": SWEEPS[name][-1]}
@@ -170,7 +179,7 @@ def main() -> None:
         for name, entry in sweeps.items()
     ]
     title = f"Exponents of the cost; {time.perf_counter() - start:.0f} s"
-    Console(highlight=False).print(results_table(table, title=title))
+    console.print(results_table(table, title=title))
     if OUT.value:
         record = {"settings": common.flag_values("out"), **common.environment(), "sweeps": sweeps}
         common.write_json(Path(OUT.value), record)

@@ -16,10 +16,10 @@ import jax
 import numpy as np
 from absl import flags
 from rich.console import Console
-from rich.progress import track
 
 from experiments import benchmark, common
 from saboc_jax.data import Dataset
+from saboc_jax.progress import track
 from saboc_jax.report import results_table
 from saboc_jax.spaces.base import architecture_to_mask, sample_connected
 from saboc_jax.types import SearchSpace
@@ -61,7 +61,7 @@ def main() -> None:
     names = common.scorer_names(SCORER_NAMES.value)
     step = benchmark.training_step(space)
     results: dict[str, dict[str, Any]] = {"train_step": step}
-    for name in track(names, "Measuring", console=console, transient=True):
+    for name in track(names, "measuring", console, calm=True):
         results[name] = seconds_of(dataset, space, name)
     rows = [
         {

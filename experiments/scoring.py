@@ -7,9 +7,9 @@ import jax
 import numpy as np
 from absl import flags
 from rich.console import Console
-from rich.progress import Progress
 
 from experiments import common
+from saboc_jax import progress
 from saboc_jax.data import Dataset
 from saboc_jax.spaces.base import architecture_to_mask, sample_architectures
 from saboc_jax.spaces.isomorphism import distinct
@@ -17,14 +17,18 @@ from saboc_jax.store import Store
 from saboc_jax.types import Scorer, SearchSpace
 
 SCORER_NAMES = flags.DEFINE_list(
-    "scorers", ["ntk_score"], "Scorers, by commas, or all (but latency)."
+    "scorers",
+    ["ntk_score"],
+    "Scorers, by commas, or all (but latency). One may have options after colons: "
+    "knas:variant=mgm, ntk_score:norm=fro:jitter=1e-4.",
 )
 NUM_ARCHS = flags.DEFINE_integer("num_archs", 100, "Architectures to draw, without repetition.", 1)
 ARCHS = flags.DEFINE_string(
     "archs",
     None,
-    "all; distinct (the first of every class of isomorphic ones); or a text file with one "
-    "architecture a line; default: --num_archs drawn.",
+    "all; distinct (the first of every class of isomorphic ones); representatives (the first of "
+    "every class of isomorphic ones of equal cost: those that searches score); or a text file with "
+    "one architecture a line; default: --num_archs drawn.",
 )
 ARCH_SEED = flags.DEFINE_integer("arch_seed", 0, "Seeds which architectures are drawn.", 0)
 STORE = flags.DEFINE_string("store", "runs/scores.sqlite", "Where scores are kept.")
@@ -39,8 +43,8 @@ def architectures(space: SearchSpace) -> np.ndarray:
     total = int(np.prod(space.choices))
     if ARCHS.value == "all":
         return np.array(list(itertools.product(*map(range, space.choices))))
-    if ARCHS.value == "distinct":
-        return distinct(space)
+    if ARCHS.value in ("distinct", "representatives"):
+        return distinct(space, by_cost=ARCHS.value == "representatives")
     if ARCHS.value:
         lines = Path(ARCHS.value).read_text().split()
         if not lines:
@@ -85,20 +89,19 @@ def score_masks(
     batch_size: int | None = None,
 ) -> np.ndarray:
     """As `score`, of masks [n, decisions, options]."""
-    with Store(STORE.value) as store, Progress(console=console, transient=True) as bar:
-        task = bar.add_task(
-            f"{scorer.name} on {dataset.name}", total=len(masks) * common.REPEATS.value
-        )
-        advance = lambda: bar.advance(task)  # noqa: E731
-        evaluator = common.build_evaluator(dataset, space, scorer, store, advance, batch_size)
+    what, total = f"{scorer.name} on {dataset.name}", len(masks) * common.REPEATS.value
+    with Store(STORE.value) as store, progress.bar(what, total, console) as bar:
+        evaluator = common.build_evaluator(dataset, space, scorer, store, bar.advance, batch_size)
         scores = evaluator.evaluate(masks)
-    counts = evaluator.counts
+    counts, images = evaluator.counts, batch_size or common.BATCH_SIZE.value
     per_score = counts.run_seconds / max(counts.scored, 1)
     console.print(
         f"{counts.scored} scores computed, {counts.served} from the store, "
         f"{counts.disconnected} disconnected, {counts.non_finite} not finite; "
         f"{counts.compile_seconds:.1f} s compiling, {per_score:.3f} s per score"
     )
+    passes = ", ".join(f"{part.name} {part.passes}" for part in scorer.parts or (scorer,))
+    console.print(f"Forward + backward passes of n={images} images per score: {passes}")
     if counts.shrunk:
         console.print(common.shrunk_text(counts.shrunk))
     return scores

@@ -7,6 +7,7 @@ Examples:
   python -m experiments.search --searcher=evolution --max_params=20000 --time_budget=600
   python -m experiments.search --searcher=evolution --max_latency_ms=2 --latency_batch=8
   python -m experiments.search --searcher=random --against=macs --max_evaluations=200
+  python -m experiments.search --searcher=aging_evolution --population=64 --store=runs/all.sqlite
 """
 
 import time
@@ -15,15 +16,24 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments import common, search_report, searching
+from experiments import common, search_report, searcher_flags, searching
 from saboc_jax import report_html
-from saboc_jax.ranking import AGGREGATIONS
 from saboc_jax.scorers import SCORERS
 from saboc_jax.spaces.isomorphism import representatives
 from saboc_jax.store import Store
-from saboc_jax.trajectory import Trajectory
 
-SCORER = flags.DEFINE_enum("scorer", "ntk_score", sorted(SCORERS), "Training-free score.")
+SCORER = flags.DEFINE_string(
+    "scorer",
+    "ntk_score",
+    "Training-free score, maybe with options after colons, as in knas:variant=mgm. One of: "
+    f"{', '.join(sorted(SCORERS))}.",
+)
+STORE = flags.DEFINE_string(
+    "store",
+    None,
+    "Where scores are kept, to share them between runs; default: in the workdir. It is no part of "
+    "what identifies a run.",
+)
 ISOMORPHISM = flags.DEFINE_bool(
     "isomorphism", True, "Isomorphic architectures of equal cost share one score."
 )
@@ -43,15 +53,15 @@ def main() -> None:
     scorer = common.build_scorer([SCORER.value], space)
     stopwatch = searching.stopwatch(dataset, space)
     allowed = searching.allows(space, stopwatch)
-    limit = searching.MAX_EVALUATIONS.value
-    options = {"max_evaluations": limit} if limit else {}
+    options = searcher_flags.options()
+    searcher_flags.warn(console, space, options)
     searcher = searching.build_searcher(
         space, scorer, searching.SEARCHER.value, allowed, searching.AGAINST.value, **options
     )
-    settings = common.flag_values(*searching.IGNORED) | {"dataset": dataset.name}
+    settings = common.flag_values("store", *searching.IGNORED) | {"dataset": dataset.name}
     folder = common.open_workdir(
         WORKDIR.value
-        or f"runs/{space.name}-{searcher.name}-{scorer.name}-{dataset.name}"
+        or f"runs/{space.name}-{searcher.name}-{scorer.name.replace(':', '-')}-{dataset.name}"
         f"-seed{common.SEED.value}",
         settings,
     )
@@ -61,9 +71,8 @@ def main() -> None:
         f"{common.REPEATS.value} repeats, seed {common.SEED.value})"
     )
     known = searching.truth(space, dataset.name)
-    ranking = AGGREGATIONS[searching.RANKING.value]
-    trajectory = Trajectory(known[0], scorer.higher_is_better, ranking) if known else None
-    with Store(folder / "scores.sqlite") as store:
+    trajectory = searching.follow(space, scorer, known)
+    with Store(STORE.value or folder / "scores.sqlite") as store:
         evaluator = common.build_evaluator(dataset, space, scorer, store)
         if stopwatch:
             stopwatch.keep_in(store)
@@ -71,10 +80,9 @@ def main() -> None:
         start = time.perf_counter()
         found = searching.search(console, evaluator, searcher, allowed, trajectory)
         seconds = time.perf_counter() - start
-    summary = search_report.summarise(space, scorer, evaluator, found, seconds)
-    if trajectory and known:
-        trajectory.finish(found.arch)
-        summary["trajectory"] = searching.keep_trajectory(folder, trajectory, known[1])
+        summary = search_report.summarise(space, scorer, evaluator, found, seconds)
+    trajectory.finish(found.arch)
+    summary["trajectory"] = searching.keep_trajectory(folder, trajectory, known)
     search_report.show(console, space, summary)
     if stopwatch:
         summary["latency_ms"] = searching.latency_of(stopwatch)(found.arch)
@@ -83,7 +91,8 @@ def main() -> None:
         summary["pareto_front"] = searching.keep_front(console, folder, space, scorer, found, known)
     record = {"settings": settings, "time_budget": searching.TIME_BUDGET.value}
     common.write_json(folder / "result.json", {**record, **common.environment(), **summary})
-    search_report.draw(folder / "cell.png", space, np.asarray(found.arch))
+    common.write_json(folder / "candidates.json", search_report.candidates(space, scorer, found))
+    search_report.draw(folder, space, np.asarray(found.arch))
     report_html.write(folder)
     console.print(f"Kept in {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
 

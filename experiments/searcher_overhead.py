@@ -18,6 +18,7 @@ from absl import flags
 from rich.console import Console
 
 from experiments import common
+from saboc_jax.progress import track
 from saboc_jax.report import results_table
 from saboc_jax.scorers.costs import additive_table
 from saboc_jax.searchers import SEARCHERS
@@ -71,7 +72,9 @@ def main() -> None:
     if table is None:
         raise ValueError(f"parameters of {space.name} are no sum over decisions")
     rows = []
-    for name, searcher in build(space.choices).items():
+    searchers = build(space.choices)
+    console = Console(highlight=False)
+    for name, searcher in track(searchers.items(), "measuring", console, calm=True):
         compiling = timed(searcher, table)[2]
         count, own, whole = timed(searcher, table)
         rows.append(
@@ -85,7 +88,7 @@ def main() -> None:
         )
     settings = common.flag_values("out")
     title = f"population {POPULATION.value}, {BATCH.value} per step, score: parameters"
-    Console(highlight=False).print(results_table(rows, title=title))
+    console.print(results_table(rows, title=title))
     if OUT.value:
         common.write_json(
             Path(OUT.value), {"settings": settings, **common.environment(), "rows": rows}

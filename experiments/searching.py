@@ -1,7 +1,7 @@
 """What the search binary is made of: its flags, limits, progress, and what it keeps."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +9,9 @@ import jax
 import numpy as np
 from absl import flags
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from experiments import common
-from saboc_jax import benchmarks
+from saboc_jax import benchmarks, progress
 from saboc_jax import ranking as ranks
 from saboc_jax.budgets import Allows, Budget, budget_check, latency_of
 from saboc_jax.data import Dataset
@@ -29,18 +21,19 @@ from saboc_jax.search import (
     SearchResult,
     Step,
     evolution_options,
+    expected_evaluations,
     pruning_options,
     run_search,
 )
 from saboc_jax.searchers import SEARCHERS
 from saboc_jax.trajectory import (
-    Point,
+    Costs,
     Trajectory,
     front_figure,
-    is_single,
+    progress_figure,
     trajectory_figure,
 )
-from saboc_jax.types import Scorer, Searcher, SearchSpace
+from saboc_jax.types import Architecture, Scorer, Searcher, SearchSpace
 
 SEARCHER = flags.DEFINE_enum("searcher", "pruning", sorted(SEARCHERS), "Search method.")
 RANKING = flags.DEFINE_enum(
@@ -143,12 +136,38 @@ def truth(space: SearchSpace, trained_on: str) -> Accuracies | None:
     return lambda archs: table.accuracy(trained_on, archs), table.column(trained_on)
 
 
-def standing(point: Point, history: list[Step]) -> str:
+def costs_told(space: SearchSpace) -> Costs | None:
+    """The costs that the searcher is told after the scores; None: there are none."""
+    quantity = AGAINST.value
+    return (lambda masks: costs_of(space, quantity, masks)[:, None]) if quantity else None
+
+
+def follow(space: SearchSpace, scorer: Scorer, known: Accuracies | None) -> Trajectory:
+    """Follows a search of the flags, by what its searcher is told."""
+    return Trajectory(
+        known[0] if known else None,
+        scorer.higher_is_better + (False,) * bool(AGAINST.value),
+        ranks.AGGREGATIONS[RANKING.value],
+        costs=costs_told(space),
+    )
+
+
+def standing(trajectory: Trajectory, metrics: Sequence[str]) -> str:
     """Where a search stands, in words."""
-    found, best = f"true accuracy {point.found:.2f} %", f"{point.best:.2f} %"
-    if is_single(history[-1][0]):
-        return f"{found} would be returned, {best} is the best seen"
-    return f"{found} is the mean of what the supernet held, {best} its best"
+    point, scores = trajectory.points[-1], trajectory.scores()
+    known = not math.isnan(point.found)
+    if point.members > 1 and not known:
+        return f"the supernet holds {point.members:,} architectures"
+    if point.members > 1:
+        found, best = f"true accuracy {point.found:.2f} %", f"{point.best:.2f} %"
+        return f"{found} is the mean of what the supernet held, {best} its best"
+    if scores is None:
+        return "nothing has a finite score yet"
+    values = ", ".join(f"{n} {v:.4g}" for n, v in zip(metrics, scores, strict=False))
+    accuracy = f"true accuracy {point.found:.2f} %, " if known else ""
+    best = f"; {point.best:.2f} % is the best seen" if known else ""
+    place = f"rank {point.position:.0f} of {trajectory.distinct}"
+    return f"{accuracy}{place} ({values}) would be returned{best}"
 
 
 def search(
@@ -156,47 +175,54 @@ def search(
     evaluator: Evaluator,
     searcher: Searcher,
     allowed: Allows | None,
-    trajectory: Trajectory | None,
+    trajectory: Trajectory,
 ) -> SearchResult:
-    """Runs the search under a progress bar; says when it would return something better."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    space = evaluator.space
-    last = math.nan
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("compiling", total=None)
-        evaluator.on_score = lambda: bar.advance(task)
+    """Runs the search under a progress bar; says when what it would return, or has seen, changes.
+
+    Args:
+        console: to print on.
+        evaluator: scores the candidates.
+        searcher: of `build_searcher`.
+        allowed: the budget; None: there is none.
+        trajectory: of `follow`; takes in the search.
+    """
+    last = ""
+    repeats, metrics = len(evaluator.keys), evaluator.scorer.metrics
+    told = len(metrics) + bool(AGAINST.value)
+    # Which removals a budget forbids, and so the length of pruning, is seen on the way only.
+    total = expected_evaluations(searcher, told) if allowed is None else None
+    total = min(filter(None, (total, MAX_EVALUATIONS.value)), default=None)
+    with progress.bar("compiling", total and total * repeats, console) as bar:
+        evaluator.on_score = bar.advance
 
         def on_step(step: int, candidates: int) -> None:
-            total = candidates * len(evaluator.keys)
-            bar.reset(task, total=total, description=f"step {step + 1}")
+            bar.describe(f"step {step + 1}")
+            if total is None:
+                bar.expect(bar.done + candidates * repeats)
 
-        def on_told(history: list[Step]) -> None:
+        def on_told(history: list[Step], best: Callable[[], Architecture | None]) -> None:
             nonlocal last
-            if trajectory is None:
-                return
-            point = trajectory.update(history)
-            if point.found != last and not math.isnan(point.found):
-                last = point.found
-                console.print(f"{point.evaluations} evaluations: {standing(point, history)}")
+            point = trajectory.update(history, best())
+            bar.advance(point.evaluations * repeats - bar.done)  # those over budget were not scored
+            now = repr((trajectory.returned[-1], point.members, point.best, point.found))
+            if now != last:
+                last = now
+                said = standing(trajectory, metrics)
+                console.print(f"{point.evaluations} evaluations: {said}", soft_wrap=True)
 
-        quantity = AGAINST.value
-        return run_search(
+        found = run_search(
             searcher,
             evaluator,
             jax.random.fold_in(jax.random.key(common.SEED.value), 3),
             on_step,
             on_told=on_told,
             allows=allowed,
-            costs=(lambda masks: costs_of(space, quantity, masks)[:, None]) if quantity else None,
+            costs=costs_told(evaluator.space),
             max_evaluations=MAX_EVALUATIONS.value,
             time_budget=TIME_BUDGET.value,
         )
+    evaluator.on_score = None
+    return found
 
 
 def pareto(
@@ -243,10 +269,13 @@ def keep_front(
     return rows
 
 
-def keep_trajectory(folder: Path, trajectory: Trajectory, accuracies: np.ndarray) -> list[Any]:
+def keep_trajectory(
+    folder: Path, trajectory: Trajectory, known: Accuracies | None
+) -> list[dict[str, Any]]:
     """Draws the trajectory; gives its points."""
-    title = f"{SEARCHER.value}: true accuracy"
-    trajectory_figure(trajectory.points, accuracies, title).savefig(
-        folder / "trajectory.png", dpi=150
-    )
-    return [list(point) for point in trajectory.points]
+    if known:
+        figure = trajectory_figure(trajectory.points, known[1], f"{SEARCHER.value}: true accuracy")
+    else:
+        figure = progress_figure(trajectory, f"{SEARCHER.value}: what it would return")
+    figure.savefig(folder / "trajectory.png", dpi=150)
+    return [point._asdict() for point in trajectory.points]

@@ -5,12 +5,14 @@ Examples:
     --architecture='|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|none~2|'
 """
 
-import time
+from dataclasses import asdict
+from typing import Any
 
 from absl import flags
 from rich.console import Console
 
-from experiments import common, training
+from experiments import common, search_report, training
+from saboc_jax import progress, report_html
 from saboc_jax.recipes import RECIPES
 
 ARCHITECTURE = flags.DEFINE_string("architecture", None, "The space's text.", required=True)
@@ -27,24 +29,38 @@ def main() -> None:
     dataset = common.load_dataset()
     recipe = training.recipe(RECIPE.value, EPOCHS.value, TRAIN_BATCH.value)
     space = training.space(dataset, recipe, common.SPACE.value)
-    folder = common.open_workdir(WORKDIR.value, training.identity(dataset, recipe))
+    settings = training.identity(dataset, recipe)
+    folder = common.open_workdir(WORKDIR.value, settings)
     arch = space.from_string(ARCHITECTURE.value)
     console.print(f"{space.to_string(arch)}: {space.cost(arch)}")
 
-    start, shown = time.monotonic(), 0
+    size = min(EXAMPLES.value or len(dataset.train), len(dataset.train))
+    steps = size // recipe.batch_size
+    console.print(
+        f"{recipe.epochs} epochs of {steps} steps on {size:,} images of {dataset.name}; the first "
+        "compiles"
+    )
+    with progress.bar("training", recipe.epochs * steps, console) as bar:
 
-    def show(line: dict[str, float]) -> None:
-        nonlocal shown
-        shown += 1
-        left = (time.monotonic() - start) / shown * (recipe.epochs - line["epoch"])
-        values = "  ".join(f"{name} {value:.4g}" for name, value in line.items())
-        console.print(f"{values}  ({left:.0f} s left)" if left else values)
+        def show(line: dict[str, Any]) -> None:
+            bar.advance(line["epoch"] * steps - bar.done)  # epochs of an earlier run count, too
+            console.print("  ".join(f"{name} {value:.4g}" for name, value in line.items()))
 
-    seed, count = common.SEED.value, EXAMPLES.value
-    lines = training.train(space, arch, dataset, recipe, seed, folder, count, show)
-    common.write_json(folder / "result.json", {**common.environment(), "epochs": lines})
+        seed, count = common.SEED.value, EXAMPLES.value
+        lines = training.train(space, arch, dataset, recipe, seed, folder, count, show, bar.advance)
+    settings |= {"dataset": dataset.name}
+    record: dict[str, Any] = {
+        "settings": settings,
+        **common.environment(),
+        "text": space.to_string(arch),
+    }
+    record |= {"cost": space.cost(arch)._asdict(), "recipe": asdict(recipe), "epochs": lines}
+    common.write_json(folder / "result.json", record)
+    search_report.draw(folder, space, arch)
+    report_html.write(folder)
     last = lines[-1]
     console.print(f"Test top-1 {last['test_top1']:.2%}, top-5 {last['test_top5']:.2%}")
+    console.print(f"Kept in {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
 
 
 if __name__ == "__main__":

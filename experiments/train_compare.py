@@ -14,6 +14,7 @@ from absl import flags
 from rich.console import Console
 
 from experiments import common, correlate_report, trained_cells, training
+from saboc_jax import progress, report_html
 from saboc_jax.benchmarks import load_nas_bench_201
 from saboc_jax.recipes import RECIPES, Recipe
 from saboc_jax.report import results_table
@@ -66,7 +67,8 @@ def train_all(console: Console, texts: list[str]) -> dict[tuple[str, int], dict[
         console.print(f"seed {seed}  top-1 {line['test_top1']:.2%}  {text}")
 
     seeds = range(common.SEED.value, common.SEED.value + SEEDS.value)
-    return trained_cells.finish(space, texts, seeds, (own, held_out), recipe, folder, show)
+    with progress.bar("training", None, console) as bar:
+        return trained_cells.finish(space, texts, seeds, (own, held_out), recipe, folder, show, bar)
 
 
 def main() -> None:
@@ -80,14 +82,22 @@ def main() -> None:
     }
     texts = list(dict.fromkeys(text for own in groups.values() for text in own))
     runs = trained_cells.as_runs(groups, train_all(console, texts), table)
-    for name, rows in trained_cells.summary(runs, table).items():
+    tables = trained_cells.summary(runs, table)
+    for name, rows in tables.items():
         console.print(results_table(rows, title=name))
         if OUT.value:
             correlate_report.write(Path(OUT.value), rows, name)
+    folder = Path(WORKDIR.value)
+    figure = trained_cells.plot(trained_cells.per_cell(runs))
+    record = {"settings": common.flag_values("out"), **common.environment()}
+    common.write_json(folder / "result.json", {**record, "tables": tables, "runs": runs})
+    figure.savefig(folder / "trained.png", dpi=100)
+    report_html.write(folder)
     if OUT.value:
         correlate_report.write(Path(OUT.value), runs, "runs")
-        figure = trained_cells.plot(trained_cells.per_cell(runs))
         figure.savefig(Path(OUT.value) / "trained.png", dpi=100)
+        report_html.write(Path(OUT.value))
+    console.print(f"Kept in {folder}: report.html and the runs")
 
 
 if __name__ == "__main__":

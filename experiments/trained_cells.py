@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from experiments import common, training
 from saboc_jax import correlation
 from saboc_jax.benchmarks import Table
+from saboc_jax.progress import Bar
 from saboc_jax.recipes import Recipe
 from saboc_jax.spaces.base import architecture_to_mask, sample_architectures
 from saboc_jax.spaces.nas_bench_201_cells import is_connected, to_string
@@ -181,6 +182,7 @@ def finish(
     settings: Recipe,
     folder: Path,
     show: Callable[[str, int, Metrics], None],
+    bar: Bar | None = None,
 ) -> dict[tuple[str, int], Metrics]:
     """Trains every cell with every seed, a folder each; what is finished there is read.
 
@@ -194,11 +196,15 @@ def finish(
         settings: of training.
         folder: of the runs; exists.
         show: called with the last epoch of every run that was trained now.
+        bar: told of the steps of training that are done.
 
     Returns:
         {(cell, seed): the metrics of its last epoch}.
     """
     results = {}
+    steps = settings.epochs * (len(examples[0].images) // settings.batch_size)
+    if bar:
+        bar.expect(steps * len(texts) * len(seeds))
     for seed in seeds:
         for text in texts:
             arch = of.from_string(text)
@@ -206,9 +212,12 @@ def finish(
             own.mkdir(exist_ok=True)
             lines = read_lines(own / METRICS)
             if len(lines) < settings.epochs:
-                lines = training.train_on(of, arch, *examples, settings, seed, own)
+                on_batch = bar.advance if bar else None
+                lines = training.train_on(of, arch, *examples, settings, seed, own, None, on_batch)
                 show(text, seed, lines[-1])
             results[text, seed] = lines[-1]
+            if bar:
+                bar.advance(steps * len(results) - bar.done)  # what is read counts, too
     return results
 
 

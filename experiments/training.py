@@ -120,10 +120,11 @@ def train(
     folder: Path,
     count: int | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    on_batch: Callable[[], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Trains one architecture on the first `count` training images; gives its epochs' metrics."""
     own, held_out = examples(dataset, "train", count), examples(dataset, "test")
-    return train_on(of, arch, own, held_out, settings, seed, folder, on_epoch)
+    return train_on(of, arch, own, held_out, settings, seed, folder, on_epoch, on_batch)
 
 
 def train_on(
@@ -135,7 +136,10 @@ def train_on(
     seed: int,
     folder: Path,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    on_batch: Callable[[], None] | None = None,
 ) -> list[dict[str, Any]]:
     """The same on examples in memory, for studies that train many architectures."""
-    trainer = make_trainer(of.specialise(arch), own, of.num_classes, settings, seed)
+    trainer = make_trainer(
+        of.specialise(arch), own, of.num_classes, settings, seed, on_batch=on_batch
+    )
     return run(trainer, held_out, settings.epochs, folder, on_epoch)[1]

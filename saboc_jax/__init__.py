@@ -20,6 +20,7 @@ from saboc_jax.scorers.base import combine
 from saboc_jax.search import run_search
 from saboc_jax.searchers import SEARCHERS
 from saboc_jax.spaces import SPACES, make_space
+from saboc_jax.spaces.dtype import in_dtype
 from saboc_jax.types import Batch, Cost, Scorer, Searcher, SearchSpace
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "empirical_ntk",
     "empirical_ntks",
     "from_module",
+    "in_dtype",
     "make_scorer",
     "make_space",
     "rank",

@@ -44,8 +44,14 @@ from saboc_jax.api_inputs import (
 from saboc_jax.api_results import Found, Ranked, Score
 from saboc_jax.budgets import Allows, Budget
 from saboc_jax.data import Dataset
+from saboc_jax.progress import bar
 from saboc_jax.recipes import RECIPES, Recipe
-from saboc_jax.search import evolution_options, pruning_options, run_search
+from saboc_jax.search import (
+    evolution_options,
+    expected_evaluations,
+    pruning_options,
+    run_search,
+)
 from saboc_jax.searchers import SEARCHERS
 from saboc_jax.spaces.isomorphism import representatives
 from saboc_jax.train import State, make_trainer
@@ -63,6 +69,7 @@ def score(
     repeats: int = 3,
     batch_size: int = 64,
     call: Mapping[str, Any] | None = None,
+    progress: bool = True,
 ) -> Score:
     """Scores one Flax module, or one architecture of a space.
 
@@ -75,6 +82,7 @@ def score(
         repeats: draws of weights (and of images, from a dataset).
         batch_size: images of a batch drawn from a dataset.
         call: keyword arguments of every call of a module, e.g. {"train": False}.
+        progress: draw a bar on a terminal or in a notebook.
 
     Returns:
         The scores; print it, or see `Score.mean`.
@@ -105,7 +113,7 @@ def score(
     else:
         space = find_space(space, images)
         archs = [find_architecture(candidate, space)]
-    return score_all(space, archs, images, key, scorers, repeats, batch_size)[1][0]
+    return score_all(space, archs, images, key, scorers, repeats, batch_size, progress)[1][0]
 
 
 def rank(
@@ -119,6 +127,7 @@ def rank(
     ranking: str = "borda",
     batch_size: int = 64,
     call: Mapping[str, Any] | None = None,
+    progress: bool = True,
 ) -> Ranked:
     """Orders Flax modules, or architectures of a space, the best first.
 
@@ -132,6 +141,7 @@ def rank(
         ranking: a key of `saboc_jax.ranking.AGGREGATIONS`.
         batch_size: images of a batch drawn from a dataset.
         call: keyword arguments of every call of a module.
+        progress: draw a bar on a terminal or in a notebook.
 
     Returns:
         The candidates in order. One that is dead or not finite is last, never dropped.
@@ -154,7 +164,7 @@ def rank(
     if ranking not in rankings.AGGREGATIONS:
         raise ValueError(f"ranking={ranking!r}; allowed: {', '.join(rankings.AGGREGATIONS)}")
     space, archs = find_candidates(candidates, images, space, call)
-    scorer, scores = score_all(space, archs, images, key, scorers, repeats, batch_size)
+    scorer, scores = score_all(space, archs, images, key, scorers, repeats, batch_size, progress)
     means = np.stack([score.values for score in scores]).mean(1)
     how, directions = rankings.AGGREGATIONS[ranking], scorer.higher_is_better
     order = np.asarray(rankings.best_first(means, directions, ranking=how))
@@ -174,6 +184,7 @@ def search(
     time_budget: float | None = None,
     batch_size: int = 64,
     call: Mapping[str, Any] | None = None,
+    progress: bool = True,
     **options: Any,
 ) -> Found:
     """Searches a space without training.
@@ -190,6 +201,7 @@ def search(
         time_budget: seconds after which nothing more is scored.
         batch_size: images of a batch drawn from a dataset.
         call: keyword arguments of every call of a module.
+        progress: draw a bar on a terminal or in a notebook.
         **options: of the searcher's factory.
 
     Raises:
@@ -217,14 +229,19 @@ def search(
     if searcher != "pruning" and max_evaluations is not None:
         options["max_evaluations"] = max_evaluations
     method = _searcher(searcher, space, evaluator.scorer, allows, options)
-    result = run_search(
-        method,
-        evaluator,
-        jax.random.fold_in(key, 3),
-        allows=allows,
-        max_evaluations=max_evaluations,
-        time_budget=time_budget,
-    )
+    total = None if allows else expected_evaluations(method, len(evaluator.scorer.metrics))
+    total = min(filter(None, (total, max_evaluations)), default=None)
+    with bar("searching", total and total * repeats, live=progress, lines=False) as shown:
+        evaluator.on_score = shown.advance
+        result = run_search(
+            method,
+            evaluator,
+            jax.random.fold_in(key, 3),
+            allows=allows,
+            max_evaluations=max_evaluations,
+            time_budget=time_budget,
+        )
+    evaluator.on_score = None
     arch = np.asarray(result.arch)
     return Found(space, arch, scored(evaluator, arch), result)
 
@@ -257,6 +274,7 @@ def correlate(
     resamples: int = 1000,
     batch_size: int = 64,
     call: Mapping[str, Any] | None = None,
+    progress: bool = True,
 ) -> list[correlation.Row]:
     """How well scores order candidates whose trained accuracy is known.
 
@@ -272,6 +290,7 @@ def correlate(
         resamples: of the bootstrap over candidates.
         batch_size: images of a batch drawn from a dataset.
         call: keyword arguments of every call of a module.
+        progress: draw a bar on a terminal or in a notebook.
 
     Returns:
         A row for every metric and aggregation, see `saboc_jax.correlation.statistics`: signed
@@ -302,7 +321,7 @@ def correlate(
     unknown = sorted(set(aggregations) - set(rankings.AGGREGATIONS))
     if unknown:
         raise ValueError(f"aggregations {unknown}; allowed: {', '.join(rankings.AGGREGATIONS)}")
-    scorer, scores = score_all(space, archs, images, key, scorers, repeats, batch_size)
+    scorer, scores = score_all(space, archs, images, key, scorers, repeats, batch_size, progress)
     values = np.stack([score.values for score in scores])
     return correlation.table(scorer, values, truth, aggregations=aggregations, resamples=resamples)
 
@@ -317,6 +336,7 @@ def train(
     folder: str | Path | None = None,
     max_examples: int | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    progress: bool = True,
 ) -> tuple[State, list[dict[str, Any]]]:
     """Trains one module or architecture on all devices, and evaluates it after every epoch.
 
@@ -332,6 +352,7 @@ def train(
             nothing is kept.
         max_examples: only the first training images; None: all.
         on_epoch: called with the metrics of every epoch.
+        progress: draw a bar on a terminal or in a notebook.
 
     Returns:
         (state with `params` and `batch_stats`, one dictionary an epoch: epoch, train_loss,
@@ -364,14 +385,23 @@ def train(
         space = find_space(space, dataset)
         module = space.specialise(find_architecture(candidate, space))
     own, held_out = examples(dataset, "train", max_examples), examples(dataset, "test", None)
-    trainer = make_trainer(module, own, dataset.num_classes, settings, seed)
-    if folder is not None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        return run(trainer, held_out, settings.epochs, Path(folder), on_epoch)
-    state, lines = trainer.init(), []
-    for epoch in range(settings.epochs):
-        state, line = one_epoch(trainer, state, epoch, held_out)
-        lines.append(line)
-        if on_epoch:
-            on_epoch(line)
-    return state, lines
+    steps = len(own.images) // settings.batch_size
+    with bar("training", settings.epochs * steps, live=progress, lines=False) as shown:
+        trainer = make_trainer(
+            module, own, dataset.num_classes, settings, seed, on_batch=shown.advance
+        )
+
+        def told(line: dict[str, Any]) -> None:
+            shown.advance(line["epoch"] * steps - shown.done)  # epochs of an earlier run, too
+            if on_epoch:
+                on_epoch(line)
+
+        if folder is not None:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            return run(trainer, held_out, settings.epochs, Path(folder), told)
+        state, lines = trainer.init(), []
+        for epoch in range(settings.epochs):
+            state, line = one_epoch(trainer, state, epoch, held_out)
+            lines.append(line)
+            told(line)
+        return state, lines

@@ -13,8 +13,9 @@ from saboc_jax.api_results import Score
 from saboc_jax.budgets import Allows, Budget, budget_check, latency_of
 from saboc_jax.data import Dataset
 from saboc_jax.evaluate import Evaluator
-from saboc_jax.scorers import make_scorer
+from saboc_jax.progress import bar
 from saboc_jax.scorers.base import combine
+from saboc_jax.scorers.variants import make_variant
 from saboc_jax.spaces import make_space
 from saboc_jax.spaces.base import architecture_to_mask, check_architecture
 from saboc_jax.spaces.module import module_space
@@ -28,7 +29,8 @@ Candidate = nn.Module | ArchitectureLike
 Candidates = Sequence[nn.Module] | Mapping[str, nn.Module] | Sequence[ArchitectureLike]
 """Modules, named or not, or architectures."""
 AScorer = str | Scorer | Callable[[SearchSpace], Scorer]
-"""A name from `saboc_jax.SCORERS`, a scorer of the space, or a factory of one."""
+"""A name from `saboc_jax.SCORERS`, maybe with options as in "knas:variant=mgm"; a scorer of the
+space; or a factory of one."""
 Scorers = AScorer | Sequence[AScorer]
 """One, or several whose metrics are used together."""
 
@@ -41,10 +43,13 @@ def score_all(
     scorers: Scorers,
     repeats: int,
     batch_size: int,
+    progress: bool,
 ) -> tuple[Scorer, list[Score]]:
     """The scorer, and the scores of every architecture."""
     evaluator = build_evaluator(space, images, key, scorers, repeats, batch_size)
-    return evaluator.scorer, [scored(evaluator, arch) for arch in archs]
+    with bar("scoring", len(archs) * repeats, live=progress, lines=False) as shown:
+        evaluator.on_score = shown.advance
+        return evaluator.scorer, [scored(evaluator, arch) for arch in archs]
 
 
 def scored(evaluator: Evaluator, arch: Architecture) -> Score:
@@ -119,7 +124,7 @@ def _scorer(scorers: Scorers, space: SearchSpace) -> Scorer:
     made = []
     for one in given:
         if isinstance(one, str):
-            one = make_scorer(one, space)
+            one = make_variant(one, space)
         elif callable(one):
             one = one(space)
         if not isinstance(one, Scorer):

@@ -98,6 +98,10 @@ class Table:
     def __len__(self) -> int:
         return len(self.architectures)
 
+    def has(self, dataset: str, target: str) -> bool:
+        """Does this table have that column?"""
+        return (_COLUMNS | _HALFWAY).get((dataset, target)) in self.columns
+
     def column(self, dataset: str, target: str = "test") -> Float[np.ndarray, " cells"]:
         """Accuracies of all cells, in the order of `architectures`.
 

@@ -1,8 +1,9 @@
 """Small charts as inline SVG for reports: they scale to a phone and need no script."""
 
 import html
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from jaxtyping import Bool, Float
 _WIDTH, _HEIGHT = 440, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66, 14, 12, 46
 _INK, _BLUE, _ORANGE = "#1c2529", "#0a4f9e", "#c04f00"
+_COLOURS = (_BLUE, _ORANGE, "#00795a", "#9c2f7a", "#8a6d00", "#56636a")
+_FEW = 40  # points that are marked on their curve
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -61,22 +64,67 @@ def scatter(
     return _svg(f"{labels[1]} against {labels[0]}", axes.frame(labels) + "".join(shapes))
 
 
-def spectrum(values: Sequence[float]) -> str:
-    """Eigenvalues, largest first, on a logarithmic axis; those not positive are counted."""
-    array = np.sort(np.asarray(values, np.float64).ravel())[::-1]
-    positive = np.isfinite(array) & (array > 0)
-    if not positive.any():
+def lines(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], labels: tuple[str, str]
+) -> str:
+    """Curves over a common axis, and their names below; values that are not finite are left out.
+
+    Args:
+        series: by name, horizontal and vertical positions.
+        labels: of the axes.
+    """
+    finite = {}
+    for name, (x, y) in series.items():
+        points = np.array([x, y], float).reshape(2, -1)
+        finite[name] = points[:, np.isfinite(points).all(0)]
+    everything = np.concatenate([*finite.values(), np.zeros((2, 0))], axis=1)
+    if not everything.size:
+        return f"<p>No finite {html.escape(labels[1])}.</p>"
+    axes = _Axes(*everything)
+    shapes, names = [], []
+    for (name, points), colour in zip(finite.items(), itertools.cycle(_COLOURS)):
+        shapes.append(_polyline(axes, points[0], points[1], colour))
+        if points.shape[1] <= _FEW:
+            shapes += [
+                f'<circle cx="{axes.right(a):.1f}" cy="{axes.down(b):.1f}" r="3" fill="{colour}"/>'
+                for a, b in points.T
+            ]
+        names.append(f'<span style="color:{colour}">■ {html.escape(name)}</span>')
+    legend = f'<p class="note">{" &ensp; ".join(names)}</p>'
+    picture = _svg(f"{labels[1]} over {labels[0]}", axes.frame(labels) + "".join(shapes))
+    return f"<div>{picture}{legend}</div>"
+
+
+def spectrum(values: Any, others: Sequence[Any] = ()) -> str:
+    """Eigenvalues, largest first, on a logarithmic axis; those not positive are counted.
+
+    Args:
+        values: [n] or [repeats, n], each repeat a blue line.
+        others: the same of further architectures, in thin grey lines below.
+    """
+    own, grey = _descending(values), [row for other in others for row in _descending(other)]
+    if not any(_positive(row).any() for row in own):
         return "<p>No positive eigenvalue.</p>"
-    place = np.arange(1, len(array) + 1, dtype=np.float64)[positive]
-    power = np.log10(array[positive])
-    axes = _Axes(place, power, logarithmic=True)
-    points = " ".join(
-        f"{axes.right(a):.1f},{axes.down(b):.1f}" for a, b in zip(place, power, strict=True)
-    )
-    line = f'<polyline points="{points}" fill="none" stroke="{_BLUE}" stroke-width="2"/>'
-    note = int((~positive).sum())
-    left_out = _label(_WIDTH - _RIGHT, _TOP + 10, f"{note} not positive", "end") if note else ""
-    return _svg("spectrum", axes.frame(("place", "eigenvalue")) + line + left_out)
+    powers = [np.log10(row[_positive(row)]) for row in (*grey, *own)]
+    places = [np.arange(1.0, len(power) + 1) for power in powers]
+    axes = _Axes(np.concatenate(places), np.concatenate(powers), logarithmic=True)
+    shapes = ""
+    for number, (place, power) in enumerate(zip(places, powers, strict=True)):
+        colour, width = ("#b5b5b5", 1) if number < len(grey) else (_BLUE, 2)
+        shapes += _polyline(axes, place, power, colour, width) if len(power) else ""
+    bad = sum(int((~_positive(row)).sum()) for row in own)
+    left_out = _label(_WIDTH - _RIGHT, _TOP + 10, f"{bad} not positive", "end") if bad else ""
+    return _svg("spectrum", axes.frame(("place", "eigenvalue")) + shapes + left_out)
+
+
+def _descending(values: Any) -> list[np.ndarray]:
+    """Each row with the largest value first."""
+    array = np.asarray(values, np.float64)
+    return [np.sort(row)[::-1] for row in array.reshape(-1, array.shape[-1] if array.ndim else 1)]
+
+
+def _positive(values: np.ndarray) -> np.ndarray:
+    return np.isfinite(values) & (values > 0)
 
 
 class _Axes:
@@ -122,6 +170,11 @@ def _range(values: Any) -> tuple[float, float]:
 
 def _line(x1: float, y1: float, x2: float, y2: float, colour: str = _INK) -> str:
     return f'<path d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}" stroke="{colour}"/>'
+
+
+def _polyline(axes: _Axes, x: Any, y: Any, colour: str, width: float = 2) -> str:
+    points = " ".join(f"{axes.right(a):.1f},{axes.down(b):.1f}" for a, b in zip(x, y, strict=True))
+    return f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
 
 
 def _label(x: float, y: float, text: str, anchor: str = "middle", extra: str = "") -> str:

@@ -24,6 +24,8 @@ from jaxtyping import Array, Float, Int
 from saboc_jax.types import Batch, Gates, PRNGKey
 
 AXIS = "jobs"
+SHARDS = ("architectures", "images")
+"""What several devices share: architectures here, the images of each in `saboc_jax.ntk.sharded`."""
 Look = Callable[[PRNGKey, Gates, Batch], Any]
 """What is observed of one architecture on one batch."""
 
@@ -135,7 +137,7 @@ def sharded(look: Look, devices: Sequence[jax.Device]) -> Callable[..., Any]:
         devices: to run on.
     """
     jobs, everywhere = PartitionSpec(AXIS), PartitionSpec()
-    return _shard_map(
+    return unchecked_shard_map(
         partial(_one_device, look), _mesh(devices), (jobs, jobs, everywhere, everywhere), jobs
     )
 
@@ -161,7 +163,7 @@ def _mesh(devices: Sequence[jax.Device]) -> Mesh:
     return Mesh(np.asarray(devices), (AXIS,))
 
 
-def _shard_map(function: Callable[..., Any], mesh: Mesh, inputs: Any, outputs: Any) -> Any:
+def unchecked_shard_map(function: Callable[..., Any], mesh: Mesh, inputs: Any, outputs: Any) -> Any:
     """`jax.shard_map` without its check of what is equal on all devices."""
     if hasattr(jax, "shard_map"):
         return jax.shard_map(

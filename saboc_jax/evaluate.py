@@ -5,32 +5,40 @@ program for every architecture of the space, compiled ahead of time so that comp
 time are measured apart. What is read from it (eigenvalues, a regression) runs in float64 on
 the host: it is small, needs the precision, and GPUs are slow at it.
 
-Policy for bad architectures: one without a path from input to output, and one whose metrics
-are not all finite, has NaN in every metric of that repeat, is counted, and is ranked last by
-`saboc_jax.ranking`. It is never dropped.
+Policy for bad architectures: flagged, counted, ranked last by `saboc_jax.ranking`, never dropped.
+One without a path from input to output ("disconnected") has NaN in every metric. One with a
+metric that is not finite ("non_finite") keeps what its scorer gave: NaN, no value, ranks it last
+whatever its other metrics are; an infinity, which some definitions have as a value, ranks it last
+by that metric. What the store serves is counted by its flag there: a resumed run says the same.
 """
 
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
 from saboc_jax.backoff import Chunk, in_passes, is_out_of_memory
+from saboc_jax.counts import Counts as Counts
+from saboc_jax.counts import is_flagged
 from saboc_jax.devices import arranged, collected, find_devices, sharded, share_out, stacked
 from saboc_jax.executors import Executor
-from saboc_jax.precision import enable_x64
+from saboc_jax.ntk.sharded import check_divides
+from saboc_jax.precision import computing_in, enable_x64
 from saboc_jax.records import Request, Result, current_versions, request
 from saboc_jax.scorers.base import (
     check_needs,
+    check_storable,
     combine,
     labels_only,
     observe,
     on_space,
+    shared_by,
     split_apart,
 )
 from saboc_jax.spaces.base import architecture_to_mask
@@ -59,44 +67,6 @@ class Job(NamedTuple):
     rows: dict[str, Row]
 
 
-@dataclass
-class Counts:
-    """What an evaluator has done.
-
-    Attributes:
-        scored: (architecture, repeat) pairs that ran.
-        served: pairs found in memory or in the store.
-        disconnected: pairs not run, for no path joins input and output.
-        non_finite: pairs that ran and gave a metric that is not finite.
-        isomorphic: pairs whose score is that of another architecture of their class.
-        device_jobs: pairs that each of several devices ran; empty where there is one.
-        shrunk: what is computed at once since memory did not suffice; empty: it did.
-        compilations: scoring programs, or pieces of them, compiled.
-        compile_seconds: time of it.
-        run_seconds: time of running them.
-        stored_seconds: time that what the store served took when it ran.
-    """
-
-    scored: int = 0
-    served: int = 0
-    disconnected: int = 0
-    non_finite: int = 0
-    isomorphic: int = 0
-    device_jobs: list[int] = field(default_factory=list)
-    shrunk: str = ""
-    compilations: int = 0
-    compile_seconds: float = 0.0
-    run_seconds: float = 0.0
-    stored_seconds: float = 0.0
-
-    def add(self, other: "Counts") -> None:
-        """Adds what another process has done; its devices are its own."""
-        for each in fields(self):
-            if each.type in (int, float):
-                setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
-        self.shrunk = other.shrunk or self.shrunk
-
-
 def mask_text(mask: Bool[np.ndarray, "decisions options"], space: SearchSpace) -> str:
     """The space's text of a one-hot mask; rows of bits for a supernet."""
     if (mask.sum(1) == 1).all():
@@ -123,8 +93,10 @@ class Evaluator:
             their own, a search would fill the memory with them.
         pieces: compiled links of architectures that are chains (`saboc_jax.spaces.chain`); None:
             one program for each architecture.
-        devices: how many local devices share the jobs; None: all. Where architectures have
-            their own programs, the first runs them.
+        devices: how many local devices share the work; None: all.
+        shard: "architectures": the devices share the jobs, and the first alone runs those of
+            architectures that have their own programs. "images": jobs run one after another,
+            each on all devices; for scorers that observe nothing but NTKs.
         chunk: how much is computed at once; it shrinks where memory does not suffice. None: one
             job on one device, `PLACES` on each of several.
         executor: computes the jobs somewhere else (`saboc_jax.executors`); None: here.
@@ -144,6 +116,7 @@ class Evaluator:
     max_programs: int = 64
     pieces: Pieces | None = field(default_factory=Pieces)
     devices: int | None = None
+    shard: str = "architectures"
     chunk: Chunk | None = None
     executor: Executor | None = None
     counts: Counts = field(default_factory=Counts)
@@ -157,15 +130,21 @@ class Evaluator:
                 f"{len(self.keys)} keys and {len(self.batches)} batches; allowed: one of each "
                 "per repeat, at least one"
             )
+        self._devices = find_devices(self.devices)
+        shared_by(self.scorer, self.shard, len(self._devices))  # raises where it cannot
         for batch in self.batches:
             check_needs(self.scorer, batch)
+            if self.shard == "images":
+                check_divides(len(self._devices), batch.images.shape[0])
+        if self.store is not None:
+            check_storable(self.scorer)
         self._versions = current_versions()
-        self._devices = find_devices(self.devices)
-        self._chunk = self.chunk = self.chunk or Chunk(PLACES if len(self._devices) > 1 else 1)
+        several = len(self._devices) > 1 and self.shard == "architectures"
+        self._chunk = self.chunk = self.chunk or Chunk(PLACES if several else 1)
         self.seeds = self.seeds or [str(number) for number in range(len(self.keys))]
 
     def evaluate(self, masks: Bool[Any, "b decisions options"]) -> Float[np.ndarray, "b repeats k"]:
-        """Metrics of every mask and repeat, NaN where bad."""
+        """Metrics of every mask and repeat; see the module for the bad ones."""
         masks, repeats = np.asarray(masks, bool), range(len(self.keys))
         rows = self._rows([(mask, repeat) for mask in masks for repeat in repeats])
         return np.stack([scores for scores, _ in rows]).reshape(len(masks), len(repeats), -1)
@@ -184,6 +163,7 @@ class Evaluator:
 
     def keep_in(self, store: Store) -> None:
         """From now on results are kept in this store, and those in memory are forgotten."""
+        check_storable(self.scorer)
         self.store = store
         self._memory.clear()
 
@@ -224,6 +204,8 @@ class Evaluator:
             job = job._replace(rows=rows)
             if not missing:
                 self.counts.served += 1
+                self.counts.disconnected += is_flagged(rows, "disconnected")
+                self.counts.non_finite += is_flagged(rows, "non_finite")
                 self._remember(job, {})
                 self._tell()
             elif not self.space.is_connected(job.mask):
@@ -242,8 +224,10 @@ class Evaluator:
 
     @property
     def at_once(self) -> int:
-        """Jobs of one program; where architectures have their own, or are measured: one."""
-        if self.space.program or any(split_apart(part)[1].observables for part in self._parts):
+        """Jobs of one program; where they have their own, share devices or are measured: one."""
+        if self.space.program or self.shard == "images":
+            return 1
+        if any(split_apart(part)[1].observables for part in self._parts):
             return 1
         return len(self._devices) * self._chunk.jobs
 
@@ -296,11 +280,11 @@ class Evaluator:
         seconds = time.perf_counter() - start - (self.counts.compile_seconds - before)
         self.counts.scored += len(jobs)
         self.counts.run_seconds += seconds
-        for rows in found:
-            bad = [row for row in rows.values() if not np.isfinite(row[0]).all()]
-            self.counts.non_finite += bool(bad)
-            for _, diagnostics in bad:
-                diagnostics["flag"] = "non_finite"
+        for job, rows in zip(jobs, found, strict=True):
+            for values, diagnostics in rows.values():
+                if not np.isfinite(values).all():
+                    diagnostics["flag"] = "non_finite"
+            self.counts.non_finite += is_flagged(job.rows | rows, "non_finite")
         return found, [seconds / len(jobs)] * len(jobs)
 
     def _take(
@@ -321,7 +305,9 @@ class Evaluator:
         scorer = combine(parts, "+".join(part.name for part in parts))
         own = self.space.program(jobs[0].mask) if self.space.program else None
         scorer = on_space(scorer, own, self.pieces) if own else scorer
-        observed = self._observe(scorer, own, jobs)
+        scorer = shared_by(scorer, self.shard, len(self._devices))
+        with computing_in(self.space.dtype):
+            observed = self._observe(scorer, own, jobs)
         return [
             self._finish(scorer, parts, job, seen) for job, seen in zip(jobs, observed, strict=True)
         ]
@@ -341,9 +327,9 @@ class Evaluator:
             part.name: (
                 own,
                 {
-                    name.removeprefix(f"{part.name}."): np.asarray(value)
+                    name.rpartition(".")[2]: np.asarray(value)
                     for name, value in notes.items()
-                    if name.startswith(f"{part.name}.")
+                    if name.rpartition(".")[0] == part.name
                 },
             )
             for part, own in zip(parts, np.split(np.asarray(scores), ends), strict=True)
@@ -476,4 +462,4 @@ class Evaluator:
 
 def _to_host(value: Any) -> np.ndarray:
     array = np.asarray(value)
-    return array.astype(np.float64) if np.issubdtype(array.dtype, np.floating) else array
+    return array.astype(np.float64) if jnp.issubdtype(array.dtype, jnp.floating) else array

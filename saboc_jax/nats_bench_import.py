@@ -55,7 +55,7 @@ def open_benchmark(path: str | os.PathLike[str]) -> Any:
         import nats_bench
     except ImportError as error:
         raise ImportError(
-            "NATS-Bench files need its package: pip install 'saboc_jax[nats]'"
+            "NATS-Bench files need its package: pip install '.[nats]' in the clone"
         ) from error
     path = Path(path)
     if not path.exists():

@@ -49,8 +49,14 @@ def load(path: str | Path) -> dict[str, np.ndarray]:
     return golden
 
 
-def compare(path: str | Path) -> tuple[list[Row], list[str]]:
+def compare(
+    path: str | Path, on_net: Callable[[int, int], None] | None = None
+) -> tuple[list[Row], list[str]]:
     """Computes every known quantity of a golden file.
+
+    Args:
+        path: the file.
+        on_net: called as `on_net(done, nets)` before every network.
 
     Returns:
         Rows (net, quantity, program, ours, theirs, error), and the quantities not known here.
@@ -68,7 +74,9 @@ def compare(path: str | Path) -> tuple[list[Row], list[str]]:
         space = nas_bench_201(meta["C"], meta["N"], meta["num_classes"], golden["x1"].shape[1:])
         gated = jax.jit(lambda variables, gates: _quantities(bind(space, variables, gates), arrays))
         summed: dict[str, Any] = {}
-        for index, net in meta["nets"].items():
+        for done, (index, net) in enumerate(meta["nets"].items()):
+            if on_net:
+                on_net(done, len(meta["nets"]))
             theirs = _theirs(golden, index, net)
             for program, ours in _programs(space, gated, arrays, golden, index, net["arch"]):
                 gradients = ours.pop("input_gradients")
@@ -154,8 +162,12 @@ def _row(net: str, name: str, program: str, ours: Any, theirs: Any) -> Row:
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     if ours.shape != theirs.shape:
         raise ValueError(f"{name} of net {net}: ours has shape {ours.shape}, theirs {theirs.shape}")
-    scale = np.abs(theirs).max()
-    error = float(np.abs(ours - theirs).max() / (scale if scale else 1.0))
+    finite = theirs[np.isfinite(theirs)]
+    scale = np.abs(finite).max(initial=0.0)
+    # Equal infinities have no difference: it would be NaN.
+    same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
+    apart = np.abs(np.where(same, 0.0, ours) - np.where(same, 0.0, theirs)).max(initial=0.0)
+    error = float(apart / (scale if scale else 1.0))
     norm = partial(np.linalg.norm) if ours.ndim else float
     return {
         "net": net,

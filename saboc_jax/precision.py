@@ -1,9 +1,10 @@
 """Float64 within a block, and products of matrices that are exact enough for conditioning."""
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -22,12 +23,23 @@ def enable_x64() -> AbstractContextManager[Any]:
     return experimental.enable_x64()  # type: ignore[attr-defined]  # before jax 0.8
 
 
+def computing_in(dtype: str) -> AbstractContextManager[Any]:
+    """A context in which programs of that floating-point type are traced and run."""
+    return enable_x64() if dtype == "float64" else nullcontext()
+
+
 def inner_products(a: Float[Array, "n p"], b: Float[Array, "m p"]) -> Float[Array, "n m"]:
-    """`a b'` in full precision (no TF32): conditioning is the signal.
+    """`a b'` in full precision (no TF32), in float32 or better: conditioning is the signal.
 
     XLA's CPU compiler of jaxlib 0.10 to 0.12 can fuse the product of a matrix with its own
     transpose into a program that reads memory it never wrote; the barrier keeps it from seeing
     that both are the same.
     """
     other = lax.optimization_barrier(b)
-    return lax.dot_general(a, other, (((1,), (1,)), ((), ())), precision=PRECISION)
+    return lax.dot_general(
+        a,
+        other,
+        (((1,), (1,)), ((), ())),
+        precision=PRECISION,
+        preferred_element_type=jnp.promote_types(jnp.result_type(a, b), jnp.float32),
+    )

@@ -6,8 +6,11 @@ common scale and no weights. A sum of ranks belongs to the set it was computed f
 or removing candidates can reverse two others, so never compare sums across sets.
 
 A metric that is not finite (a dead network, a failed solve, an overflow) is the worst value
-there is, whatever its sign: such entries share the last rank and are never dropped. One rule
-serves every ranking, statistic and search method of this package.
+there is, whatever its sign: such entries share the last rank and are never dropped. Where
+several metrics become one rank, NaN is more than that: it is no value, so its candidate counts as
+not finite in all of them, and none is behind it. An infinity stays a matter of its own metric,
+for some definitions give one to a network that runs (AZ-NAS's trainability of an identity,
+TE-NAS's condition number of a singular kernel).
 
 `per_metric_ranks`, the aggregations and `order` take NumPy or JAX arrays and work under
 `jax.jit`, where searchers need them. Fronts and statistics run on the host.
@@ -47,6 +50,13 @@ def _costs(scores: Any, higher_is_better: Sequence[bool]) -> Any:
         )
     signs = np.where(np.asarray(higher_is_better, dtype=bool), -1, 1)
     return xp.where(xp.isfinite(scores), scores * signs.astype(scores.dtype), np.inf)
+
+
+def _voided(scores: Any) -> Any:
+    """Scores where a candidate with NaN in one metric has it in all."""
+    xp = _backend(scores)
+    scores = xp.asarray(scores)
+    return xp.where(xp.isnan(scores).any(axis=-1, keepdims=True), xp.nan, scores)
 
 
 def _rank_column(costs: Any, ties: Ties) -> Any:
@@ -103,7 +113,7 @@ def borda(
     """The sum of a candidate's ranks over all metrics; lower is better (SABoC-NAS Eq. 12).
 
     Args:
-        scores: [n, k] metric values, non-finite allowed.
+        scores: [n, k] metric values; a candidate with NaN among them is last by all.
         higher_is_better: the direction of each metric.
         ties: see `per_metric_ranks`. "ordinal" gives the permutations of the paper's text;
             "average" does not depend on the order of the candidates (decision D14).
@@ -111,16 +121,17 @@ def borda(
     Returns:
         [n] sums, between k (first everywhere) and n k.
     """
-    return per_metric_ranks(scores, higher_is_better, ties=ties).sum(axis=1)
+    return per_metric_ranks(_voided(scores), higher_is_better, ties=ties).sum(axis=1)
 
 
 def log_rank(scores: Float[Any, "n k"], higher_is_better: Sequence[bool]) -> Float[Any, " n"]:
     """AZ-NAS's aggregation: -sum of log(r / n), where r counts ranks from the worst, r=1.
 
     A last place costs log n, a first place nothing: one bad metric weighs more than it does
-    in a sum of ranks. AZ-NAS maximises the negative of this.
+    in a sum of ranks. AZ-NAS maximises the negative of this. A candidate with NaN is last by all
+    metrics.
     """
-    ranks = per_metric_ranks(scores, higher_is_better)
+    ranks = per_metric_ranks(_voided(scores), higher_is_better)
     n = ranks.shape[0]
     return -_backend(ranks).log((n + 1 - ranks) / n).sum(axis=1)
 
@@ -129,9 +140,9 @@ def mean_z_score(scores: Float[Any, "n k"], higher_is_better: Sequence[bool]) ->
     """The mean over metrics of standardised values, lower is better: what Borda count avoids.
 
     Mean and deviation are those of the finite entries. A non-finite entry stands one standard
-    deviation behind the worst finite one.
+    deviation behind the worst finite one; a candidate with NaN does so in all metrics.
     """
-    costs = _costs(scores, higher_is_better)
+    costs = _costs(_voided(scores), higher_is_better)
     xp = _backend(costs)
     finite = xp.isfinite(costs)
     count = xp.maximum(finite.sum(axis=0), 1)
@@ -144,13 +155,13 @@ def mean_z_score(scores: Float[Any, "n k"], higher_is_better: Sequence[bool]) ->
 
 
 def first_metric(scores: Float[Any, "n k"], higher_is_better: Sequence[bool]) -> Float[Any, " n"]:
-    """The rank by the first metric alone."""
+    """The rank by the first metric alone; NaN in another changes nothing."""
     return per_metric_ranks(scores[:, :1], higher_is_better[:1])[:, 0]
 
 
 def worst_rank(scores: Float[Any, "n k"], higher_is_better: Sequence[bool]) -> Float[Any, " n"]:
     """The rank by the metric a candidate does worst in (minimax)."""
-    return per_metric_ranks(scores, higher_is_better).max(axis=1)
+    return per_metric_ranks(_voided(scores), higher_is_better).max(axis=1)
 
 
 AGGREGATIONS: Mapping[str, Ranking] = MappingProxyType(

@@ -4,9 +4,9 @@
         evaluator = Evaluator(space, scorer, keys, batches, executor=executor)
         scores = evaluator.evaluate(masks)
 
-Ray is an extra (`pip install 'saboc_jax[ray]'`) and is imported when an executor is made. Every
-node needs this package in the driver's versions: others are refused, for results are kept under
-the driver's.
+Ray is an extra (`pip install '.[ray]'` in the clone) and is imported when an executor is made.
+Every node needs this package in the driver's versions: others are refused, for results are kept
+under the driver's.
 
 **Bits.** XLA adds in an order that depends on its flags and on how many threads it has. Workers
 therefore get the driver's `JAX_*`, `XLA_*` and `NPROC` variables, and give the bits of the local
@@ -64,8 +64,8 @@ class Worker:
 
 def setup_of(evaluator: Evaluator) -> dict[str, Any]:
     """The arguments that make the same evaluator in another process, without store or executor."""
-    names = ("space", "scorer", "keys", "dataset", "seeds", "space_id", "max_programs", "devices")
-    setup = {name: getattr(evaluator, name) for name in names}
+    names = ("space", "scorer", "keys", "dataset", "seeds", "space_id", "max_programs")
+    setup = {name: getattr(evaluator, name) for name in (*names, "devices", "shard")}
     setup["batches"] = [jax.tree.map(np.asarray, batch) for batch in evaluator.batches]
     return setup if evaluator.pieces is not None else setup | {"pieces": None}
 
@@ -232,7 +232,7 @@ def _import_ray() -> ModuleType:
     try:
         import ray
     except ImportError as error:
-        raise ImportError("a Ray executor needs Ray: pip install 'saboc_jax[ray]'") from error
+        raise ImportError("a Ray executor needs Ray: pip install '.[ray]' in the clone") from error
     return ray
 
 

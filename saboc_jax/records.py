@@ -171,7 +171,7 @@ def write_parquet(path: Path, results: Sequence[Result]) -> None:
         import pyarrow.parquet
     except ImportError as error:
         raise ImportError(
-            "Parquet needs pyarrow: pip install 'saboc_jax[parquet]', or export to .csv"
+            "Parquet needs pyarrow: pip install '.[parquet]' in the clone, or export to .csv"
         ) from error
     text, number = pyarrow.string(), pyarrow.float64()
     schema = [(name, text) for name in IDENTITY]

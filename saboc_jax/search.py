@@ -13,6 +13,7 @@ import inspect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,6 +22,8 @@ from jaxtyping import Bool, Float
 
 from saboc_jax.budgets import Allows
 from saboc_jax.evaluate import Evaluator
+from saboc_jax.searchers.history import SearchState
+from saboc_jax.searchers.pruning import PruningState
 from saboc_jax.spaces.base import architecture_to_mask
 from saboc_jax.types import Architecture, PRNGKey, Searcher, SearchSpace
 
@@ -87,13 +90,34 @@ def evaluations(history: list[Step]) -> int:
     return sum(len(masks) for masks, _ in history)
 
 
+def expected_evaluations(searcher: Searcher, metrics: int) -> int | None:
+    """How many candidates a search will ask for; None: not known beforehand.
+
+    Pruning is rehearsed with equal scores, which gives its number unless a budget forbids
+    removals.
+
+    Args:
+        searcher: any.
+        metrics: how many it is told.
+    """
+    state = searcher.init(jax.random.key(0))
+    if isinstance(state, SearchState):
+        return len(state.history.scores)
+    if not isinstance(state, PruningState):
+        return None
+    while not searcher.done(state):
+        masks, state = searcher.ask(jax.random.key(0), state)
+        state = searcher.tell(state, masks, np.ones((len(masks), 1, metrics)))
+    return int(state.evaluations)
+
+
 def run_search(
     searcher: Searcher,
     evaluator: Evaluator,
     key: PRNGKey,
     on_step: Callable[[int, int], None] | None = None,
     *,
-    on_told: Callable[[list[Step]], None] | None = None,
+    on_told: Callable[[list[Step], Callable[[], Architecture | None]], None] | None = None,
     allows: Allows | None = None,
     costs: Callable[[Bool[np.ndarray, "b d o"]], Float[np.ndarray, "b m"]] | None = None,
     max_evaluations: int | None = None,
@@ -106,7 +130,8 @@ def run_search(
         evaluator: scores the candidates.
         key: seeds the searcher; consumed.
         on_step: called as `on_step(step, candidates)` before a step is evaluated.
-        on_told: called with the history after every step.
+        on_told: called after every step as `on_told(history, best)`; `best()` is what the
+            searcher would return now, None where it cannot say yet.
         allows: see `saboc_jax.budgets.budget_check`; None: no budget.
         costs: further metrics that are told to the searcher after the scores, for a search
             between objectives; they are not in the history.
@@ -143,13 +168,21 @@ def run_search(
         history.append((masks, scores))
         rejected += int((~allowed).sum())
         if on_told:
-            on_told(history)
+            on_told(history, partial(_returned, searcher, state))
     arch = _best(searcher, state, allows, history, rejected, stopped)
     mask = architecture_to_mask(arch, max(evaluator.space.choices))
     repeats = [evaluator.score(mask, repeat) for repeat in range(len(evaluator.keys))]
     return SearchResult(
         arch, np.stack([s for s, _ in repeats]), repeats[0][1], history, rejected, stopped
     )
+
+
+def _returned(searcher: Searcher, state: Any) -> Architecture | None:
+    """What a searcher would return now; None: nothing yet."""
+    try:
+        return np.asarray(searcher.best(state))
+    except ValueError:
+        return None
 
 
 def _evaluate(

@@ -108,6 +108,7 @@ def make_trainer(
     recipe: Recipe,
     seed: int,
     devices: list[Any] | None = None,
+    on_batch: Callable[[], None] | None = None,
 ) -> Trainer:
     """Compiles the training of a module.
 
@@ -118,6 +119,7 @@ def make_trainer(
         recipe: the settings.
         seed: of weights, order, augmentation and dropped paths.
         devices: to train on; None: all.
+        on_batch: called after every step of training.
 
     Raises:
         ValueError: if a batch cannot be filled or divided over the devices.
@@ -153,6 +155,8 @@ def make_trainer(
             images, targets = jax.device_put(batch, divided)
             state, new = step(state, images, targets, key)
             sums = new if sums is None else jax.tree.map(jnp.add, sums, new)
+            if on_batch:
+                on_batch()
         return state, {name: float(value) / steps for name, value in sums.items()}
 
     def evaluate(state: State, held_out: Examples) -> Metrics:

@@ -116,6 +116,7 @@ class SearchSpace(NamedTuple):
             field of `Cost`; None: the cheapest option of each decision by itself makes it.
         evolution: `evolution()` gives options of evolution (`start`, `mutate`, `mutate_start`)
             without which it makes no sense here; None: there are none.
+        dtype: the floating-point type that its networks compute in (`saboc_jax.spaces.dtype`).
     """
 
     name: str
@@ -142,13 +143,28 @@ class SearchSpace(NamedTuple):
     call: Callable[[], dict[str, Any]] | None = None
     cheapest: Callable[[Any, str], Architecture] | None = None
     evolution: Callable[[], dict[str, Any]] | None = None
+    dtype: str = "float32"
 
 
 class Passes(NamedTuple):
-    """What one score of one architecture costs, in passes over one batch."""
+    """What one score of one architecture costs, in passes over one batch of n images.
+
+    Attributes:
+        forward: passes.
+        backward: passes.
+        backward_per_image: further backward passes for each image, where batch norm couples the
+            images of a batch.
+    """
 
     forward: float
     backward: float
+    backward_per_image: float = 0
+
+    def __str__(self) -> str:
+        """`3 + 3`, forward and backward; `3 + 3n` if there are 3 for each of n images."""
+        each = "n" if self.backward_per_image == 1 else f"{self.backward_per_image:g}n"
+        terms = [f"{self.backward:g}"] if self.backward or not self.backward_per_image else []
+        return " + ".join([f"{self.forward:g}", *terms, *([each] * bool(self.backward_per_image))])
 
 
 class Observable(Protocol):

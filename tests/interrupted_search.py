@@ -12,6 +12,7 @@ import signal
 import sqlite3
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import jax
@@ -71,7 +72,8 @@ def start(name: str, folder: Path, pause: float) -> int:
 def rows_in(folder: Path) -> int:
     """How many scores are on disk."""
     try:
-        with sqlite3.connect(f"file:{folder / 'scores.sqlite'}?mode=ro", uri=True) as store:
+        path = f"file:{folder / 'scores.sqlite'}?mode=ro"
+        with closing(sqlite3.connect(path, uri=True)) as store:
             return store.execute("SELECT count(*) FROM results").fetchone()[0]
     except sqlite3.Error:  # not there yet, or being made
         return 0

@@ -14,6 +14,8 @@ from flax import linen as nn
 import saboc_jax as sj
 from saboc_jax import api, data
 from saboc_jax.scorers.base import jitted
+from saboc_jax.spaces.module import module_space
+from saboc_jax.spaces.nnx import from_nnx
 
 KEY = jax.random.key(0)
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|none~2|"
@@ -41,7 +43,8 @@ def space():
 
 def examples():
     found = doctest.DocTestFinder(recurse=False)
-    for function in (sj.score, sj.rank, sj.search, sj.correlate, sj.train):
+    five = (sj.score, sj.rank, sj.search, sj.correlate, sj.train)
+    for function in (*five, module_space, from_nnx):
         yield from found.find(function, function.__name__, globs={})
 
 

@@ -18,18 +18,6 @@ LOADERS = {
     "darts_nb301_surrogate.csv": benchmarks.load_darts_surrogate,
     "darts_swap1000.csv": benchmarks.load_darts_swap,
 }
-ACCURACIES = [
-    "cifar10_test",
-    "cifar100_test",
-    "imagenet16_120_test",
-    "cifar10_valid_train",
-    "cifar10_valid_val",
-    "cifar100_train",
-    "cifar100_val",
-    "imagenet16_120_train",
-    "imagenet16_120_val",
-    "cifar10_valid_val_12ep",
-]
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +26,6 @@ def data_dir() -> Path:
     if not directory:
         pytest.skip("SABOC_DATA_DIR is not set: the benchmark tables are not available")
     return Path(directory)
-
-
-@pytest.fixture(scope="module")
-def made_lines() -> list[str]:
-    """A complete table with made-up accuracies: column j of row i is (i + j) / 1000 % 100."""
-    lines = ["index,arch," + ",".join(ACCURACIES) + ",cifar10_12ep_seconds"]
-    for i, arch in enumerate(cells.all_architectures()):
-        numbers = [f"{(i + j) / 1000 % 100:.3f}" for j in range(len(ACCURACIES) + 1)]
-        lines.append(f"{15624 - i},{cells.to_string(arch)}," + ",".join(numbers))
-    return lines
 
 
 def write(directory: Path, lines: list[str], name: str = "nas_bench_201.csv") -> Path:
@@ -78,6 +56,11 @@ def test_lookup_by_text_indices_and_batches(made: benchmarks.Table) -> None:
     np.testing.assert_array_equal(rows, [row, 0])
     np.testing.assert_array_equal(made.row(cells.all_architectures()), np.arange(15625))
     assert made.row([]).shape == (0,)
+
+
+def test_a_table_says_what_it_has(made: benchmarks.Table) -> None:
+    assert made.has("cifar100", "train") and made.has("cifar10", "12ep")
+    assert not made.has("cifar100", "train_100ep") and not made.has("cifar100", "12ep")
 
 
 def test_lookup_accepts_jax_arrays(made: benchmarks.Table) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -46,6 +47,8 @@ def test_search_says_what_it_found(searched):
     assert result["settings"]["dataset"] == "digits"
     assert set(result["scores"]) == {"S_t", "S_e", "S_g"}
     assert "jax" in result["versions"]
+    assert (folder / "w" / "trajectory.png").stat().st_size > 5_000
+    assert len(result["spectra"]["found"]) == 1 and len(result["spectra"]["others"]) == 8
     assert (folder / "w" / "cell.png").stat().st_size > 10_000
     assert "digits" in done.stdout
     page = (folder / "w" / "report.html").read_text()
@@ -82,6 +85,8 @@ def test_a_workdir_of_another_run_is_refused(searched):
         (["--dataset=digits", "--batch_size=5000"], "5000"),
         (["--dataset=digits", "--batch_norm=batch", "--ntk_engine=one_backward"], "frozen"),
         (["--dataset=digits", "stray"], "stray"),
+        (["--dataset=digits", "--scorer=params:of=3"], "no option 'of'; allowed: none"),
+        (["--dataset=digits", "--population=4"], "of evolution, aging_evolution"),
     ],
 )
 def test_bad_input_gets_one_clear_error(arguments, said, tmp_path):
@@ -128,6 +133,7 @@ def test_score_resumes_and_exports(tmp_path):
     second = run("experiments.score", *more, cwd=tmp_path)
     assert second.returncode == 0, second.stderr
     assert "4 from the store" in second.stdout
+    assert "passes of n=6 images per score: ntk_score 3 + 3" in second.stdout
     lines = (tmp_path / "s.csv").read_text().splitlines()
     assert len(lines) == 6
     assert "S_t" in lines[0]
@@ -137,9 +143,14 @@ def test_correlate_agrees_with_scipy(tmp_path):
     if not os.environ.get("SABOC_DATA_DIR"):
         pytest.skip("SABOC_DATA_DIR is unset: no accuracies to correlate with")
     flags = [*TINY, "--num_archs=12", "--store=s.sqlite", "--out=o", "--trained_on=cifar100"]
-    done = run("experiments.correlate", *flags, "--resamples=20", cwd=tmp_path)
+    more = ["--resamples=20", "--top_k=0.1,0.5"]
+    done = run("experiments.correlate", *flags, *more, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / "o" / "correlations.json").read_text())["rows"]
+    record = json.loads((tmp_path / "o" / "correlations.json").read_text())
+    assert record["command"].startswith("python -m experiments.correlate --dataset=digits")
+    assert {"saboc_jax", "jax"} <= set(record["versions"])
+    rows = record["rows"]
+    assert all(row["regret@10%"] >= row["regret@50%"] >= 0 for row in rows)
     assert [row["score"] for row in rows][:3] == ["S_t", "S_e", "S_g"]
     assert len(rows) == 8  # three metrics, three pairs, two aggregations of all
     with Store(tmp_path / "s.sqlite") as store:
@@ -166,6 +177,11 @@ def test_the_papers_tables_and_figures_share_one_store(tmp_path):
         assert done.returncode == 0, done.stderr
         assert (tmp_path / "o" / result).stat().st_size > 500
     assert "0 scores computed" in done.stdout
+    figure2 = json.loads((tmp_path / "o" / "figure2.json").read_text())
+    assert "experiments.paper.figure2 --quick" in figure2["command"]
+    assert "saboc_jax" in figure2["versions"] and figure2["settings"]["num_archs"] == 10
+    assert [row["paper"] for row in figure2["rows"]] == [0.433, 0.514, 0.513]
+    assert f"{figure2['rows'][0]['tau']:.4f}" in done.stdout
     rows = json.loads((tmp_path / "o" / "table1.json").read_text())["rows"]
     assert len(rows) == 8 and all(row["tau"] == -row["signed tau"] for row in rows)
     more = [*flags, "--scorers=ntk_score,params"]
@@ -173,6 +189,7 @@ def test_the_papers_tables_and_figures_share_one_store(tmp_path):
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "o" / "figure1.json").read_text())["rows"]
     assert {"params", "ntk_score.S_t", "ntk_score borda"} <= {row["score"] for row in rows}
+    assert {row["trained"] for row in rows} == {"final training accuracy"}
 
 
 def test_benchmark_measures_compile_and_run_apart(tmp_path):
@@ -220,12 +237,15 @@ def test_search_between_objectives_within_a_budget(tmp_path):
     assert [row["macs"] for row in front] == sorted(row["macs"] for row in front)
     assert [row["params"] for row in front] == sorted(row["params"] for row in front)
     assert (tmp_path / "w" / "front.png").stat().st_size > 5000
+    assert re.search(r"evaluations: .*rank 1 of \d+ \(params [\d.e+]+\) would be", done.stdout)
+    page = (tmp_path / "w" / "report.html").read_text()
+    assert 'aria-label="params against macs"' in page  # a single metric
     if not os.environ.get("SABOC_DATA_DIR"):
         return
-    assert result["trajectory"][-1][0] == 40
+    assert result["trajectory"][-1]["evaluations"] == 40
     assert "evaluations: true accuracy" in done.stdout
     assert (tmp_path / "w" / "trajectory.png").stat().st_size > 5000
-    best = [point[1] for point in result["trajectory"]]
+    best = [point["best"] for point in result["trajectory"]]
     assert best == sorted(best)
 
 
@@ -262,6 +282,34 @@ def test_limits_that_leave_nothing_are_one_clear_error(arguments, said, tmp_path
     assert done.returncode == 1
     assert said in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+def test_an_evolution_shares_a_store_and_says_when_it_is_random_search(tmp_path):
+    flags = [*TINY, "--searcher=aging_evolution", "--population=4", "--scorer=params"]
+    more = ["--max_evaluations=4", "--store=s.sqlite", "--workdir=w"]
+    done = run("experiments.search", *flags, *more, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "does not exceed the population of 4" in done.stdout
+    result = json.loads((tmp_path / "w" / "result.json").read_text())
+    assert (result["evaluations"], result["settings"]["population"]) == (4, 4)
+    assert "store" not in result["settings"]
+    assert not (tmp_path / "w" / "scores.sqlite").exists()
+    with Store(tmp_path / "s.sqlite") as store:
+        assert len(store) == result["counts"]["scored"] + result["counts"]["disconnected"] > 0
+
+
+def test_the_architectures_of_a_flag():
+    code = (
+        "import sys; from experiments import common, scoring; common.flags.FLAGS(sys.argv);"
+        "print(len(scoring.architectures(scoring.common.make_space('nas_bench_201'))))"
+    )
+    counts = {}
+    for name in ("distinct", "representatives"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, f"--archs={name}"], capture_output=True, text=True
+        )
+        counts[name] = int(done.stdout)
+    assert counts == {"distinct": 6466, "representatives": 7700}
 
 
 def test_a_limit_on_latency_is_measured_once_and_kept(tmp_path):

@@ -107,3 +107,32 @@ def test_settings_do_not_depend_on_how_it_was_called(tmp_path):
     done = saboc("search", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert '"scorer": "params"' in (tmp_path / "w" / "settings.json").read_text()
+
+
+def test_what_a_kill_leaves_of_the_settings_does_not_lock_a_workdir(tmp_path):
+    folder = tmp_path / "w"
+    folder.mkdir()
+    (folder / ".settings.json.4711").write_text('{"seed"')
+    assert common.open_workdir(str(folder), {"seed": 0}) == folder
+    assert common.read_json(folder / "settings.json") == {"seed": 0}
+    common.open_workdir(str(folder), {"seed": 0})
+    with pytest.raises(ValueError, match="seed: 0 there, 1 now"):
+        common.open_workdir(str(folder), {"seed": 1})
+    other = tmp_path / "o"
+    other.mkdir()
+    (other / ".settings.json.bak").write_text("{}")
+    with pytest.raises(ValueError, match="not a run of ours"):
+        common.open_workdir(str(other), {"seed": 0})
+
+
+def test_every_binary_that_keeps_json_keeps_command_and_versions():
+    writers = {
+        path.name: path.read_text()
+        for path in [*ROOT.glob("experiments/*.py"), *ROOT.glob("experiments/paper/*.py")]
+        if "common.write_json(" in path.read_text()
+    }
+    del writers["train_curve.py"]  # it copies the record of a training
+    assert len(writers) > 8
+    assert [name for name, text in writers.items() if "common.environment()" not in text] == []
+    assert {"command", "versions"} <= set(common.environment())
+    assert {"saboc_jax", "jax"} <= set(common.environment()["versions"])

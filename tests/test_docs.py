@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+import pydoc
 import re
 import shlex
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 from experiments import cli
 from saboc_jax.scorers import SCORERS
+from saboc_jax.searchers import SEARCHERS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -93,7 +95,7 @@ def commands(page):
             yield from (line.removeprefix("$ ").strip() for line in lines if line.strip())
     prose = BLOCK.sub("", page.read_text())
     for inline in re.findall(r"`([^`\n]+)`", prose):
-        if re.match(r"(make|saboc|python -m) ", inline):
+        if re.match(r"(?:[A-Z_]+=\S+ )*(make|saboc|python -m) ", inline):
             yield inline
 
 
@@ -148,67 +150,172 @@ def test_every_command_of_a_page_names_what_exists():
     assert {"search", "correlate", "score", "train"} <= set(wanted)
 
 
-# Studies that no other test runs, at their smallest; most compare with tables of accuracies.
-NET = ["--channels=2", "--batch_size=4", "--repeats=1"]
-STUDIES = {
-    "ablation": ["--dataset=cifar10", "--variants=C=3,onehot labels", "--num_archs=4"],
-    "darts_correlations": ["--dataset=digits", "--limit=20", "--scorers=params", *NET],
-    "published_scores": ["--datasets=cifar10", "--limit=3", *NET],
-    "paper.table2": ["--dataset=cifar100", "--sizes=4", "--num_archs=4", *NET],
+# --- what they do --------------------------------------------------------------------------------
+
+NET = ["--channels=2", "--cells=1", "--batch_size=4", "--repeats=1"]
+QUICK = [*NET, "--dataset=digits"]
+STUDY = [*NET, "--num_archs=4", "--resamples=5"]
+SMALL = {
+    "ablation": [*NET, "--num_archs=4", "--channels=3"],
+    "correlate": [*STUDY, "--scorers=params"],
+    "darts_correlations": [*QUICK, "--limit=20", "--scorers=params"],
+    "fetch_data": [],
+    "paper.table1": ["--quick", *QUICK, "--num_archs=4"],
+    "paper.table2": ["--quick", *QUICK, "--num_archs=4", "--sizes=4"],
+    "paper.table3": ["--methods=params", "--seeds=2"],
+    "paper.table4": ["--methods=random", "--seeds=2"],
+    "precision": [*QUICK, "--num_archs=3", "--scorers=naswot"],
+    "published_scores": [*NET, "--limit=3"],
+    "ray_throughput": [*QUICK, "--num_archs=4", "--workers=1"],
+    "report": [],
+    "score": [*QUICK, "--num_archs=2", "--scorers=params"],
+    "score_your_own": ["--batch_size=4", "--repeats=1", "--scorers=params"],
+    "scorer_seconds": [*QUICK, "--num_archs=2", "--scorers=params,snip"],
+    "search": [*QUICK, "--scorer=params"],
+    "train": ["--channels=2", "--epochs=1", "--train_examples=64"],
 }
+"""Flags that make a command of a page small: they follow its own, and the last of a flag counts."""
+SHORT = ["--max_evaluations=6", "--max_params=5000", "--max_latency_ms=60000"]
+IN_THE_TABLE_ONLY = {
+    "paper.table5": ["--quick", "--methods=params", "--iterations=6", "--out=runs/table5"],
+    "train_compare": [
+        *("--archs=random", "--number=1", "--seeds=1", "--recipe=tiny", "--dataset=digits"),
+        *("--epochs=1", "--channels=2", "--train_examples=64", "--workdir=runs/compare"),
+    ],
+}
+"""Binaries of README's table of which no page has a line, and no other test a run."""
+TOO_LONG = {
+    "resnet_compile": "measures compilations, without any cache: a minute at its smallest",
+    "scaling": "compiles for each size, without any cache: a minute at its smallest",
+}
+"""Binaries of README's table that no test runs, and why."""
+NEED_TABLES = {
+    "ablation", "correlate", "darts_correlations", "paper.table1", "paper.table2", "paper.table3",
+    "published_scores",
+}  # fmt: skip
+NOT_RUN = {
+    "make test": "it is this",
+    "make docs": "it installs; test_the_site_builds_without_a_warning builds",
+    "saboc fetch_data --prepare": "it downloads",
+    "saboc import_nats_bench": "it needs the official files; tests/test_nats_bench_import.py",
+    "tfds build": "another program, which downloads",
+    "pip install": "it installs",
+}
+"""How lines begin that no test runs, and why."""
+# One process, which has imported what is slow; each line in a fork, for binaries define flags of
+# one name. A line is (environment, binary, words).
 RUN = """
-import json, os, runpy, sys
+import json, os, runpy, sys, traceback
 import experiments.common, matplotlib.pyplot, saboc_jax.report_html, scipy.stats  # once for all
-for binary, words in json.load(sys.stdin).items():
+for line in json.load(sys.stdin):
+    environment, binary, words = line
     if os.fork() == 0:
+        os.environ.update(environment)
         sys.argv = [binary, *words]
-        runpy.run_module(f"experiments.{binary}", run_name="__main__", alter_sys=True)
+        try:
+            runpy.run_module(f"experiments.{binary}", run_name="__main__", alter_sys=True)
+        except SystemExit as error:
+            sys.stdout.flush()
+            os._exit(1 if error.code else 0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        sys.stdout.flush()
+        os._exit(0)
     if os.wait()[1]:
-        print(binary, "failed", flush=True)
+        print("FAILED:", *line, flush=True)
 """
 
 
-def test_every_binary_of_a_page_is_run_by_a_test(tmp_path):
-    tiny = ["--dataset=digits", "--batch_size=4", "--repeats=1", "--scorers=params"]
-    kept = ROOT / "experiments" / "results" / "correlation_cifar100"
-    here = {
-        "score_your_own": tiny,
-        "report": [f"--workdir={kept}", f"--out={tmp_path}/report.html"],
-        "scorer_seconds": ["--dataset=digits", "--num_archs=2", "--scorers=params,snip", *NET],
-    }
-    not_run = set()
-    if importlib.util.find_spec("ray"):
-        here["ray_throughput"] = ["--dataset=digits", "--num_archs=4", "--workers=1", *NET]
-    else:
-        not_run |= {"ray_throughput"}
-    if os.environ.get("SABOC_DATA_DIR"):
-        here |= STUDIES
-    else:
-        not_run |= set(STUDIES)
-    named = {binary_and_flags(command)[0] for page in PAGES for command in commands(page)}
+def shrunk(binary, words):
+    """The words of a command, and flags that make it small."""
+    if "--help" in words or binary == "cli":
+        return words
+    chosen = any("--searcher=" in word and "pruning" not in word for word in words)
+    return [*words, *SMALL[binary], *(SHORT if binary == "search" and chosen else ())]
+
+
+def literal_lines():
+    """(command, environment, binary, words) of what the pages say to type, as written there."""
+    for page in PAGES:
+        for command in commands(page):
+            words = shlex.split(command, comments=True)
+            environment = dict(w.split("=", 1) for w in words if re.match(r"[A-Z_]+=", w))
+            binary, own = binary_and_flags(command)
+            if words[:2] == ["make", "search"]:
+                binary, own = "search", own if binary else []
+            if binary == "__help":
+                binary, own = "cli", ["--help"]
+            if words[-1] not in OTHERS and "COMMAND" not in command:
+                yield command, environment, binary, own
+
+
+def test_every_line_of_a_page_runs_as_it_is_written(tmp_path):
+    ray, tables = importlib.util.find_spec("ray"), os.environ.get("SABOC_DATA_DIR")
+    lines, stale = [], set(NOT_RUN)
+    for command, environment, binary, words in literal_lines():
+        reasons = {start for start in NOT_RUN if command.startswith(start)}
+        stale -= reasons
+        if reasons or (binary in NEED_TABLES and not tables):
+            continue
+        if not ray and (binary == "ray_throughput" or "--executor=ray" in words):
+            continue
+        assert binary, f"{command}: neither ours nor in NOT_RUN"
+        words = [word.replace("=~/", f"={tmp_path}/") for word in shrunk(binary, words)]
+        lines.append((environment, binary, words))
+    assert not stale
+    assert len(lines) > 20
+    lines += [({}, b, w) for b, w in IN_THE_TABLE_ONLY.items() if tables or b != "train_compare"]
+    said = run_lines(lines, tmp_path)
+    assert "Best first, on digits" in said
+    assert "ntk_score borda" in said or not tables
+    assert (tmp_path / "runs" / "comparison.html").stat().st_size > 1000
+    for name in ("cell", "table5", *(("compare",) if tables else ())):
+        assert (tmp_path / "runs" / name / "report.html").is_file()
+
+
+def run_lines(lines, folder):
+    """Runs lines one after another in a folder; gives what they print."""
+    done = subprocess.run(
+        [sys.executable, "-c", RUN],
+        input=json.dumps(lines),
+        cwd=folder,
+        env=dict(os.environ, PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu", COLUMNS="120"),
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+    assert done.returncode == 0 and "FAILED" not in done.stdout, done.stdout + done.stderr
+    return done.stdout
+
+
+def named_in_the_readme():
+    """Binaries in the first column of README's table; `.table2` is of the folder before it."""
+    page = (ROOT / "README.md").read_text()
+    rows = re.findall(r"^\| (`[^|]+) \|", page[page.index("## The binaries") :], re.M)
+    for row in rows:
+        folder = ""
+        for name in re.findall(r"`([\w.]+)`", row):
+            folder = name.rpartition(".")[0] or folder
+            yield f"{folder}{name}" if name.startswith(".") else name
+
+
+def test_every_binary_of_the_readme_is_run_by_a_test():
+    named = set(named_in_the_readme())
+    assert named <= set(cli.subcommands())
+    assert {"paper.table6", "train_compare", "scaling"} <= named
     texts = "".join(
         path.read_text() for path in ROOT.glob("tests/**/test_*.py") if path.name != "test_docs.py"
     )
     # Tests name a binary as a module, and those of the paper by a name in a list.
-    run = {
+    elsewhere = {
         binary
-        for binary in named & set(cli.subcommands())
+        for binary in named
         if re.search(rf'experiments\.{re.escape(binary)}"', texts)
         or ("." in binary and f'"{binary.removeprefix("paper.")}"' in texts)
     }
-    assert (named & set(cli.subcommands())) - run - set(here) == not_run
-    done = subprocess.run(
-        [sys.executable, "-c", RUN],
-        input=json.dumps(here),
-        cwd=tmp_path,
-        env=dict(os.environ, PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu"),
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0 and "failed" not in done.stdout, done.stdout + done.stderr
-    assert "Best first, on digits" in done.stdout
-    assert "ntk_score borda" in (tmp_path / "report.html").read_text()
+    here = {binary for *_, binary, _ in literal_lines()}
+    assert named - elsewhere - here == {*IN_THE_TABLE_ONLY, *TOO_LONG}
 
 
 # --- the site -----------------------------------------------------------------------------------
@@ -234,6 +341,15 @@ def test_the_table_of_scorers_holds_every_registered_one(hooks):
     assert by_name["`latency`"][7] == "not measured"
     page = (ROOT / "docs" / "scorers.md").read_text()
     assert page.count(hooks.TABLE) == page.count(hooks.PAGES) == 1
+
+
+def test_every_scorer_has_its_limits_and_every_searcher_its_options():
+    page = (ROOT / "docs" / "scorers.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", page[page.index("## Limits") :], re.M) == list(SCORERS)
+    listed = re.findall(r"^::: ([\w.]+)$", (ROOT / "docs" / "api.md").read_text(), re.M)
+    assert {f"{f.__module__}.{f.__name__}" for f in SEARCHERS.values()} <= set(listed)
+    for name in listed:
+        assert pydoc.locate(name) is not None, name
 
 
 def test_tau_in_the_table_is_that_of_the_kept_results(hooks, tmp_path):

@@ -1,6 +1,7 @@
 """The loop over architectures: one program, one policy for the bad, resumable to the bit."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -67,6 +68,28 @@ def test_the_store_serves_what_is_finished(parts, tmp_path):
         again = make(parts, store)
         np.testing.assert_array_equal(again.evaluate(masks), first)
         assert (again.counts.served, again.counts.scored, again.counts.compilations) == (4, 0, 0)
+        assert (again.counts.disconnected, again.counts.non_finite) == (2, 0)
+
+
+def test_a_resumed_run_counts_the_bad_as_the_first(parts, tmp_path):
+    space, _, keys, batches = parts
+    depth, params = (make_scorer(name, space) for name in ("depth", "params"))
+
+    def failing(observed, gates, batch):
+        values, notes = params.finish(observed, gates, batch)
+        return jnp.where(gates[0, 1] > 0, jnp.nan, values), notes
+
+    both = combine([depth, params._replace(finish=failing)])
+    masks = architecture_to_mask(np.array([[1] * 6, [3] * 6, [0] * 6, [1] * 6]), 5)
+    seen = []
+    with Store(tmp_path / "s.sqlite") as store:
+        Evaluator(space, both.parts[1], keys, batches, store=store).evaluate(masks[:2])
+        for _ in range(3):  # the first finds one part of two architectures
+            evaluator = Evaluator(space, both, keys, batches, store=store)
+            evaluator.evaluate(masks)
+            seen.append((evaluator.counts.disconnected, evaluator.counts.non_finite))
+            assert evaluator.counts.served in (2, 8)
+    assert seen == [(2, 2)] * 3  # of two repeats each; the twin in the same run is counted once
 
 
 def test_scorers_scored_together_share_their_rows_with_each_alone(parts, tmp_path):

@@ -273,7 +273,7 @@ def prune(evaluator):
 # Ray starts its daemons by a fork that at once becomes another program: JAX warns of any fork.
 @pytest.mark.filterwarnings(r"ignore:os.fork\(\) was called:RuntimeWarning")
 def test_a_search_on_ray_survives_a_killed_worker_to_the_bit(tmp_path):
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'saboc_jax[ray]'")
+    pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]' in the clone")
     local = cheap(names=("ntk_score",))
     expected = prune(local)
     killed = []

@@ -155,6 +155,7 @@ def test_the_reader_knows_the_halfway_accuracies(tmp_path):
     path.write_text("\n".join([",".join(imports.HEADER), *lines]) + "\n")
     table = load_nas_bench_201(tmp_path)
     place = names.index("cifar100_train_100ep")
+    assert table.has("cifar100", "train_100ep") and not table.has("svhn", "train_100ep")
     assert table.accuracy("cifar100", archs[7], "train_100ep") == pytest.approx(7 + place / 100)
     without = {k: v for k, v in table.columns.items() if "100ep" not in k}
     with pytest.raises(ValueError, match="import_nats_bench"):

@@ -9,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from experiments.paper.published import TABLE_3, TABLE_4, TABLE_5, TABLE_6
+from experiments.paper.published import METHODS_3, TABLE_3, TABLE_4, TABLE_5, TABLE_6
+from saboc_jax.scorers import SCORERS
 from saboc_jax.spaces import darts_costs
 from saboc_jax.spaces import resnet_encoding as encoding
 from saboc_jax.spaces.darts_codec import read_genotype
@@ -48,6 +49,13 @@ def run(name, folder, *arguments):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout, json.loads((folder / "o" / f"{name}.json").read_text())
+
+
+def test_table3_searches_by_the_papers_scores_and_naswot():
+    assert set(TABLE_3) < set(METHODS_3) < set(SCORERS) and len(METHODS_3) == 16
+    code = "from experiments.paper import table3; print(*table3.METHODS.default, sep=',')"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == ",".join(METHODS_3)
 
 
 def difference_by_hand(runs, one, other):

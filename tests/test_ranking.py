@@ -69,8 +69,34 @@ def test_ranks_are_those_of_scipy(ties, scores):
 
 def test_borda_is_equation_12_by_hand():
     scores = np.array([[0.9, 3.0, 1.0], [0.5, 1.0, 2.0], [0.5, 2.0, np.nan]])
+    # NaN puts the third last by all. Metric 1, higher better: 1, 2. Metric 2: 2, 1. Metric 3: 1, 2.
+    np.testing.assert_array_equal(ranking.borda(scores, DIRECTIONS), [4.0, 5.0, 9.0])
+    scores[2, 2] = np.inf  # the worst by metric 3 only
     # Metric 1, higher better: 1, 2.5, 2.5. Metric 2, lower better: 3, 1, 2. Metric 3: 1, 2, 3.
     np.testing.assert_array_equal(ranking.borda(scores, DIRECTIONS), [5.0, 5.5, 7.5])
+
+
+@pytest.mark.parametrize("name", ranking.AGGREGATIONS)
+@given(scores=tables(st.integers(-4, 4).map(float)), metric=st.integers(0, 2))
+def test_one_nan_makes_an_architecture_last(name, scores, metric):
+    best = [9.0, -9.0, -9.0]
+    partly = np.array(best)
+    partly[metric] = np.nan
+    rank = ranking.AGGREGATIONS[name]
+    ranks = rank(np.concatenate([scores, [best, partly, [np.nan] * 3]]), DIRECTIONS)
+    if name == "first" and metric != 0:  # it looks at one metric only
+        assert ranks[-2] == ranks[-3]
+    else:
+        assert ranks[-2] == ranks[-1] and (ranks[:-2] < ranks[-1]).all()
+
+
+def test_minus_infinity_is_a_value_of_az_nas():
+    # An identity cell, trainability -inf, first by the others: not behind one that is last by all.
+    scores = np.array([[3.0, 3.0, -np.inf, 3.0], [2.0, 2.0, 1.0, 2.0], [1.0, 1.0, 0.0, 1.0]])
+    ranks = ranking.log_rank(scores, (True,) * 4)
+    places = np.array([[3, 2, 1], [3, 2, 1], [1, 3, 2], [3, 2, 1]]) / 3
+    np.testing.assert_allclose(ranks, -np.log(places).sum(0))
+    assert ranks[0] < ranks[2]
 
 
 @given(scores=tables(), data=st.data())
@@ -151,11 +177,13 @@ def test_log_rank_orders_as_the_formula_of_az_nas(scores):
 
 
 def test_mean_z_score_by_hand():
-    scores = np.array([[1.0, 10.0], [2.0, 10.0], [3.0, np.nan]])
+    scores = np.array([[1.0, 10.0], [2.0, 10.0], [3.0, np.inf]])
     z = np.sqrt(1.5)
     np.testing.assert_allclose(
         ranking.mean_z_score(scores, (True, False)), [z / 2, 0, (-z + 1) / 2], atol=1e-12
     )
+    scores[2, 1] = np.nan  # not finite in metric 1 either, whose values are then 1 and 2
+    np.testing.assert_allclose(ranking.mean_z_score(scores, (True, False)), [0.5, -0.5, 1.5])
 
 
 def test_ranks_reject_what_does_not_fit():

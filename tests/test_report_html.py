@@ -3,15 +3,15 @@
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from saboc_jax import charts, report_html
-from saboc_jax.records import Request, Result
 from saboc_jax.report import draw_cell
-from saboc_jax.store import Store
 
+RESULTS = Path(__file__).parents[1] / "experiments" / "results"
 VOID = {"meta", "img", "path", "circle", "polyline", "br"}
 
 
@@ -59,7 +59,10 @@ def make_run(folder, seed=0, text="|a<b>|"):
             "other": {"mean": -2.0, "standard_error": 0.25, "better": "lower"},
         },
         "cost": {"params": 1234, "macs": 5_000_000, "depth": 7},
-        "eigenvalues": [100.0, 1.0, 10.0, -1e-9],
+        "spectra": {
+            "found": [[100.0, 1.0, 10.0, -1e-9], [90.0, 2.0, 9.0, 1.0]],
+            "others": {"plain": [[50.0, 40.0, 30.0, 20.0]]},
+        },
         "accuracies": {"missing": "no table here"},
         "evaluations": 3,
         "counts": {"scored": 3, "served": 0},
@@ -68,20 +71,14 @@ def make_run(folder, seed=0, text="|a<b>|"):
     }
     (folder / "result.json").write_text(json.dumps(record))
     draw_cell([(0, 1, "skip")], title="t" * 80).savefig(folder / "cell.png")
-    with Store(folder / "scores.sqlite") as store:
-        results = [
-            Result(
-                Request("toy", arch, "two", "d", str(repeat), "{}", "{}"),
-                {"one": value + repeat, "other": -value},
-                {},
-                0.0,
-            )
-            for arch, value in ((text, 1.0), ("plain", 2.0), ("supernet:11/10", 3.0))
-            for repeat in range(2)
-        ]
-        store.put(
-            [*results, Result(results[0].request._replace(scorer="third"), {"z": 9.0}, {}, 0)]
-        )
+    columns = {
+        "architecture": [text, "plain", "supernet:11/10"],
+        "params": [1234, 99, float("nan")],
+        "macs": [5_000_000, 7, float("nan")],
+        "one": [1.5, 2.5, 3.5],
+        "other": [-1.0, -2.0, -3.0],
+    }
+    (folder / "candidates.json").write_text(json.dumps(columns))
     return folder
 
 
@@ -97,8 +94,8 @@ def test_a_run_is_all_there_and_needs_no_network(tmp_path):
         assert shown in text
     assert "<b>" not in page  # escaped
     assert ["one", "1.5", "–", "lower"] in found.rows
-    assert ["plain", "2.5", "-2"] in found.rows  # mean over repeats 2 and 3
-    assert ["supernet:11/10", "3.5", "-3"] not in found.rows
+    assert ["plain", "99", "7", "2.5", "-2"] in found.rows
+    assert not any(row[:1] == ["supernet:11/10"] for row in found.rows)
     assert page.count("<circle") == 3
     assert page.count('r="7"') == 1
     assert "1 not positive" in text
@@ -109,6 +106,84 @@ def test_runs_are_compared_by_what_differs(tmp_path):
     rows = parsed(report_html.compare(folders)).rows
     assert ["a", "0", "1.5", "-2", "|a<b>|"] in rows
     assert ["b", "4", "5.5", "-2", "|a<b>|"] in rows
+
+
+def test_a_single_metric_is_plotted_against_costs(tmp_path):
+    folder = make_run(tmp_path / "run")
+    record = json.loads((folder / "result.json").read_text())
+    del record["scores"]["other"]
+    record["blocks"] = [{"block": "stem", "channels": 8}, {"block": "K3K3", "channels": 16}]
+    (folder / "result.json").write_text(json.dumps(record))
+    found = parsed(page := report_html.build(folder))
+    assert 'aria-label="one against params"' in page
+    assert 'aria-label="one against macs"' in page
+    assert ["K3K3", "16"] in found.rows
+
+
+def make_training(folder, top1=(0.1, 0.5, 0.4)):
+    folder.mkdir()
+    epochs = [
+        {"epoch": i + 1, "train_loss": 2.0 / (i + 1), "train_top1": v, "test_loss": 2.5 / (i + 1)}
+        | {"test_top1": v, "test_top5": 0.9, "seconds": 2.0}
+        for i, v in enumerate(top1)
+    ]
+    record = {
+        "command": "python -m experiments.train --recipe=tiny",
+        "text": "|a~0|",
+        "cost": {"params": 1234, "macs": 5_000_000, "depth": 7},
+        "recipe": {"epochs": 3, "learning_rate": 0.25},
+        "epochs": epochs,
+    }
+    (folder / "result.json").write_text(json.dumps(record))
+    settings = {"space": "toy", "dataset": "digits", "recipe": "tiny", "seed": top1[-1]}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_a_training_shows_curves_epochs_recipe_and_command(tmp_path):
+    page = report_html.build(make_training(tmp_path / "run"))
+    found = parsed(page)
+    text = "".join(found.text)
+    assert page.count("<polyline") == 4  # train and test, loss and accuracy
+    assert ["2", "1", "0.5", "1.25", "0.5", "0.9", "2"] in found.rows
+    assert ["learning_rate", "0.25"] in found.rows
+    assert "50.00%, in epoch 2" in text
+    assert "python -m experiments.train --recipe=tiny" in text
+    assert "Training: toy on digits (run)" in text
+    assert ["recipe", "tiny"] in found.rows  # of settings.json
+
+
+def test_trainings_are_compared_by_their_curves(tmp_path):
+    folders = [make_training(tmp_path / "a"), make_training(tmp_path / "b", (0.2, 0.3))]
+    page = report_html.compare(folders)
+    assert 'aria-label="test top-1 accuracy over epoch"' in page
+    assert ["a", "0.4", "0.4", "0.5", "0.9", "0.8333", "0.6667", "3"] in parsed(page).rows
+    # One folder with two records that are no studies is a comparison as well.
+    for folder in folders:
+        (tmp_path / f"{folder.name}.json").write_text((folder / "result.json").read_text())
+    assert "2 runs" in report_html.build(tmp_path)
+
+
+def test_tables_and_runs_of_a_study_are_shown(tmp_path):
+    tables = {
+        "Table 3": [{"score": "zen", "cifar10": "93.30 ± 0.28"}],
+        "Better by": [{"than": "x"}],
+    }
+    record = {"caption": "C=4", "tables": tables, "runs": [{"seed": 0}], "settings": {"space": "s"}}
+    (tmp_path / "table3.json").write_text(json.dumps(record))
+    (tmp_path / "more.json").write_text(json.dumps({"rows": [{"variant": "base"}]}))
+    page = report_html.build(tmp_path)
+    found = parsed(page)
+    assert ["zen", "93.30 ± 0.28"] in found.rows and ["x"] in found.rows and ["0"] in found.rows
+    assert ["base"] in found.rows
+    assert 'data-v="93.30"' in page
+    assert "C=4" in "".join(found.text)
+
+
+def test_the_kept_tables_have_a_page():
+    page = report_html.build(RESULTS / "table3")
+    assert "Pruning is better than random search by" in page
+    assert parsed(page).rows
 
 
 def test_a_study_shows_its_rows_and_pictures(tmp_path):
@@ -163,3 +238,14 @@ def test_spectrum_is_logarithmic_and_sorted():
     np.testing.assert_allclose(np.diff(heights), np.diff(heights)[0], atol=0.11)
     assert np.diff(heights)[0] > 0
     assert "No positive" in charts.spectrum([-1.0])
+    several = charts.spectrum([[4.0, 2.0], [3.0, 1.0]], [[[9.0, 1.0]], [[-1.0, -2.0]]])
+    assert several.count('stroke="#0a4f9e"') == 2  # repeats
+    assert several.count("<polyline") == 3
+
+
+def test_curves_leave_out_what_is_not_finite_and_name_themselves():
+    picture = charts.lines({"a<b": ([1, 2, 3], [1.0, np.nan, 3.0]), "c": ([1], [2.0])}, ("x", "y"))
+    (one, other) = re.findall(r'points="([^"]+)"', picture)
+    assert (len(one.split()), len(other.split())) == (2, 1)
+    assert "a&lt;b" in picture
+    assert "No finite y" in charts.lines({"a": ([1], [np.nan])}, ("x", "y"))

@@ -6,7 +6,13 @@ import numpy as np
 
 from saboc_jax import ranking
 from saboc_jax.spaces.base import architecture_to_mask
-from saboc_jax.trajectory import Trajectory, front_figure, place, trajectory_figure
+from saboc_jax.trajectory import (
+    Trajectory,
+    front_figure,
+    place,
+    progress_figure,
+    trajectory_figure,
+)
 
 DIRECTIONS = (False, True)
 
@@ -56,8 +62,49 @@ def test_one_update_gives_the_same_points_as_many():
     last = at_once.update(history)
     for end in range(1, 4):
         in_turn.update(history[:end])
-    assert at_once.points == in_turn.points
-    assert last == at_once.points[-1]
+    np.testing.assert_array_equal(at_once.points, in_turn.points)
+    np.testing.assert_array_equal(last, at_once.points[-1])
+
+
+def test_what_would_be_returned_is_what_the_searcher_says(tmp_path):
+    """A searcher that forgets need not return the best it has seen."""
+    history = steps(3, [6, 6])
+    masks = np.concatenate([m for m, _ in history])
+    scores = np.concatenate([s for _, s in history]).mean(1)
+    archs = [tuple(a) for a in masks.argmax(-1).tolist()]
+    finite = {a: s for a, s in zip(archs, scores, strict=True) if np.isfinite(s).any()}
+    order = [list(finite)[i] for i in ranking.best_first(np.array([*finite.values()]), DIRECTIONS)]
+    trajectory = Trajectory(None, DIRECTIONS)
+    point = trajectory.update(history, np.array(order[2]))
+    assert point.position == 3 and np.isnan(point.found)
+    assert trajectory.distinct == len(order)
+    np.testing.assert_array_equal(trajectory.scores(), finite[order[2]])
+    best, returned = trajectory.places()
+    assert returned[-1] == 3 and best[-1] == 1
+    (axes,) = progress_figure(trajectory, "a title").axes
+    assert axes.yaxis_inverted() and len(axes.get_lines()) == 2
+
+
+def test_a_cost_that_is_told_counts():
+    archs = np.array([[0, 0, 2], [2, 2, 2], [0, 1, 2]])
+    scores = np.array([[1.0], [3.0], [2.0]])[:, None]
+    history = [(architecture_to_mask(archs, 3), scores)]
+    costs = lambda masks: -10.0 * masks.argmax(-1)[:, :1]  # noqa: E731
+    assert Trajectory(accuracy, (False,)).update(history).found == accuracy(archs)[0]
+    told = Trajectory(
+        accuracy, (False, False), costs=costs, ranking=lambda s, d: np.asarray(s)[:, 1]
+    )
+    assert told.update(history).found == accuracy(archs)[1]
+    np.testing.assert_array_equal(told.scores(), [3.0, -20.0])
+
+
+def test_without_accuracies_a_supernet_is_followed_by_its_members():
+    mask = np.ones((1, 3, 3), bool)
+    trajectory = Trajectory(None, DIRECTIONS)
+    assert trajectory.update([(mask, np.zeros((1, 1, 2)))]).members == 27
+    trajectory.finish(np.zeros(3, int))
+    (axes,) = progress_figure(trajectory, "a title").axes
+    assert axes.get_lines()[0].get_ydata().tolist() == [27, 1]
 
 
 def test_a_supernet_is_the_best_and_the_mean_of_its_members():
@@ -67,9 +114,11 @@ def test_a_supernet_is_the_best_and_the_mean_of_its_members():
     smaller[0, 0] = False
     trajectory = Trajectory(accuracy, DIRECTIONS)
     point = trajectory.update([(np.stack([mask, smaller]), np.zeros((2, 1, 2)))])
-    assert point == (2, accuracy(members).max(), accuracy(members).mean())
+    assert point[:3] == (2, accuracy(members).max(), accuracy(members).mean())
+    assert point.members == 4 and np.isnan(point.position)
     trajectory.finish(np.array([0, 1, 2]))
-    assert trajectory.points[-1] == (2, accuracy([[0, 1, 2]])[0], accuracy([[0, 1, 2]])[0])
+    assert trajectory.points[-1][:3] == (2, accuracy([[0, 1, 2]])[0], accuracy([[0, 1, 2]])[0])
+    assert trajectory.points[-1].members == 1
     unseen = Trajectory(accuracy, DIRECTIONS, most_members=3)
     assert np.isnan(unseen.update([(mask[None], np.zeros((1, 1, 2)))]).found)
 

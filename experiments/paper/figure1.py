@@ -1,7 +1,8 @@
 """Figure 1: tau with test accuracy against tau with training accuracy, for every score.
 
-The paper's second axis is training accuracy after 100 of 200 epochs, which only the full
-NAS-Bench-201 file holds; here it is the final training accuracy, and the axis says so.
+The paper's second axis is training accuracy after 100 of 200 epochs, which only tables made from
+official NATS-Bench files hold (`experiments.import_nats_bench`); with another table it is the final
+training accuracy. The axis and the kept rows say which.
 
 Examples:
   python -m experiments.paper.figure1 --out=runs/figure1
@@ -14,14 +15,14 @@ from rich.console import Console
 
 from experiments import common, correlate_report
 from experiments.paper import correlations
-from saboc_jax import correlation
+from saboc_jax import correlation, report_html
 from saboc_jax.report import results_table
 
 # SABoC-NAS, Section 5.2: (with test accuracy, with 100-epoch training accuracy).
 PAPER = {"ntk_score borda": (0.532, 0.509), "zen": (None, 0.551), "te_nas.kappa": (0.397, None)}
 
 
-def draw(rows: list[dict]) -> Figure:
+def draw(rows: list[dict], label: str) -> Figure:
     """One labelled point for each score."""
     figure = Figure(figsize=(7.5, 6), layout="constrained")
     panel = figure.subplots()
@@ -29,7 +30,7 @@ def draw(rows: list[dict]) -> Figure:
         ours = "ntk_score" in row["score"] and "borda" in row["score"]
         panel.plot(row["test"], row["train"], "*" if ours else ".", color="C3" if ours else "C0")
         panel.annotate(row["score"], (row["test"], row["train"]), fontsize=6)
-    panel.set(xlabel="Kendall tau, test accuracy", ylabel="Kendall tau, final training accuracy")
+    panel.set(xlabel="Kendall tau, test accuracy", ylabel=f"Kendall tau, {label}")
     return figure
 
 
@@ -39,23 +40,25 @@ def main() -> None:
     study = correlations.score(console)
     found = correlation.candidates(study.scorer, study.scores, ("borda", "log_rank"))
     rows = []
-    for name, (values, higher) in found.items():
+    for name, each in found.items():
         paper = PAPER.get(name, (None, None))
         test, train = (
-            correlations.beside(correlation.statistics(name, values, truth, higher), known)
+            correlations.beside(correlation.of_candidate(name, each, truth), known)
             for truth, known in ((study.test, paper[0]), (study.train, paper[1]))
         )
         sides = {"test": test, "train": train}
         rows.append(
-            {"score": name}
+            {"score": name, "trained": study.train_label}
             | {side: value["tau"] for side, value in sides.items()}
             | {f"{side} {k}": v[k] for side, v in sides.items() for k in ("low", "high", "paper")}
         )
     rows.sort(key=lambda row: -row["test"])
     console.print(results_table(rows, title=f"Figure 1. {correlations.caption(study)}"))
+    console.print(f"train: {study.train_label}")
     if correlations.OUT.value:
         correlate_report.write(Path(correlations.OUT.value), rows, "figure1")
-        draw(rows).savefig(Path(correlations.OUT.value) / "figure1.png", dpi=110)
+        draw(rows, study.train_label).savefig(Path(correlations.OUT.value) / "figure1.png", dpi=110)
+        report_html.write(Path(correlations.OUT.value))
 
 
 if __name__ == "__main__":

@@ -5,24 +5,30 @@ Examples:
 """
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from experiments import common
+from experiments import common, correlate_report
 from experiments.paper import correlations
 from saboc_jax import correlation
+from saboc_jax.report import results_table
 
 TITLES = {"S_t": "trainability", "S_e": "expressivity", "S_g": "generalisation"}
 PAPER = {"S_t": 0.433, "S_e": 0.514, "S_g": 0.513}  # SABoC-NAS, Figure 2 and Table 1
 
 
-def draw(study: correlations.Study) -> Figure:
+def measure(study: correlations.Study) -> list[dict[str, Any]]:
+    """A row for each metric, the paper's tau beside ours."""
+    rows = correlation.table(study.scorer, study.scores, study.test, aggregations=())
+    return [correlations.beside(row, PAPER.get(row["score"])) for row in rows[:3]]
+
+
+def draw(study: correlations.Study, rows: list[dict[str, Any]]) -> Figure:
     """Three panels, tau above each."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     panels = figure.subplots(1, 3, sharey=True)
-    rows = correlation.table(study.scorer, study.scores, study.test, aggregations=())
-    rows = [correlations.beside(row, PAPER.get(row["score"])) for row in rows[:3]]
     for index, (panel, row) in enumerate(zip(panels, rows, strict=True)):
         panel.plot(study.scores[..., index].mean(1), study.test, ".", alpha=0.4, markersize=4)
         panel.set(xlabel=f"{row['score']} ({TITLES[row['score']]}), lower is better")
@@ -35,13 +41,15 @@ def draw(study: correlations.Study) -> Figure:
 
 
 def main() -> None:
-    """Scores and draws."""
+    """Scores, shows, writes, draws."""
     console = Console(highlight=False)
     study = correlations.score(console)
     folder = Path(correlations.OUT.value or "runs/figure2")
-    folder.mkdir(parents=True, exist_ok=True)
-    draw(study).savefig(folder / "figure2.png", dpi=110)
-    console.print(f"{correlations.caption(study)}\nWrote {folder / 'figure2.png'}")
+    rows = measure(study)
+    console.print(results_table(rows, title=f"Figure 2. {correlations.caption(study)}"))
+    correlate_report.write(folder, rows, "figure2")
+    draw(study, rows).savefig(folder / "figure2.png", dpi=110)
+    console.print(f"Wrote {folder}")
 
 
 if __name__ == "__main__":

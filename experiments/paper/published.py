@@ -53,6 +53,8 @@ TABLE_3 = {
     "teg_nas": Row(93.20, 70.48, 44.68, 3228),
     "ntk_score": Row(93.63, 71.06, 45.10, 921),
 }
+# NAS without training (`naswot`) is searched with too; the paper has no number of it.
+METHODS_3 = (*TABLE_3, "naswot")
 
 # Other search methods on NAS-Bench-201: (searcher, scorer).
 TABLE_6 = {

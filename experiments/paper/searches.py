@@ -19,19 +19,20 @@ from rich.console import Console
 
 from experiments import common, searching
 from experiments.paper.published import Row
-from saboc_jax import benchmarks
+from saboc_jax import benchmarks, report_html
 from saboc_jax import ranking as ranks
 from saboc_jax.benchmarks import Table
 from saboc_jax.data import Dataset
 from saboc_jax.evaluate import Evaluator
+from saboc_jax.progress import Bar
 from saboc_jax.report import results_table
-from saboc_jax.search import evaluations, run_search
+from saboc_jax.search import SearchResult, evaluations, run_search
 from saboc_jax.searchers import SEARCHERS
 from saboc_jax.searchers.restrict import without_options
 from saboc_jax.significance import paired_difference
 from saboc_jax.spaces.isomorphism import representatives
 from saboc_jax.store import Store
-from saboc_jax.types import Architecture, Scorer, Searcher, SearchSpace
+from saboc_jax.types import Architecture, PRNGKey, Ranking, Scorer, Searcher, SearchSpace
 
 SEEDS = flags.DEFINE_integer("seeds", 5, "Searches by each method; seeds count from --seed.", 1)
 OUT = flags.DEFINE_string("out", None, "Folder for the tables, and every run.")
@@ -40,6 +41,11 @@ STORE = flags.DEFINE_string("store", "runs/searches.sqlite", "Where scores are k
 OURS = "ntk_score"
 # AZ-NAS adds logarithms of ranks; all others add ranks.
 RANKINGS = {"az_nas": "log_rank"}
+
+
+def ranking_of(scorer: str) -> Ranking:
+    """How the authors of a scorer, or of one with options, make one rank of its metrics."""
+    return ranks.AGGREGATIONS[RANKINGS.get(scorer.partition(":")[0], "borda")]
 
 
 @dataclass(frozen=True)
@@ -112,9 +118,11 @@ class Laboratory:
     Args:
         store: where scores are kept.
         console: where each result is told.
+        bar: told of every search that is done.
     """
 
-    def __init__(self, store: Store, console: Console) -> None:
+    def __init__(self, store: Store, console: Console, bar: Bar | None = None) -> None:
+        self._bar = bar
         self.dataset: Dataset = common.load_dataset()
         self.space: SearchSpace = common.build_space(self.dataset)
         self.table: Table = benchmarks.load_nas_bench_201(common.DATA_DIR.value)
@@ -128,7 +136,7 @@ class Laboratory:
 
     def searcher(self, name: str, scorer: str, **options: Any) -> Searcher:
         """A searcher by name, with the ranking of the scorer's authors."""
-        options |= {"ranking": ranks.AGGREGATIONS[RANKINGS.get(scorer, "borda")]}
+        options |= {"ranking": ranking_of(scorer)}
         return searching.build_searcher(self.space, self.scorer(scorer), name, **options)
 
     def random_like_pruning(self, scorer: str, count: int) -> Searcher:
@@ -139,14 +147,14 @@ class Laboratory:
             self.scorer(scorer).higher_is_better,
             excluded=[names.index("none") for names in self.space.option_names],
             max_evaluations=count,
-            ranking=ranks.AGGREGATIONS[RANKINGS.get(scorer, "borda")],
+            ranking=ranking_of(scorer),
         )
 
     def run(self, name: str, searcher: Searcher, scorer: str, seed: int) -> Run:
         """One search."""
         evaluator = self._evaluators.of(scorer, seed)
         key = jax.random.fold_in(jax.random.key(seed), 3)
-        found = run_search(searcher, evaluator, key)
+        found = followed(self._bar, f"{name} {scorer} seed {seed}", searcher, evaluator, key)
         counts = evaluator.counts
         accuracies = {
             dataset: float(self.table.accuracy(dataset, found.arch))
@@ -166,6 +174,25 @@ class Laboratory:
             f"{done.imagenet16_120:.2f}, {done.seconds:.1f} s",
         )
         return done
+
+
+def followed(
+    bar: Bar | None, what: str, searcher: Searcher, evaluator: Evaluator, key: PRNGKey
+) -> SearchResult:
+    """Runs one search of several; the bar counts searches, its text the scores of this one."""
+    done = 0
+
+    def on_score() -> None:
+        nonlocal done
+        done += 1
+        if bar:
+            bar.describe(f"{what}, {done} scores")
+
+    evaluator.on_score = on_score
+    found = run_search(searcher, evaluator, key)
+    if bar:
+        bar.advance()
+    return found
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
@@ -295,3 +322,4 @@ def report(
             "runs": records,
         },
     )
+    report_html.write(folder)

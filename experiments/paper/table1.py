@@ -14,7 +14,7 @@ from rich.console import Console
 from experiments import common, correlate_report
 from experiments.paper import correlations
 from experiments.paper.published import TABLE_1
-from saboc_jax import correlation
+from saboc_jax import correlation, report_html
 from saboc_jax.report import results_table
 
 
@@ -30,6 +30,7 @@ def main() -> None:
     console.print(results_table(rows, title=f"Table 1. {correlations.caption(study)}"))
     if correlations.OUT.value:
         correlate_report.write(Path(correlations.OUT.value), rows, "table1")
+        report_html.write(Path(correlations.OUT.value))
 
 
 if __name__ == "__main__":

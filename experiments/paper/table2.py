@@ -12,7 +12,7 @@ from rich.console import Console
 
 from experiments import common, correlate_report
 from experiments.paper import correlations
-from saboc_jax import correlation
+from saboc_jax import correlation, report_html
 from saboc_jax.report import results_table
 
 PAPER = {16: 0.324, 32: 0.401, 64: 0.433, 96: 0.459, 128: 0.477}  # SABoC-NAS, Table 2
@@ -32,6 +32,7 @@ def main() -> None:
     console.print(results_table(rows, title=f"Table 2. {correlations.caption(study)}"))
     if correlations.OUT.value:
         correlate_report.write(Path(correlations.OUT.value), rows, "table2")
+        report_html.write(Path(correlations.OUT.value))
 
 
 if __name__ == "__main__":

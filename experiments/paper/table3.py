@@ -2,7 +2,8 @@
 
 Each search is followed by its control, which the paper lacks: random search with the same
 scorer, seed, cells (those without `none`) and number of evaluations. The paper searches on
-each dataset; here the architecture found on `--dataset` is looked up in all three tables.
+each dataset; here the architecture found on `--dataset` is looked up in all three tables. NASWOT
+is searched with too, without a number of the paper's beside it.
 
 Examples:
   python -m experiments.paper.table3 --dataset=cifar10 --channels=4 --repeats=1 --out=runs/table3
@@ -14,10 +15,11 @@ from rich.console import Console
 
 from experiments import common
 from experiments.paper import searches
-from experiments.paper.published import TABLE_3
+from experiments.paper.published import METHODS_3, TABLE_3
+from saboc_jax import progress
 from saboc_jax.store import Store
 
-METHODS = flags.DEFINE_list("methods", list(TABLE_3), "Scorers, by commas.")
+METHODS = flags.DEFINE_list("methods", list(METHODS_3), "Scorers, by commas.")
 
 
 def main() -> None:
@@ -29,8 +31,9 @@ def main() -> None:
         )  # fmt: skip
     console = Console(highlight=False)
     runs: list[searches.Run] = []
-    with Store(searches.STORE.value) as store:
-        laboratory = searches.Laboratory(store, console)
+    total = 2 * searches.SEEDS.value * len(METHODS.value)
+    with Store(searches.STORE.value) as store, progress.bar("searches", total, console) as bar:
+        laboratory = searches.Laboratory(store, console, bar)
         # The methods in turn within a seed, so that an unfinished study compares them all.
         for seed in range(common.SEED.value, common.SEED.value + searches.SEEDS.value):
             for scorer in METHODS.value:

@@ -26,9 +26,10 @@ from rich.console import Console
 from experiments import common, searching, training
 from experiments.paper import searches
 from experiments.paper.published import TABLE_4
-from saboc_jax import benchmarks
+from saboc_jax import benchmarks, progress
 from saboc_jax.data import Dataset
-from saboc_jax.search import evaluations, run_search
+from saboc_jax.progress import Bar
+from saboc_jax.search import evaluations
 from saboc_jax.spaces import darts_codec as codec
 from saboc_jax.spaces.darts import trained
 from saboc_jax.spaces.darts_cells import from_genotype
@@ -79,7 +80,8 @@ def surrogate() -> dict[str, float]:
 class Methods:
     """The searches of one dataset, which share space, store and the programs of a scorer."""
 
-    def __init__(self, dataset: Dataset, store: Store) -> None:
+    def __init__(self, dataset: Dataset, store: Store, bar: Bar | None = None) -> None:
+        self._bar = bar
         self._dataset, self._space = dataset, common.build_space(dataset)
         self._evaluators = searches.Evaluators(dataset, self._space, store)
         self.known = surrogate()
@@ -90,7 +92,8 @@ class Methods:
         searcher = searching.build_searcher(
             self._space, evaluator.scorer, "pruning", prune_number=PRUNE_NUMBER.value
         )
-        found = run_search(searcher, evaluator, jax.random.fold_in(jax.random.key(seed), 3))
+        key = jax.random.fold_in(jax.random.key(seed), 3)
+        found = searches.followed(self._bar, f"{name} seed {seed}", searcher, evaluator, key)
         text = self._space.to_string(found.arch)
         cost = trained(self._space).cost(found.arch)
         return DartsRun(
@@ -139,8 +142,9 @@ def main() -> None:
     console = Console(highlight=False)
     dataset = common.load_dataset()
     runs: list[DartsRun] = []
-    with Store(searches.STORE.value) as store:
-        methods = Methods(dataset, store)
+    total = searches.SEEDS.value * len(METHODS.value)
+    with Store(searches.STORE.value) as store, progress.bar("searches", total, console) as bar:
+        methods = Methods(dataset, store, bar)
         # The methods in turn within a seed, so that an unfinished study compares them all.
         for seed in range(common.SEED.value, common.SEED.value + searches.SEEDS.value):
             for name in METHODS.value:

@@ -24,8 +24,10 @@ from rich.console import Console
 from experiments import common, training
 from experiments.paper import resnets
 from experiments.paper.published import TABLE_5
+from saboc_jax import progress, report_html
 from saboc_jax.report import results_table
 from saboc_jax.search import run_search
+from saboc_jax.spaces.dtype import in_dtype
 from saboc_jax.store import Store
 
 METHODS = flags.DEFINE_list("methods", list(TABLE_5), "Scorers, by commas.")
@@ -41,20 +43,29 @@ STORE = flags.DEFINE_string(
 )
 
 
-def search(name: str, dataset: Any, store: Store | None) -> dict[str, Any]:
+def search(console: Console, name: str, dataset: Any, store: Store | None) -> dict[str, Any]:
     """One evolution by one scorer: what was found, and what it took."""
     # Zen-NAS scores the network without its residual links.
     space = resnets.build_space(dataset, MAX_WIDTH.value, common.INIT.value, name != "zen")
+    space = in_dtype(space, common.PRECISION.value)
     scorer = common.build_scorer([name], space)
     evaluator = common.build_evaluator(dataset, space, scorer, store)
     residual = "plain" if name == "zen" else "residual"
     evaluator.space_id = f"resnet/{residual}k{space.num_classes}/{common.INIT.value}"
+    evaluator.space_id += common.dtype_text(space)
     searcher = resnets.build_searcher(
         space, scorer.higher_is_better, ITERATIONS.value, POPULATION.value
     )
     allows = resnets.zen_budget(space, MAX_PARAMS.value, MAX_LAYERS.value)
     start = time.perf_counter()
-    found = run_search(searcher, evaluator, jax.random.key(common.SEED.value), allows=allows)
+    with progress.bar(name, ITERATIONS.value, console) as bar:
+        found = run_search(
+            searcher,
+            evaluator,
+            jax.random.key(common.SEED.value),
+            on_step=lambda step, candidates: bar.advance(step - bar.done),
+            allows=allows,
+        )
     size, text = resnets.size_of(space, found.arch), space.to_string(found.arch)
     return {
         "method": name,
@@ -84,7 +95,7 @@ def main() -> None:
     rows = []
     with Store(STORE.value) if STORE.value else nullcontext() as store:
         for name in METHODS.value:
-            row = search(name, dataset, store)
+            row = search(console, name, dataset, store)
             paper = {f"paper {key}": value for key, value in TABLE_5.get(name, {}).items()}
             rows.append(row | paper)
             console.print(f"{name}: {row['structure']}\n  {row['train']}", soft_wrap=True)
@@ -100,6 +111,7 @@ def main() -> None:
         common.write_json(
             folder / "table5.json", {"settings": settings, **common.environment(), "rows": rows}
         )
+        report_html.write(folder)
 
 
 if __name__ == "__main__":

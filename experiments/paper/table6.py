@@ -14,6 +14,7 @@ from rich.console import Console
 from experiments import common
 from experiments.paper import searches
 from experiments.paper.published import TABLE_6
+from saboc_jax import progress
 from saboc_jax.store import Store
 
 METHODS = flags.DEFINE_list("methods", ["az_nas", "teg_nas", "ntk_score"], "Scorers, by commas.")
@@ -36,8 +37,9 @@ def main() -> None:
         "evolution": {"max_evaluations": evaluations, "population_size": POPULATION.value},
     }
     runs: list[searches.Run] = []
-    with Store(searches.STORE.value) as store:
-        laboratory = searches.Laboratory(store, console)
+    total = 4 * searches.SEEDS.value * len(METHODS.value)
+    with Store(searches.STORE.value) as store, progress.bar("searches", total, console) as bar:
+        laboratory = searches.Laboratory(store, console, bar)
         for seed in range(common.SEED.value, common.SEED.value + searches.SEEDS.value):
             for scorer in METHODS.value:
                 for name, options in plans.items():

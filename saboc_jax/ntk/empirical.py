@@ -142,7 +142,11 @@ def empirical_ntks(
     predicate = parameter_predicate(network, options.params)
     split_parameters(network.variables["params"], predicate)  # raises if it chooses none
     engine = choose_engine(network, columns, predicate, options)
-    kernels = _ENGINES[engine](network, columns, rows, predicate, options)
+    return symmetric(_ENGINES[engine](network, columns, rows, predicate, options))
+
+
+def symmetric(kernels: Sequence[Array]) -> list[Array]:
+    """The same kernels, of which the first, the columns' own, is symmetric to the last bit."""
     own = kernels[0]
     transposed = own.transpose(1, 0, 3, 2) if own.ndim == 4 else own.T
     return [(own + transposed) / 2, *kernels[1:]]
@@ -171,21 +175,32 @@ def choose_engine(
 # --- one backward -----------------------------------------------------------------------------
 
 
-def _one_backward(
+def one_backward_kernels(
     network: Network,
     columns: Array,
     rows: Sequence[Array],
     predicate: Predicate,
     options: NTKOptions,
+    axis: str | None = None,
 ) -> list[Array]:
+    """The kernels of the engine `one_backward`, a chunk of rows at a time.
+
+    Args:
+        network: that the engine applies to, see `choose_engine`.
+        columns: all, or this device's share of them.
+        rows: of each batch all, or this device's share of them.
+        predicate: which parameters count.
+        options: outputs and memory; their chunk is that of one device.
+        axis: of a mesh over whose devices images are shared out; None: all are here.
+    """
     count = columns.shape[0]
 
     def run(images: Array) -> Array:
         if options.outputs == "full":
             size, width = _outputs_at_once(network, images, options)
             if size < width:
-                return blocks_of.one_backward_full(network, images, count, predicate, size)
-        return one.one_backward(network, images, count, predicate, options.outputs)
+                return blocks_of.one_backward_full(network, images, count, predicate, size, axis)
+        return one.one_backward(network, images, count, predicate, options.outputs, axis)
 
     if options.chunk is None:
         kernel = run(jnp.concatenate([columns, *rows]))
@@ -393,7 +408,7 @@ def _contract(left: list[Array], right: list[Array], outputs: str) -> Array:
 
 
 _ENGINES: dict[str, Callable[..., list[Array]]] = {
-    "one_backward": _one_backward,
+    "one_backward": one_backward_kernels,
     "neural_tangents": _neural_tangents_engine,
     "jacobian": _jacobian_engine,
 }

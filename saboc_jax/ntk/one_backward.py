@@ -12,13 +12,17 @@ Exact when examples do not interact: batch norm must take its statistics as cons
 
 The layers are reached through Flax interceptors, so this works for anybody's module made of
 the layers in `LAYERS`.
+
+Images may be shared out over the devices of a mesh axis (`sharded`). A device then has its own
+rows of every Gram matrix, for which it gets the gradients of all columns from the others, and the
+statistics of the columns are means over all devices.
 """
 
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,9 +71,31 @@ LAYERS = (nn.BatchNorm, *GENERIC)
 _FREE = "__tapped__"  # name of a layer run on its own, which the rule must not tap again
 
 
-def gram(a: Float[Array, "n p"], columns: int) -> Float[Array, "n m"]:
-    """Inner products of all rows with the first `columns` rows."""
-    return inner_products(a, a[:columns])
+class Columns(NamedTuple):
+    """The leading examples of a batch: columns of the kernel, source of frozen statistics.
+
+    Attributes:
+        own: how many this device has.
+        axis: of a mesh over whose devices they are shared out alike; None: all are here.
+    """
+
+    own: int
+    axis: str | None = None
+
+    @property
+    def number(self) -> int:
+        """How many all devices have."""
+        return self.own if self.axis is None else self.own * lax.psum(1, self.axis)
+
+    def of(self, a: Float[Array, "n p"]) -> Float[Array, "m p"]:
+        """The columns' rows, those of all devices in the order of devices."""
+        own = a[: self.own]
+        return own if self.axis is None else lax.all_gather(own, self.axis, tiled=True)
+
+
+def gram(a: Float[Array, "n p"], columns: Columns) -> Float[Array, "n m"]:
+    """Inner products of all rows with those of the columns."""
+    return inner_products(a, columns.of(a))
 
 
 @dataclass(frozen=True)
@@ -77,7 +103,7 @@ class ConvLayer:
     """A 2-d convolution without bias."""
 
     geometry: tuple[Any, ...]
-    columns: int
+    columns: Columns
     with_kernel: bool
 
     def forward(self, params: Any, x: Array) -> Array:
@@ -91,7 +117,7 @@ class ConvLayer:
     def gram(self, params: Any, x: Array, g: Array) -> Array:
         """Gram matrix of the kernel's per-example gradients."""
         if not self.with_kernel:
-            return jnp.zeros((x.shape[0], self.columns), x.dtype)
+            return jnp.zeros((x.shape[0], self.columns.number), x.dtype)
         gradients = kernel_gradient_rows(self.geometry, params["kernel"].shape, x, g)
         return gram(gradients.reshape(x.shape[0], -1), self.columns)
 
@@ -100,7 +126,7 @@ class ConvLayer:
 class DenseLayer:
     """A dense layer on vectors: its Gram matrix needs no gradient."""
 
-    columns: int
+    columns: Columns
     with_kernel: bool
     with_bias: bool
 
@@ -123,7 +149,7 @@ class DenseLayer:
 class AffineLayer:
     """Frozen batch norm: scale * normalised + bias, per channel."""
 
-    columns: int
+    columns: Columns
     with_scale: bool
     with_bias: bool
 
@@ -140,7 +166,7 @@ class AffineLayer:
     def gram(self, params: Any, x: Array, g: Array) -> Array:
         """Gram matrix of the per-example gradients of scale and bias."""
         axes = tuple(range(1, x.ndim - 1))
-        kernel = jnp.zeros((x.shape[0], self.columns), x.dtype)
+        kernel = jnp.zeros((x.shape[0], self.columns.number), x.dtype)
         if self.with_scale:
             normalised = (x - params["mean"]) * params["inverse"]
             kernel += gram((normalised * g).sum(axes), self.columns)
@@ -157,7 +183,7 @@ class ConvNormLayer:
     """
 
     geometry: tuple[Any, ...]
-    columns: int
+    columns: Columns
     with_kernel: bool
     with_scale: bool
     with_bias: bool
@@ -187,7 +213,7 @@ class ConvNormLayer:
                 own = own * params["scale"][:, None] if "scale" in params else own
                 gradients.append(own.reshape(x.shape[0], -1))
         grams = [gram(each, self.columns) for each in gradients]
-        return sum(grams, start=jnp.zeros((x.shape[0], self.columns), x.dtype))
+        return sum(grams, start=jnp.zeros((x.shape[0], self.columns.number), x.dtype))
 
 
 @dataclass(frozen=True)
@@ -195,7 +221,7 @@ class GenericLayer:
     """Any layer whose examples do not interact: per-example gradients by vmap."""
 
     module: nn.Module
-    columns: int
+    columns: Columns
     chosen: tuple[str, ...]
 
     def forward(self, params: Any, x: Array) -> Array:
@@ -257,15 +283,18 @@ class Uses:
     obstacles: list[str] = field(default_factory=list)
 
 
-def tap_rule(tap: Array, predicate: Predicate, uses: Uses | None = None) -> Interceptor:
+def tap_rule(
+    tap: Array, predicate: Predicate, uses: Uses | None = None, axis: str | None = None
+) -> Interceptor:
     """An interceptor that gives every layer its tap.
 
     Args:
-        tap: [n, m] zeros; m is the number of leading examples that are columns.
+        tap: [n, m] zeros; m is the number of leading examples that are columns, on all devices.
         predicate: which parameters count, by path.
         uses: takes down what the pass does, where given.
+        axis: of a mesh over whose devices images are shared out; None: all are here.
     """
-    columns = tap.shape[1]
+    columns = Columns(tap.shape[1] // Columns(1, axis).number, axis)
 
     def rule(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
         module = context.module
@@ -273,7 +302,7 @@ def tap_rule(tap: Array, predicate: Predicate, uses: Uses | None = None) -> Inte
             return module.reverse_only(*args)
         if is_call(context, ConvNorm):
             x = only_input(args, kwargs)
-            y = None if x is None else _tapped_conv_norm(module, x, tap, predicate, uses)
+            y = None if x is None else _tapped_conv_norm(module, x, tap, columns, predicate, uses)
             return next_fun(*args, **kwargs) if y is None else y
         if not isinstance(module, LAYERS) or context.method_name == "setup":
             return next_fun(*args, **kwargs)
@@ -305,10 +334,15 @@ def _obstacle(method: str, x: Any, number: int) -> str | None:
 
 
 def _tapped_conv_norm(
-    module: ConvNorm, x: Array, tap: Array, predicate: Predicate, uses: Uses | None
+    module: ConvNorm,
+    x: Array,
+    tap: Array,
+    columns: Columns,
+    predicate: Predicate,
+    uses: Uses | None,
 ) -> Array | None:
     """Runs the two layers as one; None: each needs its own tap."""
-    conv, columns = module.conv, tap.shape[1]
+    conv = module.conv
     kernel = conv.variables["params"]["conv"]["kernel"]
     if module.is_mutable_collection("batch_stats"):  # the batch norm by itself records them
         return None
@@ -320,7 +354,8 @@ def _tapped_conv_norm(
     if uses is not None:
         uses.calls.update(paths.values())
     geometry = conv.geometry()
-    mean, variance = kept_statistics(module, partial(convolve, geometry, x, kernel), columns)
+    normalised = partial(convolve, geometry, x, kernel)
+    mean, variance = kept_statistics(module, normalised, columns.own, columns.axis)
     params = {
         "kernel": kernel,
         "mean": mean,
@@ -337,11 +372,11 @@ def _tapped_call(
     chosen: tuple[str, ...],
     x: Array,
     tap: Array,
-    columns: int,
+    columns: Columns,
 ) -> Array | None:
     """Runs one layer with its tap, by the cheapest rule that fits it; None: it needs none."""
     if isinstance(module, nn.BatchNorm):
-        mean, variance = batch_norm_statistics(module, x, "frozen", columns)
+        mean, variance = batch_norm_statistics(module, x, "frozen", *columns)
         scale, bias = batch_norm_parameters(module)
         affine = {"mean": mean, "inverse": lax.rsqrt(variance + module.epsilon)}
         affine |= {} if scale is None else {"scale": scale}
@@ -369,28 +404,33 @@ def one_backward(
     columns: int,
     predicate: Predicate,
     outputs: str = "sum",
+    axis: str | None = None,
 ) -> Float[Array, "n m"]:
     """The NTK of all images with the first `columns` of them.
+
+    Where images are shared out over devices: of this device's images with the columns of all.
 
     Args:
         network: at fixed weights; batch norm is frozen at the statistics of the columns.
         images: the columns first.
-        columns: m.
+        columns: m, or this device's share of them.
         predicate: which parameters count.
         outputs: "sum" (NTK of the sum of outputs), "trace" (mean over outputs of each
             output's NTK) or "full" (every pair of outputs).
+        axis: of a mesh over whose devices images are shared out; None: all are here.
 
     Returns:
         [n, m], or [n, m, k, k] for "full".
     """
     if outputs == "full":
-        return _full(network, images, columns, predicate)
+        return _full(network, images, Columns(columns, axis), predicate)
 
     def run(tap: Array) -> Array:
-        with nn.intercept_methods(tap_rule(tap, predicate)):
+        with nn.intercept_methods(tap_rule(tap, predicate, axis=axis)):
             return check_outputs(network.apply(network.variables, images)[0])
 
-    y, pull = jax.vjp(run, jnp.zeros((images.shape[0], columns), _dtype(network, images)))
+    shape = (images.shape[0], Columns(columns, axis).number)
+    y, pull = jax.vjp(run, jnp.zeros(shape, _dtype(network, images)))
     if outputs == "sum":
         return pull(jnp.ones_like(y))[0]
     one_hot = jnp.eye(y.shape[-1], dtype=y.dtype)
@@ -398,30 +438,29 @@ def one_backward(
     return kernels.mean(0)
 
 
-def _full(network: Network, images: Array, columns: int, predicate: Predicate) -> Array:
+def _full(network: Network, images: Array, columns: Columns, predicate: Predicate) -> Array:
     """Every output of every example becomes an example of its own: still one backward pass."""
 
     def run(tap: Array, images: Array) -> Array:
-        with nn.intercept_methods(tap_rule(tap, predicate)):
+        with nn.intercept_methods(tap_rule(tap, predicate, axis=columns.axis)):
             return network.apply(network.variables, images)[0]
 
     dtype = _dtype(network, images)
-    tap = jax.ShapeDtypeStruct((images.shape[0], columns), dtype)
+    tap = jax.ShapeDtypeStruct((images.shape[0], columns.number), dtype)
     width = check_outputs(jax.eval_shape(run, tap, images)).shape[-1]
     repeated = jnp.repeat(images, width, axis=0)
-    taps = jnp.zeros((images.shape[0] * width, columns * width), dtype)
+    taps = jnp.zeros((images.shape[0] * width, columns.number * width), dtype)
     y, pull = jax.vjp(lambda tap: run(tap, repeated), taps)
     kernel = pull(jnp.tile(jnp.eye(width, dtype=y.dtype), (images.shape[0], 1)))[0]
-    kernel = kernel.reshape(images.shape[0], width, columns, width)
+    kernel = kernel.reshape(images.shape[0], width, columns.number, width)
     return kernel.transpose(0, 2, 1, 3)
 
 
 def _dtype(network: Network, images: Array) -> Any:
-    """Of the kernel; images may be integers (tokens)."""
+    """Of the kernel, float32 or better; images may be integers (tokens)."""
     leaves = jax.tree.leaves(network.variables["params"])
-    return jnp.result_type(
-        *leaves, *([images] if jnp.issubdtype(images.dtype, jnp.inexact) else [])
-    )
+    inputs = [images] if jnp.issubdtype(images.dtype, jnp.inexact) else []
+    return jnp.promote_types(jnp.result_type(*leaves, *inputs), jnp.float32)
 
 
 def _uses(network: Network, number: int, images: Array, predicate: Predicate) -> Uses:

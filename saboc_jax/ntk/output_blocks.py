@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from saboc_jax.ntk.network import Network, Predicate, check_outputs
-from saboc_jax.ntk.one_backward import tap_rule
+from saboc_jax.ntk.one_backward import Columns, tap_rule
 from saboc_jax.spaces.layers import batch_norm_rule
 
 ROWS = 256  # gradients at once where nothing else is asked for: images times outputs
@@ -91,6 +91,7 @@ def one_backward_full(
     columns: int,
     predicate: Predicate,
     size: int,
+    axis: str | None = None,
 ) -> Float[Array, "n m k k"]:
     """`one_backward` of every pair of outputs: a backward pass for each pair of blocks.
 
@@ -99,19 +100,21 @@ def one_backward_full(
     Args:
         network: at fixed weights; batch norm is frozen at the statistics of the columns.
         images: the columns first.
-        columns: m.
+        columns: m, or this device's share of them.
         predicate: which parameters count.
         size: outputs of a block.
+        axis: of a mesh over whose devices images are shared out; None: all are here.
     """
     shape, number = output_shape(network, images), images.shape[0]
+    all_columns = Columns(columns, axis).number
     batch = jnp.repeat(jnp.concatenate([images[:columns], images]), size, axis=0)
     dtype = jnp.result_type(shape.dtype, *jax.tree.leaves(network.variables["params"]))
 
     def run(tap: Array) -> Array:
-        with nn.intercept_methods(tap_rule(tap, predicate)):
+        with nn.intercept_methods(tap_rule(tap, predicate, axis=axis)):
             return network.apply(network.variables, batch)[0]
 
-    y, pull = jax.vjp(run, jnp.zeros((len(batch), columns * size), dtype))
+    y, pull = jax.vjp(run, jnp.zeros((len(batch), all_columns * size), dtype))
 
     def pairs(left: Weights) -> Callable[[Weights], list[Array]]:
         def with_right(right: Weights) -> list[Array]:
@@ -119,7 +122,7 @@ def one_backward_full(
                 [jnp.tile(right, (columns, 1)), jnp.tile(left, (number, 1))]
             )
             kernel = pull(cotangent.astype(y.dtype))[0][columns * size :]
-            return [kernel.reshape(number, size, columns, size).transpose(0, 2, 1, 3)]
+            return [kernel.reshape(number, size, all_columns, size).transpose(0, 2, 1, 3)]
 
         return with_right
 

@@ -21,6 +21,7 @@ from saboc_jax.ntk.network import Network
 from saboc_jax.scorers.base import draw_weights
 from saboc_jax.scorers.plain_relus import plain_relus
 from saboc_jax.spaces.base import draw_parameters, find_initialiser, flatten, path_names
+from saboc_jax.spaces.dtype import as_dtype
 from saboc_jax.spaces.layers import Interceptor, batch_norm_rule, fast_conv_rule, is_call
 from saboc_jax.spaces.ops import Relu
 from saboc_jax.types import Images, PRNGKey, SearchSpace, Variables, fold_name
@@ -46,6 +47,7 @@ def redraw(space: SearchSpace, key: PRNGKey, init: str | None) -> Variables:
     drawn = draw_parameters(
         fold_name(key, "weights"), shapes, find_initialiser(init), space.layers_per_leaf
     )
+    drawn = as_dtype(drawn, space.dtype)
     if all(path[-1] in DRAWN for path in flatten(shapes)):
         return {"params": drawn}
     own = draw_weights(space, key)

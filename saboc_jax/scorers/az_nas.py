@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from saboc_jax.ntk.network import Network, Path, bind
@@ -127,10 +126,12 @@ def draw_signs(network: Network, images: Images, key: PRNGKey) -> dict[Path, Arr
             f"the network marks {len(order)} block outputs; allowed: 2 or more Linen modules "
             "`saboc_jax.spaces.ops.Block`, after the stem and after each block"
         )
+
+    def draw(key: PRNGKey, like: Any) -> Array:  # from float32, whatever the network computes in
+        return 2 * jax.random.bernoulli(key, jnp.float32(0.5), like.shape).astype(like.dtype) - 1
+
     return {
-        path: jax.random.rademacher(
-            jax.random.fold_in(key, index), shapes[*path, "output"].shape, images.dtype
-        )
+        path: draw(jax.random.fold_in(key, index), shapes[*path, "output"])
         for index, path in enumerate(order)
     }
 
@@ -162,7 +163,7 @@ def gradient_map(
         rows, columns = g_in.shape[1] // height, g_in.shape[2] // width
         g_in = g_in.reshape(n, height, rows, width, columns, -1).transpose(0, 1, 3, 2, 4, 5)
     left, right = g_in.reshape(n * height * width, -1), g_out.reshape(-1, channels)
-    return jnp.matmul(left.T, right, precision=lax.Precision.HIGHEST) / left.shape[0], same
+    return inner_products(left.T, right.T) / left.shape[0], same
 
 
 def block_statistics(network: Network, images: Images, signs: Signs) -> BlockStatistics:

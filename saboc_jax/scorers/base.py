@@ -1,6 +1,7 @@
 """What scorers share: weights from a key, observables computed once, direction and policy."""
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from saboc_jax.devices import SHARDS, find_devices
 from saboc_jax.ntk.empirical import NTKOptions, empirical_ntks
 from saboc_jax.ntk.network import bind, parameter_predicate
 from saboc_jax.ntk.piecewise import piecewise_ntks
+from saboc_jax.ntk.sharded import sharded_ntks
 from saboc_jax.spaces.chain import Pieces
 from saboc_jax.types import (
     Batch,
@@ -42,12 +45,14 @@ class Kernels:
         rows: `Batch` fields whose kernels with the training images are wanted.
         pieces: where the space is a chain: run it link by link, each compiled once and kept
             here; None: one program.
+        devices: how many local devices share the images; with several it is one program.
     """
 
     space: SearchSpace
     options: NTKOptions
     rows: tuple[str, ...] = ()
     pieces: Pieces | None = field(default=None, compare=False, repr=False)
+    devices: int = 1
 
     @property
     def runs_apart(self) -> bool:
@@ -55,6 +60,7 @@ class Kernels:
         options = self.options
         return (
             self.pieces is not None
+            and self.devices == 1
             and self.space.chain is not None
             and options.engine in ("auto", "one_backward")
             and (options.batch_norm, options.outputs, options.chunk) == ("frozen", "sum", None)
@@ -71,7 +77,11 @@ class Kernels:
             )
         else:
             network = bind(self.space, draw_weights(self.space, key), gates)
-            kernels = empirical_ntks(network, batch.images, rows, self.options)
+            if self.devices == 1:
+                kernels = empirical_ntks(network, batch.images, rows, self.options)
+            else:
+                devices = find_devices(self.devices)
+                kernels = sharded_ntks(network, batch.images, rows, self.options, devices)
         return dict(zip(("images", *self.rows), kernels, strict=True))
 
     def covers(self, other: Any) -> bool:
@@ -81,6 +91,39 @@ class Kernels:
             and (self.space, self.options) == (other.space, other.options)
             and set(other.rows) <= set(self.rows)
         )
+
+
+def kernel_passes(options: NTKOptions, batches: int = 1) -> Passes:
+    """What the NTKs of that many batches cost, the training images among them.
+
+    Where images do not interact, one backward pass of a batch gives all its gradients. With batch
+    statistics, and by the engine "jacobian" always, each image has a pass of its own.
+    """
+    apart = options.batch_norm == "batch" or options.engine == "jacobian"
+    return Passes(batches, 0, batches) if apart else Passes(batches, batches)
+
+
+def params_option(params: Any) -> Any:
+    """What stands for a choice of parameters in `Scorer.options`.
+
+    A function at the top of a module is named by its place. Any other callable stands for
+    itself: no text tells it from others, so a store refuses it (`check_storable`).
+    """
+    if not inspect.isfunction(params) or "<" in params.__qualname__:
+        return params
+    return f"{params.__module__}:{params.__qualname__}"
+
+
+def check_storable(scorer: Scorer) -> None:
+    """Raises ValueError if an option has no text that tells it from others."""
+    for part in scorer.parts or (scorer,):
+        for name, value in part.options.items():
+            if callable(value):
+                raise ValueError(
+                    f"scorer {part.name!r}: {name}={value!r} cannot be kept in a store, where it "
+                    "would be mistaken for another; allowed: a name, or a function that is "
+                    "defined at the top of a module"
+                )
 
 
 def on_space(scorer: Scorer, space: SearchSpace, pieces: Pieces | None = None) -> Scorer:
@@ -99,6 +142,46 @@ def on_space(scorer: Scorer, space: SearchSpace, pieces: Pieces | None = None) -
 
     moved = {name: move(see) for name, see in scorer.observables.items()}
     return scorer._replace(observables=moved)
+
+
+def shared_by(scorer: Scorer, shard: str, devices: int) -> Scorer:
+    """The scorer as several devices share it: one of `saboc_jax.devices.SHARDS`.
+
+    Args:
+        scorer: any for "architectures", which leaves it as it is.
+        shard: "images": every kernel shares its images over the devices.
+        devices: how many local ones.
+
+    Raises:
+        ValueError: if there is no such way, or images are to be shared where anything is observed
+            but kernels of frozen batch norm in one backward pass.
+    """
+    if shard not in SHARDS:
+        raise ValueError(f"shard={shard!r}; allowed: {SHARDS}")
+    if shard != "images":
+        return scorer
+    parts = scorer.parts or (scorer,)
+    others = [p.name for p in parts if not all(map(_shares_images, p.observables.values()))]
+    if others:
+        raise ValueError(
+            f"scorers {others} cannot share images over devices; allowed: scorers that observe "
+            "nothing but NTKs, with batch_norm='frozen' and engine 'auto' or 'one_backward'"
+        )
+    kernels: dict[str, Any] = {
+        name: replace(see, devices=devices)
+        for name, see in scorer.observables.items()
+        if isinstance(see, Kernels)  # all are
+    }
+    return scorer._replace(observables=kernels)
+
+
+def _shares_images(see: object) -> bool:
+    """Is it a kernel whose images several devices can share?"""
+    return (
+        isinstance(see, Kernels)
+        and see.options.batch_norm == "frozen"
+        and see.options.engine in ("auto", "one_backward")
+    )
 
 
 def split_apart(scorer: Scorer) -> tuple[Scorer, Scorer]:
@@ -211,9 +294,7 @@ def combine(scorers: Sequence[Scorer], name: str | None = None) -> Scorer:
         ),
         higher_is_better=tuple(up for s in scorers for up in s.higher_is_better),
         needs=frozenset().union(*(s.needs for s in scorers)),
-        passes=Passes(
-            sum(s.passes.forward for s in scorers), sum(s.passes.backward for s in scorers)
-        ),
+        passes=Passes(*(sum(kind) for kind in zip(*(s.passes for s in scorers), strict=True))),
         observables={
             f"{index}.{key}": see
             for index, s in enumerate(scorers)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from saboc_jax.ntk.network import Network
-from saboc_jax.ntk.one_backward import gram
+from saboc_jax.precision import inner_products
 from saboc_jax.scorers.base import require
 from saboc_jax.scorers.loss_gradients import bind_drawn, rules
 from saboc_jax.types import (
@@ -57,7 +57,7 @@ def correlation(rows: Float[Array, "n pixels"]) -> Float[Array, "n n"]:
     rows = rows / jnp.abs(rows).max(1, keepdims=True)
     rows = rows - rows.mean(1, keepdims=True)
     rows = rows / jnp.linalg.norm(rows, axis=1, keepdims=True)
-    return gram(rows, rows.shape[0])
+    return inner_products(rows, rows)
 
 
 def jacob_cov_value(network: Network, images: Images) -> Float[Array, ""]:

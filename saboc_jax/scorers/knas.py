@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from saboc_jax.ntk.empirical import NTKOptions, check_options
 from saboc_jax.ntk.network import Network, bind, parameter_predicate, split_parameters
 from saboc_jax.scorers.activations import fast_rules
-from saboc_jax.scorers.base import Kernels, draw_weights
+from saboc_jax.scorers.base import Kernels, draw_weights, kernel_passes, params_option
 from saboc_jax.spaces.layers import batch_norm_rule
 from saboc_jax.types import (
     Batch,
@@ -120,12 +120,12 @@ def knas(
         metrics=("knas",),
         higher_is_better=(True,),
         needs=frozenset({"images", "labels"} if variant == "mgm" else {"images"}),
-        passes=Passes(1, 1),
+        passes=Passes(1, 1) if variant == "mgm" else kernel_passes(options),
         observables={"gradients": observable},
         finish=finish,
         options={
             "variant": variant,
             "batch_norm": batch_norm,
-            "params": params if isinstance(params, str) else "custom",
+            "params": params_option(params),
         },
     )

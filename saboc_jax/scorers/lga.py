@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from saboc_jax.ntk.empirical import NTKOptions, check_options
-from saboc_jax.scorers.base import Kernels
-from saboc_jax.types import Batch, Diagnostics, Gates, Passes, Scorer, SearchSpace
+from saboc_jax.scorers.base import Kernels, kernel_passes, params_option
+from saboc_jax.types import Batch, Diagnostics, Gates, Scorer, SearchSpace
 
 
 def alignment(kernel: Float[Array, "n n"], labels: Int[Array, " n"]) -> Float[Array, ""]:
@@ -63,11 +63,11 @@ def lga(
         metrics=("lga",),
         higher_is_better=(True,),
         needs=frozenset({"images", "labels"}),
-        passes=Passes(1, 1),
+        passes=kernel_passes(options),
         observables={"kernels": Kernels(space, options)},
         finish=finish,
         options={
             "batch_norm": batch_norm,
-            "params": params if isinstance(params, str) else "custom",
+            "params": params_option(params),
         },
     )

@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 
 from saboc_jax.ntk import regression, spectrum
 from saboc_jax.ntk.empirical import NTKOptions, check_options
-from saboc_jax.scorers.base import Kernels
-from saboc_jax.types import Batch, Diagnostics, Gates, Passes, Scorer, SearchSpace
+from saboc_jax.scorers.base import Kernels, kernel_passes, params_option
+from saboc_jax.types import Batch, Diagnostics, Gates, Scorer, SearchSpace
 
 METRICS = ("S_t", "S_e", "S_g")
 
@@ -96,12 +96,12 @@ def ntk_score(
         metrics=METRICS,
         higher_is_better=(False, False, False),
         needs=frozenset({"images", "labels", "test_images", "test_labels", "perturbed_images"}),
-        passes=Passes(3, 3),
+        passes=kernel_passes(options, 3),
         observables={"kernels": Kernels(space, options, ("test_images", "perturbed_images"))},
         finish=finish,
         options={
             "batch_norm": batch_norm,
-            "params": params if isinstance(params, str) else "custom",
+            "params": params_option(params),
             "top": top,
             "expressivity": expressivity,
             "norm": norm,
@@ -140,12 +140,12 @@ def trainability(
         metrics=("S_t",),
         higher_is_better=(False,),
         needs=frozenset({"images"}),
-        passes=Passes(1, 1),
+        passes=kernel_passes(options),
         observables={"kernels": Kernels(space, options)},
         finish=finish,
         options={
             "batch_norm": batch_norm,
-            "params": params if isinstance(params, str) else "custom",
+            "params": params_option(params),
             "top": top,
         },
     )

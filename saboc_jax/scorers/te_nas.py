@@ -24,7 +24,7 @@ from saboc_jax.scorers.activations import (
     redraw,
     relu_rule,
 )
-from saboc_jax.scorers.base import Kernels, require
+from saboc_jax.scorers.base import Kernels, kernel_passes, params_option, require
 from saboc_jax.types import (
     Batch,
     Diagnostics,
@@ -38,6 +38,7 @@ from saboc_jax.types import (
 
 Crops = Float[Array, "r size size 1"]
 MIN_CROPS = 2  # batch norm of one crop is constant
+CROPS = 3000  # as many as `data.draw` gives, and the paper takes
 
 
 def activation_codes(network: Network, crops: Crops) -> Bool[Array, "r units"]:
@@ -105,6 +106,12 @@ def thin_space(space: SearchSpace) -> SearchSpace:
             "whose `thin_cell` is not None, or regions=False"
         )
     return space.thin_cell()
+
+
+def region_passes(others: Passes, wanted: bool, batch_size: int) -> Passes:
+    """Other passes, and those of `CROPS` crops through the thin cell, in batches."""
+    more = max(1, CROPS // batch_size) if wanted else 0
+    return others._replace(forward=others.forward + more)
 
 
 def region_observables(
@@ -180,12 +187,13 @@ def te_nas(
         metrics=("kappa", *counted),
         higher_is_better=(False, *(True for _ in counted)),
         needs=frozenset({"images", "crops"} if regions else {"images"}),
-        passes=Passes(1, 1),
+        passes=region_passes(kernel_passes(options), regions, batch_size),
         observables={"kernels": Kernels(space, options), **counted},
         finish=finish,
         options={
             "batch_norm": batch_norm,
-            "params": params if isinstance(params, str) else "custom",
+            "params": params_option(params),
             **region_options(regions, init, batch_size),
+            **guard,
         },
     )

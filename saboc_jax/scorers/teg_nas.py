@@ -12,9 +12,9 @@ from jaxtyping import Array, Float
 
 from saboc_jax.ntk import regression, spectrum
 from saboc_jax.ntk.empirical import NTKOptions, check_options
-from saboc_jax.scorers.base import Kernels, require
-from saboc_jax.scorers.te_nas import region_observables, region_options
-from saboc_jax.types import Batch, Diagnostics, Gates, Passes, Scorer, SearchSpace
+from saboc_jax.scorers.base import Kernels, kernel_passes, params_option, require
+from saboc_jax.scorers.te_nas import region_observables, region_options, region_passes
+from saboc_jax.types import Batch, Diagnostics, Gates, Scorer, SearchSpace
 
 
 def regression_error(
@@ -106,7 +106,10 @@ def teg_nas(
         needs=frozenset(
             {"images", "labels", "test_images", "test_labels", *(["crops"] if regions else [])}
         ),
-        passes=Passes(3, 3),
+        # Over the same parameters, one kernel of the training images serves both.
+        passes=region_passes(
+            kernel_passes(options, 2 if error_params == params else 3), regions, batch_size
+        ),
         observables={
             "kernels": Kernels(space, options),
             "cell_kernels": Kernels(space, options._replace(params=error_params), ("test_images",)),
@@ -115,8 +118,8 @@ def teg_nas(
         finish=finish,
         options={
             "batch_norm": batch_norm,
-            "params": params if isinstance(params, str) else "custom",
-            "error_params": error_params if isinstance(error_params, str) else "custom",
+            "params": params_option(params),
+            "error_params": params_option(error_params),
             "jitter": jitter,
             **region_options(regions, init, batch_size),
         },

@@ -10,7 +10,8 @@ averaged over repeats that share weights and images. All candidate removals of t
 ranked by every metric, largest delta first, and by the sum of ranks; walking down that list,
 every decision loses `prune_number` options. The search ends with one option per decision.
 
-A removal after which a metric is not finite destroys the network: it is ranked last.
+A removal after which a metric is NaN destroys the network: it is ranked last. One after which a
+metric is infinite is the worst by that metric.
 
 References:
     Schedule: TE-NAS (Chen, Gong and Wang, ICLR 2021). Three metrics and Borda count:
@@ -144,11 +145,12 @@ def improvements(
             this many significant digits, so that near-equal removals tie.
 
     Returns:
-        [m, k]; positive if the removal improves; NaN if a repeat is not finite after it.
+        [m, k]; positive if the removal improves; NaN if a repeat is NaN after it, minus infinity
+        if one is infinite.
     """
     signs = np.where(np.asarray(higher_is_better, dtype=bool), -1.0, 1.0)
     costs = np.asarray(scores, dtype=np.float64) * signs
-    after = np.where(np.isfinite(costs[1:]), costs[1:], np.nan)
+    after = np.where(np.isinf(costs[1:]), np.inf, costs[1:])  # the worst, whatever its sign
     before = _stand_in_for_before(costs[0], after)
     delta = (before - after) / (np.abs(before) + _TINY)
     if rounding is None:

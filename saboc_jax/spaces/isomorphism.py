@@ -15,6 +15,7 @@ stay exact.
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,12 @@ from saboc_jax.types import Architecture, SearchSpace
 LARGEST = 1 << 18  # architectures that are enumerated
 
 
-def distinct(space: SearchSpace) -> Int[np.ndarray, "n decisions"]:
-    """The first architecture of every class of the space's `canonical` text alone.
+def distinct(space: SearchSpace, by_cost: bool = False) -> Int[np.ndarray, "n decisions"]:
+    """The first architecture of every class, in lexicographic order.
+
+    Args:
+        space: the search space.
+        by_cost: classes are those of `representatives`; else of the `canonical` text alone.
 
     Raises:
         ValueError: if the space has more than `LARGEST` architectures.
@@ -34,7 +39,8 @@ def distinct(space: SearchSpace) -> Int[np.ndarray, "n decisions"]:
     total = math.prod(space.choices)
     if total > LARGEST:
         raise ValueError(f"{space.name} has {total} architectures; allowed: at most {LARGEST}")
-    return np.stack(list(_first_of_each(space, space.canonical).values()))
+    class_of = partial(_class_of, space) if by_cost else space.canonical
+    return np.stack(list(_first_of_each(space, class_of).values()))
 
 
 def representatives(space: SearchSpace) -> Callable[[Architecture], Architecture]:
@@ -46,11 +52,12 @@ def representatives(space: SearchSpace) -> Callable[[Architecture], Architecture
     if math.prod(space.choices) > LARGEST:
         return lambda arch: np.asarray(arch)
 
-    def class_of(arch: Architecture) -> Any:
-        return space.canonical(arch), tuple(space.cost(arch))
+    first = _first_of_each(space, partial(_class_of, space))
+    return lambda arch: first[_class_of(space, np.asarray(arch, np.int32))]
 
-    first = _first_of_each(space, class_of)
-    return lambda arch: first[class_of(np.asarray(arch, np.int32))]
+
+def _class_of(space: SearchSpace, arch: Architecture) -> Any:
+    return space.canonical(arch), tuple(space.cost(arch))
 
 
 def _first_of_each(

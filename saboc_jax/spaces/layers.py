@@ -50,11 +50,19 @@ def is_twofold(context: Any) -> bool:
     return isinstance(context.module, Twofold) and context.method_name == "__call__"
 
 
-def statistics(x: Float[Array, "... c"]) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
-    """Mean and (biased) variance of each channel, in two passes: exact to rounding."""
+def statistics(
+    x: Float[Array, "... c"], axis: str | None = None
+) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+    """Mean and (biased) variance of each channel, in two passes: exact to rounding.
+
+    Args:
+        x: equally many examples on each device.
+        axis: of a mesh over whose devices the examples are shared out; None: all are here.
+    """
     axes = tuple(range(x.ndim - 1))
-    mean = x.mean(axes)
-    return mean, jnp.square(x - mean).mean(axes)
+    over_all = lambda mean: mean if axis is None else lax.pmean(mean, axis)  # noqa: E731
+    mean = over_all(x.mean(axes))
+    return mean, over_all(jnp.square(x - mean).mean(axes))
 
 
 def batch_norm_parameters(module: nn.BatchNorm) -> tuple[Any, Any]:
@@ -65,16 +73,23 @@ def batch_norm_parameters(module: nn.BatchNorm) -> tuple[Any, Any]:
 
 
 def batch_norm_statistics(
-    module: nn.BatchNorm, x: Float[Array, "... c"], mode: str, num_statistics: int | None
+    module: nn.BatchNorm,
+    x: Float[Array, "... c"],
+    mode: str,
+    num_statistics: int | None,
+    axis: str | None = None,
 ) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
-    """The statistics a batch norm uses in a mode; recorded where "batch_stats" is mutable."""
+    """The statistics a batch norm uses in a mode; recorded where "batch_stats" is mutable.
+
+    Those of the mode "frozen" are over all devices of a mesh axis, where one is named.
+    """
     if mode == "stored":
         mean: Any = module.get_variable("batch_stats", "mean")
         return mean, module.get_variable("batch_stats", "var")
     if mode == "batch":
         mean, variance = statistics(x)
     else:
-        mean, variance = kept_statistics(module, lambda: x, num_statistics)
+        mean, variance = kept_statistics(module, lambda: x, num_statistics, axis)
     if module.is_mutable_collection("batch_stats"):
         module.put_variable("batch_stats", "mean", mean)
         module.put_variable("batch_stats", "var", variance)
@@ -82,7 +97,10 @@ def batch_norm_statistics(
 
 
 def kept_statistics(
-    module: nn.Module, normalised: Callable[[], Array], number: int | None
+    module: nn.Module,
+    normalised: Callable[[], Array],
+    number: int | None,
+    axis: str | None = None,
 ) -> tuple[Any, Any]:
     """Constant statistics of what a module normalises.
 
@@ -90,10 +108,11 @@ def kept_statistics(
         module: keeps them where a forward pass may, and has those that one kept.
         normalised: gives the input of the batch norm.
         number: how many leading examples count; None: all.
+        axis: of a mesh over whose devices they are shared out, as `statistics` takes it.
     """
     if module.has_variable(KEPT, "mean"):
         return module.get_variable(KEPT, "mean"), module.get_variable(KEPT, "var")
-    mean, variance = lax.stop_gradient(statistics(normalised()[:number]))
+    mean, variance = lax.stop_gradient(statistics(normalised()[:number], axis))
     if module.is_mutable_collection(KEPT):
         module.put_variable(KEPT, "mean", mean)
         module.put_variable(KEPT, "var", variance)

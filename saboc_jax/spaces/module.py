@@ -73,8 +73,16 @@ def module_space(
             that shape or gives other outputs than [n, classes].
 
     Examples:
-        >>> space = module_space([ViT(depth=2), ViT(depth=4)], image_shape=(32, 32, 3))
-        >>> scorer = make_scorer("ntk_score", space)
+        >>> from flax import linen as nn
+        >>> from saboc_jax.spaces.module import module_space
+        >>> class Net(nn.Module):
+        ...     width: int
+        ...     @nn.compact
+        ...     def __call__(self, images):
+        ...         return nn.Dense(10)(nn.relu(nn.Dense(self.width)(images.mean((1, 2)))))
+        >>> space = module_space([Net(4), Net(8)], image_shape=(8, 8, 3))
+        >>> space.choices, space.num_classes, space.cost([1]).params
+        ((2,), 10, 122)
     """
     make, counts = _as_function(modules, choices)
     names = _names(option_names, counts)

@@ -132,6 +132,16 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> nn.Module:
             the last.
 
     Examples:
-        >>> space = module_space([from_nnx(lambda rngs: MyNet(rngs=rngs))], image_shape=(8, 8, 3))
+        >>> from flax import nnx
+        >>> from saboc_jax.spaces.module import module_space
+        >>> from saboc_jax.spaces.nnx import from_nnx
+        >>> class Net(nnx.Module):
+        ...     def __init__(self, rngs):
+        ...         self.dense = nnx.Linear(3, 10, rngs=rngs)
+        ...     def __call__(self, images):
+        ...         return self.dense(images.mean((1, 2)))
+        >>> space = module_space([from_nnx(lambda rngs: Net(rngs))], image_shape=(8, 8, 3))
+        >>> space.num_classes, space.cost([0]).params
+        (10, 40)
     """
     return FromNnx(_Definition(make))

@@ -18,8 +18,10 @@ def costs_of(scores):
 
 
 def best_index(scores):
-    ranks = scipy.stats.rankdata(costs_of(scores), axis=0)
-    return np.lexsort((ranks[:, 0], ranks[:, 1], ranks.sum(1)))[0]
+    costs = costs_of(scores)
+    ranks = scipy.stats.rankdata(costs, axis=0)
+    costs[np.isnan(scores).any(1)] = np.inf  # NaN in one metric: last by all
+    return np.lexsort((ranks[:, 0], ranks[:, 1], scipy.stats.rankdata(costs, axis=0).sum(1)))[0]
 
 
 class ReferencePopulation:

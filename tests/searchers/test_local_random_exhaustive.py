@@ -70,7 +70,9 @@ def test_local_search_moves_to_the_best_neighbour_and_starts_anew_where_there_is
             costs = everyone * np.where(DIRECTIONS, -1, 1)
             costs = np.where(np.isfinite(costs), costs, np.inf)
             ranks = scipy.stats.rankdata(costs, axis=0)
-            winner = np.lexsort((ranks[:, 0], ranks[:, 1], ranks.sum(1)))[0]
+            costs[np.isnan(everyone).any(1)] = np.inf  # NaN in one metric: last by all
+            sums = scipy.stats.rankdata(costs, axis=0).sum(1)
+            winner = np.lexsort((ranks[:, 0], ranks[:, 1], sums))[0]
             target = tuple(archs[winner - 1]) if winner else None
             if target is None or target in centres:
                 centre = None

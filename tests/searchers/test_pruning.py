@@ -155,6 +155,15 @@ def test_a_supernet_that_is_not_finite_leaves_the_order_to_what_comes_after():
     assert np.isnan(improvements(np.full((3, 1, 1), np.nan), (True,))).all()
 
 
+def test_nan_puts_a_removal_last_and_an_infinity_only_by_its_metric():
+    best, nan, infinite, worst = [9.0, 9.0], [8.0, np.nan], [8.0, -np.inf], [1.0, 1.0]
+    scores = np.array([[2.0, 2.0], best, nan, infinite, worst])[:, None]
+    delta = improvements(scores, (True, True))
+    assert delta[2, 1] == -np.inf and np.isnan(delta[1, 1])
+    # By the first metric: 1, last, 2, 3; by the second, where the two are equal: 1, 3.5, 3.5, 2.
+    np.testing.assert_array_equal(borda(delta, (True, True)), [2, 7.5, 5.5, 5])
+
+
 def test_a_metric_that_starts_at_zero_does_not_overflow():
     scores = np.array([0.0, -1e7, 1e7])[:, None, None]
     assert removal_order(improvements(scores, (False,)), borda).tolist() == [0, 1]

@@ -26,6 +26,8 @@ def test_a_representative_is_isomorphic_costs_the_same_and_stands_for_itself(spa
     everyone = cells.all_architectures()
     chosen = {tuple(stands_for(arch).tolist()) for arch in everyone}
     assert len(chosen) == 7700
+    assert {tuple(arch.tolist()) for arch in isomorphism.distinct(space, by_cost=True)} == chosen
+    assert len(isomorphism.distinct(space)) == 6466
     for arch in everyone[::37]:
         other = stands_for(arch)
         assert space.canonical(other) == space.canonical(arch)

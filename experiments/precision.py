@@ -1,0 +1,106 @@
+"""What the floating-point type of a network changes in its scores, against float64.
+
+The same random architectures, weights and images in bfloat16, float32 and float64; the second
+half of a score is float64 always. For each metric: the relative difference to float64, Kendall's
+tau with the order that float64 gives, scores that are not finite, and seconds of the whole
+scorer. Types take turns on every architecture.
+
+Examples:
+  python -m experiments.precision --dataset=cifar10 --num_archs=50 --out=runs/precision
+  python -m experiments.precision --scorers=ntk_score,naswot --channels=4 --num_archs=20
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.progress import track
+
+from experiments import common, correlate_report, scoring
+from saboc_jax import ranking
+from saboc_jax.evaluate import Evaluator
+from saboc_jax.report import results_table
+from saboc_jax.spaces.base import architecture_to_mask
+from saboc_jax.spaces.dtype import DTYPES, in_dtype
+
+OUT = flags.DEFINE_string("out", None, "Folder for precision.json, .csv and .md.")
+EXACT = "float64"
+
+
+def build(name: str) -> dict[str, Evaluator]:
+    """An evaluator of a scorer for each type, on the same draws."""
+    dataset = common.load_dataset()
+    made = {}
+    for dtype in DTYPES:
+        space = in_dtype(common.build_space(dataset), dtype)
+        made[dtype] = common.build_evaluator(dataset, space, common.build_scorer([name], space))
+    return made
+
+
+def measure(name: str, masks: np.ndarray, console: Console) -> list[dict[str, Any]]:
+    """Rows of one scorer: one for each metric and type but float64."""
+    evaluators = build(name)
+    scores: dict[str, list[np.ndarray]] = {dtype: [] for dtype in DTYPES}
+    for mask in track(masks, name, console=console, transient=True):
+        for dtype, evaluator in evaluators.items():
+            scores[dtype].append(evaluator.evaluate(mask[None])[0].mean(0))
+    values = {dtype: np.stack(each) for dtype, each in scores.items()}
+    seconds = {dtype: evaluator.counts.run_seconds for dtype, evaluator in evaluators.items()}
+    scorer = evaluators[EXACT].scorer
+    return [
+        {
+            "score": metric if metric == name else f"{name}.{metric}",
+            "type": dtype,
+            **differences(values[dtype][:, column], values[EXACT][:, column], up),
+            "s": seconds[dtype] / len(masks),
+            "s / s of float32": seconds[dtype] / seconds["float32"],
+        }
+        for column, (metric, up) in enumerate(
+            zip(scorer.metrics, scorer.higher_is_better, strict=True)
+        )
+        for dtype in DTYPES
+    ]
+
+
+def differences(ours: np.ndarray, exact: np.ndarray, up: bool) -> dict[str, Any]:
+    """How far values are from the exact ones, and their orders from each other.
+
+    Args:
+        ours: [n].
+        exact: [n] in float64.
+        up: is higher better?
+    """
+    both = np.isfinite(ours) & np.isfinite(exact)
+    gap = np.abs(ours - exact)[both] / np.maximum(np.abs(exact[both]), np.finfo(float).tiny)
+    gap = gap if gap.size else np.array([np.nan])
+    return {
+        "median difference": float(np.median(gap)),
+        "largest": float(np.max(gap)),
+        "tau with float64": ranking.kendall(ours, exact, (up, up)),
+        "bad": int((~np.isfinite(ours)).sum()),
+    }
+
+
+def main() -> None:
+    """Measures, shows, writes."""
+    console = Console(highlight=False)
+    if flags.FLAGS["precision"].present:
+        raise ValueError("--precision: this binary runs every type; leave the flag out")
+    if scoring.NUM_ARCHS.value < 3:
+        raise ValueError(f"--num_archs={scoring.NUM_ARCHS.value}; allowed: 3 or more")
+    space = common.build_space(common.load_dataset())
+    archs = scoring.architectures(space)
+    masks = np.asarray(architecture_to_mask(archs, max(space.choices)))
+    rows: list[dict[str, Any]] = []
+    for name in scoring.scorer_names():
+        rows += measure(name, masks, console)
+        if OUT.value:
+            correlate_report.write(Path(OUT.value), rows, "precision")
+    console.print(results_table(rows, title=f"{len(masks)} architectures, {common.network_text()}"))
+
+
+if __name__ == "__main__":
+    common.set_defaults(repeats=1, num_archs=50, channels=8)
+    common.run(main)

@@ -1,0 +1,131 @@
+"""Scorers with options as text: `knas:variant=mgm`, `ntk_score:norm=fro:jitter=1e-4`.
+
+Each option follows a colon. A variant has a name of its own, its text with options in the order of
+the factory's signature, so that variants of one scorer can be compared in one run and are kept
+apart in a store.
+"""
+
+import inspect
+import math
+from collections.abc import Mapping
+from types import NoneType
+from typing import Any, get_args
+
+from saboc_jax.scorers import SCORERS, make_scorer
+from saboc_jax.scorers.base import load_factory
+from saboc_jax.types import Scorer, SearchSpace
+
+FORM = "SCORER, or SCORER:OPTION=VALUE, further options after further colons"
+KINDS: Mapping[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a word",
+    NoneType: "none",
+}
+
+
+def split_variant(text: str) -> tuple[str, dict[str, str]]:
+    """The scorer's name and its options, as they are written.
+
+    Raises:
+        ValueError: if the text has another form, or names an option twice.
+    """
+    name, *parts = text.split(":")
+    pairs = [part.partition("=") for part in parts]
+    given = {option: value for option, _, value in pairs}
+    if not name or not all(option and value for option, _, value in pairs):
+        raise ValueError(f"scorer {text!r}; allowed: {FORM}")
+    if len(given) < len(pairs):
+        raise ValueError(f"scorer {text!r}; allowed: each option once")
+    return name, given
+
+
+def options_of(name: str) -> dict[str, inspect.Parameter]:
+    """The options of a scorer's factory, in order.
+
+    Raises:
+        ValueError: if there is no scorer of that name.
+    """
+    parameters = inspect.signature(load_factory(SCORERS, name), eval_str=True).parameters
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    options = {name: each for name, each in parameters.items() if each.kind in named}
+    del options[next(iter(options))]  # the space
+    return options
+
+
+def read_options(name: str, given: Mapping[str, str]) -> dict[str, Any]:
+    """Options of their types, in the order of the factory's signature.
+
+    Raises:
+        ValueError: names an option or a value that does not exist, and what is allowed.
+    """
+    known = options_of(name)
+    if unknown := [option for option in given if option not in known]:
+        allowed = ", ".join(known) or "none, it has no options"
+        raise ValueError(f"scorer {name!r} has no option {unknown[0]!r}; allowed: {allowed}")
+    options = {}
+    for option, parameter in known.items():
+        if option in given:
+            try:
+                options[option] = _value(given[option], _kinds(parameter))
+            except ValueError as error:
+                raise ValueError(f"scorer {name!r}: {option}={given[option]!r}; {error}") from None
+    return options
+
+
+def make_variant(text: str, space: SearchSpace, **shared: Any) -> Scorer:
+    """A scorer by its name and options.
+
+    Args:
+        text: `FORM`.
+        space: the search space it scores.
+        **shared: further options, which the text's own go before.
+
+    Raises:
+        ValueError: says what is wrong and what is allowed.
+    """
+    name, given = split_variant(text)
+    own = read_options(name, given)
+    scorer = make_scorer(name, space, **(shared | own))
+    if not own:
+        return scorer
+    label = ":".join([name, *(f"{option}={_text(value)}" for option, value in own.items())])
+    metrics = tuple(label if metric == name else metric for metric in scorer.metrics)
+    return scorer._replace(name=label, metrics=metrics)
+
+
+def _kinds(parameter: inspect.Parameter) -> tuple[type, ...]:
+    """What an option may be, by its annotation, else by its default."""
+    annotation: Any = parameter.annotation
+    if annotation is Any:  # a name, or what cannot be written as text
+        return (str,)
+    if annotation is inspect.Parameter.empty:
+        annotation = str if parameter.default is None else type(parameter.default)
+    return get_args(annotation) or (annotation,)
+
+
+def _value(text: str, kinds: tuple[type, ...]) -> Any:
+    """The text as the first of the kinds that it is.
+
+    Raises:
+        ValueError: lists the kinds.
+    """
+    words = {"true": (bool, True), "false": (bool, False), "none": (NoneType, None)}
+    kind, value = words.get(text.lower(), (None, None))
+    if kind in kinds:
+        return value
+    for number in (int, float):
+        if number in kinds:
+            try:
+                if math.isfinite(found := number(text)):
+                    return found
+            except ValueError:
+                continue
+    if str in kinds:
+        return text
+    raise ValueError(f"allowed: {' or '.join(KINDS.get(kind, kind.__name__) for kind in kinds)}")
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
