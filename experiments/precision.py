@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from experiments import common, correlate_report, scoring
-from saboc_jax import ranking
+from saboc_jax import correlation
 from saboc_jax.evaluate import Evaluator
 from saboc_jax.report import results_table
 from saboc_jax.spaces.base import architecture_to_mask
@@ -53,7 +53,7 @@ def measure(name: str, masks: np.ndarray, console: Console) -> list[dict[str, An
         {
             "score": metric if metric == name else f"{name}.{metric}",
             "type": dtype,
-            **differences(values[dtype][:, column], values[EXACT][:, column], up),
+            **correlation.differences(values[dtype][:, column], values[EXACT][:, column], up),
             "s": seconds[dtype] / len(masks),
             "s / s of float32": seconds[dtype] / seconds["float32"],
         }
@@ -62,25 +62,6 @@ def measure(name: str, masks: np.ndarray, console: Console) -> list[dict[str, An
         )
         for dtype in DTYPES
     ]
-
-
-def differences(ours: np.ndarray, exact: np.ndarray, up: bool) -> dict[str, Any]:
-    """How far values are from the exact ones, and their orders from each other.
-
-    Args:
-        ours: [n].
-        exact: [n] in float64.
-        up: is higher better?
-    """
-    both = np.isfinite(ours) & np.isfinite(exact)
-    gap = np.abs(ours - exact)[both] / np.maximum(np.abs(exact[both]), np.finfo(float).tiny)
-    gap = gap if gap.size else np.array([np.nan])
-    return {
-        "median difference": float(np.median(gap)),
-        "largest": float(np.max(gap)),
-        "tau with float64": ranking.kendall(ours, exact, (up, up)),
-        "bad": int((~np.isfinite(ours)).sum()),
-    }
 
 
 def main() -> None:

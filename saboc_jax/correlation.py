@@ -173,3 +173,24 @@ def tau_matrix(
     directions = [each.higher_is_better for each in found.values()]
     signs = np.where(directions, 1.0, -1.0)
     return list(found), ranking.kendall_matrix(values, directions) * np.outer(signs, signs)
+
+
+def differences(
+    ours: Float[np.ndarray, " n"], exact: Float[np.ndarray, " n"], higher_is_better: bool
+) -> Row:
+    """How far values are from the exact ones, and their orders from each other.
+
+    Args:
+        ours: [n].
+        exact: [n] in float64.
+        higher_is_better: their direction.
+    """
+    both = np.isfinite(ours) & np.isfinite(exact)
+    gap = np.abs(ours - exact)[both] / np.maximum(np.abs(exact[both]), np.finfo(float).tiny)
+    gap = gap if gap.size else np.array([np.nan])
+    return {
+        "median difference": float(np.median(gap)),
+        "largest": float(np.max(gap)),
+        "tau with float64": ranking.kendall(ours, exact, (higher_is_better,) * 2),
+        "bad": int((~np.isfinite(ours)).sum()),
+    }

@@ -250,7 +250,7 @@ def test_spaces_with_a_program_for_each_architecture_can_be_sent():
 
 def test_without_ray_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ImportError, match=r"pip install 'saboc_jax\[ray\]'"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[ray\]'"):
         RayExecutor()
     with pytest.raises(ValueError, match="num_workers=0"):
         RayExecutor(0)

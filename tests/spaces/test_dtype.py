@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.precision import differences
 from saboc_jax import data
+from saboc_jax.correlation import differences
 from saboc_jax.evaluate import Evaluator
 from saboc_jax.ntk.empirical import NTKOptions, empirical_ntk
 from saboc_jax.ntk.network import bind
@@ -105,7 +105,7 @@ def test_sums_of_bfloat16_are_float32():
 
 def test_differences_by_hand():
     ours, exact = np.array([1.1, 2.0, np.nan, 4.0]), np.array([1.0, 2.0, 3.0, 3.0])
-    found = differences(ours, exact, up=True)
+    found = differences(ours, exact, higher_is_better=True)
     assert found["median difference"] == pytest.approx(0.1)
     assert found["largest"] == pytest.approx(1 / 3)
     assert found["bad"] == 1
