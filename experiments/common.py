@@ -21,6 +21,7 @@ from saboc_jax.data import Dataset
 from saboc_jax.devices import SHARDS, cores, open_cores
 from saboc_jax.evaluate import Evaluator
 from saboc_jax.executors import Executor
+from saboc_jax.json_files import read_json as read_json
 from saboc_jax.ntk.empirical import BATCH_NORMS, ENGINES
 from saboc_jax.ray_executor import RayExecutor
 from saboc_jax.records import current_versions
@@ -392,14 +393,6 @@ def open_workdir(path: str, settings: dict[str, Any]) -> Path:
 def _is_leftover(path: Path) -> bool:
     """Is it what `write_json` leaves of `settings.json` if it is killed?"""
     return re.fullmatch(r"\.settings\.json\.\d+", path.name) is not None
-
-
-def read_json(path: Path) -> Any:
-    """Reads JSON; ValueError names a damaged file."""
-    try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -29,7 +29,7 @@ def main() -> None:
 
         def on_net(done: int, nets: int) -> None:
             bar.expect(nets)
-            bar.advance(done - bar.done)
+            bar.reach(done)
 
         rows, unknown = parity.compare(GOLDEN.value, on_net)
     for row in rows:

@@ -10,40 +10,50 @@ Examples:
   python -m experiments.precision --scorers=ntk_score,naswot --channels=4 --num_archs=20
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import flags
 from rich.console import Console
-from rich.progress import track
 
 from experiments import common, correlate_report, scoring
 from saboc_jax import correlation
+from saboc_jax.data import Dataset
 from saboc_jax.evaluate import Evaluator
+from saboc_jax.progress import track
 from saboc_jax.report import results_table
 from saboc_jax.spaces.base import architecture_to_mask
 from saboc_jax.spaces.dtype import DTYPES, in_dtype
+from saboc_jax.types import SearchSpace
 
 OUT = flags.DEFINE_string("out", None, "Folder for precision.json, .csv and .md.")
 EXACT = "float64"
 
 
-def build(name: str) -> dict[str, Evaluator]:
+def build(dataset: Dataset, base: SearchSpace, name: str) -> dict[str, Evaluator]:
     """An evaluator of a scorer for each type, on the same draws."""
-    dataset = common.load_dataset()
     made = {}
     for dtype in DTYPES:
-        space = in_dtype(common.build_space(dataset), dtype)
+        space = in_dtype(base, dtype)
         made[dtype] = common.build_evaluator(dataset, space, common.build_scorer([name], space))
     return made
 
 
-def measure(name: str, masks: np.ndarray, console: Console) -> list[dict[str, Any]]:
-    """Rows of one scorer: one for each metric and type but float64."""
-    evaluators = build(name)
+def measure(
+    evaluators: Mapping[str, Evaluator], name: str, masks: np.ndarray, console: Console
+) -> list[dict[str, Any]]:
+    """Rows of one scorer, one for each metric and type.
+
+    Args:
+        evaluators: of `build`.
+        name: of the scorer.
+        masks: of the architectures.
+        console: where progress is shown.
+    """
     scores: dict[str, list[np.ndarray]] = {dtype: [] for dtype in DTYPES}
-    for mask in track(masks, name, console=console, transient=True):
+    for mask in track(masks, name, console, calm=True):
         for dtype, evaluator in evaluators.items():
             scores[dtype].append(evaluator.evaluate(mask[None])[0].mean(0))
     values = {dtype: np.stack(each) for dtype, each in scores.items()}
@@ -71,12 +81,13 @@ def main() -> None:
         raise ValueError("--precision: this binary runs every type; leave the flag out")
     if scoring.NUM_ARCHS.value < 3:
         raise ValueError(f"--num_archs={scoring.NUM_ARCHS.value}; allowed: 3 or more")
-    space = common.build_space(common.load_dataset())
+    dataset = common.load_dataset()
+    space = common.build_space(dataset)
     archs = scoring.architectures(space)
     masks = np.asarray(architecture_to_mask(archs, max(space.choices)))
     rows: list[dict[str, Any]] = []
     for name in scoring.scorer_names():
-        rows += measure(name, masks, console)
+        rows += measure(build(dataset, space, name), name, masks, console)
         if OUT.value:
             correlate_report.write(Path(OUT.value), rows, "precision")
     console.print(results_table(rows, title=f"{len(masks)} architectures, {common.network_text()}"))

@@ -88,7 +88,7 @@ def main() -> None:
             searcher,
             pieces,
             key,
-            on_step=lambda step, candidates: bar.advance(step - bar.done),
+            on_step=lambda step, candidates: bar.reach(step),
             allows=allows,
             time_budget=BUDGET_SECONDS.value,
         )

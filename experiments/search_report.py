@@ -12,6 +12,7 @@ from experiments import common
 from saboc_jax import benchmarks
 from saboc_jax.evaluate import Evaluator, mask_text
 from saboc_jax.report import Edge, draw_cell, results_table
+from saboc_jax.report_sections import score_rows
 from saboc_jax.search import SearchResult, evaluations
 from saboc_jax.spaces import darts_cells, nas_bench_201_cells
 from saboc_jax.spaces.base import architecture_to_mask
@@ -82,16 +83,7 @@ def show(console: Console, space: SearchSpace, summary: dict[str, Any]) -> None:
         f"{counted} network: {cost['params']:,} parameters, {cost['macs'] / 1e6:.1f} M "
         f"multiply-adds, {cost['depth']} layers deep"
     )
-    rows = [
-        {
-            "metric": name,
-            "mean": s["mean"],
-            "standard error": s["standard_error"],
-            "better": s["better"],
-        }
-        for name, s in summary["scores"].items()
-    ]
-    console.print(results_table(rows))
+    console.print(results_table(score_rows(summary["scores"])))
     truth = summary["accuracies"]
     if "missing" in truth:
         console.print(f"True accuracy unknown: {truth['missing']}")

@@ -189,9 +189,7 @@ def search(
     last = ""
     repeats, metrics = len(evaluator.keys), evaluator.scorer.metrics
     told = len(metrics) + bool(AGAINST.value)
-    # Which removals a budget forbids, and so the length of pruning, is seen on the way only.
-    total = expected_evaluations(searcher, told) if allowed is None else None
-    total = min(filter(None, (total, MAX_EVALUATIONS.value)), default=None)
+    total = expected_evaluations(searcher, told, allowed, MAX_EVALUATIONS.value)
     with progress.bar("compiling", total and total * repeats, console) as bar:
         evaluator.on_score = bar.advance
 
@@ -203,7 +201,7 @@ def search(
         def on_told(history: list[Step], best: Callable[[], Architecture | None]) -> None:
             nonlocal last
             point = trajectory.update(history, best())
-            bar.advance(point.evaluations * repeats - bar.done)  # those over budget were not scored
+            bar.reach(point.evaluations * repeats)  # those over budget were not scored
             now = repr((trajectory.returned[-1], point.members, point.best, point.found))
             if now != last:
                 last = now

@@ -43,12 +43,11 @@ def main() -> None:
     with progress.bar("training", recipe.epochs * steps, console) as bar:
 
         def show(line: dict[str, Any]) -> None:
-            bar.advance(line["epoch"] * steps - bar.done)  # epochs of an earlier run count, too
+            bar.reach(line["epoch"] * steps)  # epochs of an earlier run count, too
             console.print("  ".join(f"{name} {value:.4g}" for name, value in line.items()))
 
         seed, count = common.SEED.value, EXAMPLES.value
         lines = training.train(space, arch, dataset, recipe, seed, folder, count, show, bar.advance)
-    settings |= {"dataset": dataset.name}
     record: dict[str, Any] = {
         "settings": settings,
         **common.environment(),

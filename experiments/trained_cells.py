@@ -217,7 +217,7 @@ def finish(
                 show(text, seed, lines[-1])
             results[text, seed] = lines[-1]
             if bar:
-                bar.advance(steps * len(results) - bar.done)  # what is read counts, too
+                bar.reach(steps * len(results))  # what is read counts, too
     return results
 
 

@@ -229,8 +229,8 @@ def search(
     if searcher != "pruning" and max_evaluations is not None:
         options["max_evaluations"] = max_evaluations
     method = _searcher(searcher, space, evaluator.scorer, allows, options)
-    total = None if allows else expected_evaluations(method, len(evaluator.scorer.metrics))
-    total = min(filter(None, (total, max_evaluations)), default=None)
+    told = len(evaluator.scorer.metrics)
+    total = expected_evaluations(method, told, allows, max_evaluations)
     with bar("searching", total and total * repeats, live=progress, lines=False) as shown:
         evaluator.on_score = shown.advance
         result = run_search(
@@ -392,7 +392,7 @@ def train(
         )
 
         def told(line: dict[str, Any]) -> None:
-            shown.advance(line["epoch"] * steps - shown.done)  # epochs of an earlier run, too
+            shown.reach(line["epoch"] * steps)  # epochs of an earlier run, too
             if on_epoch:
                 on_epoch(line)
 

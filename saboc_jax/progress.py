@@ -52,6 +52,10 @@ class Bar:
             self._shown.update(self._task, completed=self.done, refresh=self._calm)
         self._say()
 
+    def reach(self, done: int) -> None:
+        """So many steps are done in all, however many it was told of."""
+        self.advance(done - self.done)
+
     def describe(self, what: str) -> None:
         """What is done now."""
         self.what = what

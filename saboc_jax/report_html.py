@@ -8,12 +8,12 @@
     study      `rows`, or `tables` by title     correlations, comparisons, the paper's tables
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from saboc_jax import charts
+from saboc_jax.json_files import read_json
 from saboc_jax.report_page import Section, folded, page, plain, row, table, text
 from saboc_jax.report_sections import CURVES, curves, search, study, training
 
@@ -88,23 +88,16 @@ def _records(folder: Path) -> dict[str, Record]:
     """What runs wrote about themselves, by name: result.json alone, else all that are of runs."""
     first = [folder / "result.json"]
     for paths in (first, sorted(set(folder.glob("*.json")) - set(first))):
-        read = {path.stem: _json(path) for path in paths if path.is_file()}
+        read = {path.stem: read_json(path) for path in paths if path.is_file()}
         found = {name: record for name, record in read.items() if _kind(record)}
         if found:
             settings = folder / "settings.json"
-            shared = {"settings": _json(settings)} if settings.is_file() else {}
+            shared = {"settings": read_json(settings)} if settings.is_file() else {}
             return {name: {**shared, **record} for name, record in found.items()}
     raise ValueError(
         f"{folder} holds no finished run: no .json of a search, a training, or a study with rows "
         "or tables"
     )
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def _read(folder: Path, records: Mapping[str, Record]) -> tuple[str, list[Section]]:

@@ -1,6 +1,5 @@
 """The sections of a report: of a search, of a training, of a study."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from saboc_jax import charts
+from saboc_jax.json_files import read_json
 from saboc_jax.report_page import Section, folded, note, picture, plain, row, table, text
 
 CURVES = {"loss": "loss (nats)", "top1": "top-1 accuracy"}
@@ -16,10 +16,12 @@ CURVES = {"loss": "loss (nats)", "top1": "top-1 accuracy"}
 CANDIDATES = "candidates.json"
 """All that a search scored, as columns."""
 
-_PICTURES = {
-    "cell.png": "The cell that was found",
-    "cell-normal.png": "The normal cell that was found",
-    "cell-reduce.png": "The reduction cell that was found",
+_CELLS = {
+    "cell.png": "The cell",
+    "cell-normal.png": "The normal cell",
+    "cell-reduce.png": "The reduction cell",
+}
+_PICTURES = {name: f"{heading} that was found" for name, heading in _CELLS.items()} | {
     "trajectory.png": "How the search came to it",
     "front.png": "Scores against cost, and the Pareto front",
 }
@@ -33,14 +35,31 @@ def search(folder: Path, record: Mapping[str, Any]) -> list[Section]:
     """What was asked, what was found, and what it was chosen among."""
     sections = [("What was asked", _asked(record)), ("What was found", _found(record))]
     sections.append(("True accuracy", _accuracies(record.get("accuracies", {}))))
-    for name, heading in _PICTURES.items():
-        if (folder / name).is_file():
-            sections.append((heading, picture(folder / name, heading)))
+    sections += _pictures(folder, _PICTURES)
     if record.get("blocks"):
         sections.append(("Its blocks, in order", table(record["blocks"])))
     if record.get("pareto_front"):
         sections.append(("Architectures on the front", table(record["pareto_front"])))
     return sections + _spectra(record) + _candidates(folder, record)
+
+
+def _pictures(folder: Path, headings: Mapping[str, str]) -> list[Section]:
+    """Those of the pictures that are there."""
+    there = {name: heading for name, heading in headings.items() if (folder / name).is_file()}
+    return [(heading, picture(folder / name, heading)) for name, heading in there.items()]
+
+
+def score_rows(scores: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The scores of what a search found, as rows of a table."""
+    return [
+        {
+            "metric": name,
+            "mean": value["mean"],
+            "standard error": value["standard_error"],
+            "better": value["better"],
+        }
+        for name, value in scores.items()
+    ]
 
 
 def _asked(record: Mapping[str, Any]) -> str:
@@ -59,19 +78,10 @@ def _asked(record: Mapping[str, Any]) -> str:
 
 def _found(record: Mapping[str, Any]) -> str:
     cost = record["cost"]
-    scores = [
-        {
-            "metric": name,
-            "mean": value["mean"],
-            "standard error": value["standard_error"],
-            "better": value["better"],
-        }
-        for name, value in record["scores"].items()
-    ]
     return (
         f"<p><code>{text(record['text'])}</code></p><p>Scoring network: {cost['params']:,} "
         f"parameters, {cost['macs'] / 1e6:.1f} M multiply-adds, {cost['depth']} layers deep.</p>"
-        f"{table(scores)}"
+        f"{table(score_rows(record['scores']))}"
         + note(
             "A score orders architectures of one space on one batch; differences within the "
             "standard error are noise."
@@ -105,7 +115,7 @@ def _candidates(folder: Path, record: Mapping[str, Any]) -> list[Section]:
     path = folder / CANDIDATES
     if not path.is_file():
         return []
-    columns = json.loads(path.read_text(encoding="utf-8"))
+    columns = read_json(path)
     names = [name for name in record["scores"] if name in columns]
     texts = np.array(columns["architecture"])
     if not names or not len(texts):
@@ -162,10 +172,7 @@ def training(folder: Path, record: Mapping[str, Any]) -> list[Section]:
         for name, label in CURVES.items()
     )
     sections: list[Section] = [("What was trained", _trained(record)), ("What came out", told)]
-    for name in ("cell.png", "cell-normal.png", "cell-reduce.png"):
-        if (folder / name).is_file():
-            heading = _PICTURES[name].removesuffix(" that was found")
-            sections.append((heading, picture(folder / name, heading)))
+    sections += _pictures(folder, _CELLS)
     sections += [("Loss and accuracy", row(plots)), ("Epochs", table(epochs))]
     if recipe := record.get("recipe"):
         rows = [{"setting": name, "value": plain(value)} for name, value in recipe.items()]

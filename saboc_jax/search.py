@@ -90,16 +90,24 @@ def evaluations(history: list[Step]) -> int:
     return sum(len(masks) for masks, _ in history)
 
 
-def expected_evaluations(searcher: Searcher, metrics: int) -> int | None:
+def expected_evaluations(
+    searcher: Searcher, metrics: int, allows: Allows | None = None, most: int | None = None
+) -> int | None:
     """How many candidates a search will ask for; None: not known beforehand.
-
-    Pruning is rehearsed with equal scores, which gives its number unless a budget forbids
-    removals.
 
     Args:
         searcher: any.
         metrics: how many it is told.
+        allows: the budget. Which removals it forbids, and so the length of pruning, is seen on
+            the way only.
+        most: after which it is stopped.
     """
+    own = None if allows else _own_evaluations(searcher, metrics)
+    return min(filter(None, (own, most)), default=None)
+
+
+def _own_evaluations(searcher: Searcher, metrics: int) -> int | None:
+    """The searcher's own number; pruning is rehearsed with equal scores, which gives it."""
     state = searcher.init(jax.random.key(0))
     if isinstance(state, SearchState):
         return len(state.history.scores)

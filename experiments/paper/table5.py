@@ -63,7 +63,7 @@ def search(console: Console, name: str, dataset: Any, store: Store | None) -> di
             searcher,
             evaluator,
             jax.random.key(common.SEED.value),
-            on_step=lambda step, candidates: bar.advance(step - bar.done),
+            on_step=lambda step, candidates: bar.reach(step),
             allows=allows,
         )
     size, text = resnets.size_of(space, found.arch), space.to_string(found.arch)

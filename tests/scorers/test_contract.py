@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from other_programs import in_double, plain
 
 from saboc_jax.evaluate import Evaluator
 from saboc_jax.precision import enable_x64
@@ -84,30 +85,6 @@ def make_batch():
     images = [draw(seed, N, *SHAPE) for seed in range(3)]
     return Batch(images[0], labels, images[1], labels[::-1], images[2], more,
                  jnp.stack([labels] * 2), draw(4, 20, 3, 3, 1))  # fmt: skip
-
-
-def in_double(space):
-    def init(key):
-        return jax.tree.map(lambda leaf: leaf.astype(float), space.init(key))
-
-    thin = space.thin_cell and (lambda: in_double(space.thin_cell()))
-    return space._replace(init=init, thin_cell=thin)
-
-
-def plain(space, arch):
-    """A space with the one network, which is the plain module with the supernet's weights."""
-    module = space.specialise(arch)
-
-    def apply(variables, gates, images, mutable=()):
-        y = module.apply(variables, images, train=True, mutable=list(mutable) or False)
-        return y if mutable else (y, {})
-
-    return space._replace(
-        init=lambda key: space.extract(space.init(key), arch),
-        apply=apply,
-        layers_per_leaf=lambda path: 0,
-        thin_cell=space.thin_cell and (lambda: plain(space.thin_cell(), arch)),
-    )
 
 
 def scorers_of(space):

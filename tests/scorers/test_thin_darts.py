@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from other_programs import in_double, plain
 
 from saboc_jax.ntk.network import bind
 from saboc_jax.precision import enable_x64
@@ -12,28 +13,6 @@ from saboc_jax.spaces.base import sample_architectures
 from saboc_jax.spaces.darts import darts
 
 SHAPE = (4, 4, 3)
-
-
-def in_double(space):
-    def init(key):
-        return jax.tree.map(lambda leaf: leaf.astype(float), space.init(key))
-
-    return space._replace(init=init)
-
-
-def plain(space, arch):
-    """A space with the one network, which is the plain module with the supernet's weights."""
-    module = space.specialise(arch)
-
-    def apply(variables, gates, images, mutable=()):
-        y = module.apply(variables, images, train=True, mutable=list(mutable) or False)
-        return y if mutable else (y, {})
-
-    return space._replace(
-        init=lambda key: space.extract(space.init(key), arch),
-        apply=apply,
-        layers_per_leaf=lambda path: 0,
-    )
 
 
 def test_linear_regions_of_the_thin_network():
