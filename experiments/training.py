@@ -19,9 +19,9 @@ from saboc_jax.train_run import run
 from saboc_jax.types import Architecture, SearchSpace
 
 SCORING = (
-    *("init", "batch_size", "repeats", "ntk_engine", "batch_norm", "trained_size"),
+    *("init", "batch_size", "repeats", "ntk_engine", "batch_norm", "precision", "trained_size"),
     *("latency_batch", "latency_image_size"),
-    *("executor", "num_workers", "ray_address", "gpus_per_worker"),
+    *("executor", "num_workers", "ray_address", "gpus_per_worker", "shard"),
 )
 """Flags of scoring, which binaries that train do not have."""
 

@@ -78,8 +78,9 @@ def _asked(record: Mapping[str, Any]) -> str:
 
 def _found(record: Mapping[str, Any]) -> str:
     cost = record["cost"]
+    whose = "Trained" if record.get("settings", {}).get("trained_size") else "Scoring"
     return (
-        f"<p><code>{text(record['text'])}</code></p><p>Scoring network: {cost['params']:,} "
+        f"<p><code>{text(record['text'])}</code></p><p>{whose} network: {cost['params']:,} "
         f"parameters, {cost['macs'] / 1e6:.1f} M multiply-adds, {cost['depth']} layers deep.</p>"
         f"{table(score_rows(record['scores']))}"
         + note(

@@ -222,6 +222,7 @@ def test_budgets_of_darts_may_be_those_of_the_trained_network(tmp_path):
     assert result["scores"]["params"]["mean"] == cost.params
     assert 0 < result["rejected"] < 12 and cost.params <= 90_000
     assert "Trained network: " in done.stdout
+    assert "Trained network: " in (tmp_path / "w" / "report.html").read_text()
     bad = run("experiments.search", "--space=resnet", *size, cwd=tmp_path)
     assert bad.returncode == 1 and "allowed: channels and cells" in " ".join(bad.stderr.split())
 

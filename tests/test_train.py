@@ -233,7 +233,7 @@ def test_resumes_to_the_same_bits_after_a_kill(tmp_path):
     assert done.returncode == 0, done.stderr
     settings = json.loads((killed / "settings.json").read_text())
     assert (settings["dataset"], settings["channels"], settings["cells"]) == ("digits", 2, 1)
-    assert not {"init", "batch_size", "repeats", "batch_norm"} & set(settings)
+    assert not {"init", "batch_size", "repeats", "batch_norm", "precision"} & set(settings)
     done = finish(killed, "--seed=1")
     assert done.returncode == 1
     assert "seed: 0 there, 1 now" in " ".join(done.stderr.split())
