@@ -1,8 +1,8 @@
 """What each choice in the NTK-score's protocol does to its correlation with accuracy.
 
-Every variant changes one thing of the base (C=4, N=1, n=64, frozen batch norm, Kaiming fan-in,
-centred labels, weights only) and scores the same random cells. Choose on one dataset
-(--dataset=cifar10), report on another.
+Every variant changes one thing of the base (C=4, N=1, n=64, one draw, frozen batch norm, Kaiming
+fan-in, centred labels, the parameters of --params) and scores the same random cells. Choose on one
+dataset (--dataset=cifar10), report on another.
 
 Examples:
   python -m experiments.ablation --dataset=cifar10 --out=runs/ablation
@@ -20,6 +20,7 @@ from rich.console import Console
 
 from experiments import common, correlate_report, scoring
 from saboc_jax import benchmarks, correlation, report_html
+from saboc_jax.ntk.network import PARAMETERS
 from saboc_jax.report import results_table
 from saboc_jax.scorers import make_scorer
 
@@ -45,10 +46,12 @@ VARIANTS = {
     "init torch": Variant({"init": "torch_default"}),
     "batch statistics": Variant({}, {"batch_norm": "batch"}),
     "onehot labels": Variant({}, {"label_encoding": "onehot"}),
-    "all parameters": Variant({}, {"params": "all"}),
-    "cell parameters": Variant({}, {"params": "cells"}),
+    "weights and biases": Variant({}, {"params": "all"}),
+    "weights": Variant({}, {"params": "weights"}),
+    "cells": Variant({}, {"params": "cells"}),
     "jitter 1e-4": Variant({}, {"jitter": 1e-4}),
 }
+PARAMS = flags.DEFINE_enum("params", "cells", PARAMETERS, "Parameters of the base's NTK.")
 CHOSEN = flags.DEFINE_list("variants", ["all"], "Variants, by commas, or all.")
 OUT = flags.DEFINE_string("out", None, "Folder for ablation.json, .csv and .md.")
 
@@ -60,7 +63,8 @@ def measure(console: Console, name: str) -> list[dict[str, Any]]:
     dataset = common.load_dataset()
     table = benchmarks.load_nas_bench_201(common.DATA_DIR.value)
     space = common.build_space(dataset)
-    scorer = make_scorer("ntk_score", space, **variant.options)
+    options = {"params": PARAMS.value} | dict(variant.options)
+    scorer = make_scorer("ntk_score", space, **options)
     archs = scoring.architectures(space)
     truth = np.asarray(table.accuracy(dataset.name.removesuffix("_standin"), archs))
     scores = scoring.score(console, dataset, space, scorer, archs)

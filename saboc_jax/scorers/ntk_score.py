@@ -24,7 +24,7 @@ def ntk_score(
     *,
     engine: str = "auto",
     batch_norm: str = "frozen",
-    params: Any = "weights",
+    params: Any = "cells",
     implementation: int = 1,
     chunk: int | None = None,
     top: spectrum.Top = "ceil",
@@ -35,9 +35,12 @@ def ntk_score(
 ) -> Scorer:
     """The NTK-score: S_t (Eq. 5), S_e (Eq. 6-9), S_g (Eq. 10).
 
-    Deviation: batch norm is frozen at the statistics of the training batch by default, which
+    Deviations: batch norm is frozen at the statistics of the training batch by default, which
     costs one backward pass instead of n and keeps the ranking; `batch_norm="batch"` is what
-    the paper's peers run.
+    the paper's peers run. The kernel is over the weights of the searched cells, for those of
+    stem, reductions and classifier, which all candidates share, hide the differences (measured
+    in BUILD_NOTES.md); `params="weights"` is the whole network, as the paper has it. A candidate
+    without weights of its own then has no kernel: not finite, ranked last, counted.
 
     Args:
         space: the search space.
@@ -116,7 +119,7 @@ def trainability(
     *,
     engine: str = "auto",
     batch_norm: str = "frozen",
-    params: Any = "weights",
+    params: Any = "cells",
     implementation: int = 1,
     chunk: int | None = None,
     top: spectrum.Top = "ceil",
