@@ -1,33 +1,74 @@
 """Scores given or drawn architectures into a store; run again, it goes on where it stopped.
 
+The architectures are shown and kept best first, by the Borda count of the first scorer's metrics.
+
 Examples:
   python -m experiments.score --scorers=ntk_score,synflow --num_archs=200
-  python -m experiments.score --archs=my_cells.txt --export=scores.csv
+  python -m experiments.score --archs=my_cells.txt --export=scores.csv --out=runs/my_cells
 """
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments import common, scoring
+from experiments import common, correlate_report, scoring
+from saboc_jax import ranking, report_html
 from saboc_jax.report import results_table
 from saboc_jax.store import Store
+from saboc_jax.types import Scorer, SearchSpace
 
 EXPORT = flags.DEFINE_string("export", None, "File (.csv or .parquet) to write the store to.")
+OUT = flags.DEFINE_string(
+    "out", None, "Folder for the ranked scores as JSON, CSV and Markdown, and report.html."
+)
+
+
+def ranked(
+    space: SearchSpace, scorer: Scorer, archs: np.ndarray, scores: np.ndarray
+) -> list[dict[str, Any]]:
+    """A row for each architecture, the best first by the first scorer's Borda count.
+
+    Args:
+        space: the space of the architectures.
+        scorer: one, or several combined.
+        archs: [n, decisions].
+        scores: [n, repeats, k], NaN where bad.
+    """
+    means, repeats = scores.mean(1), scores.shape[1]
+    first = len((scorer.parts or (scorer,))[0].metrics)
+    own, better = means[:, :first], scorer.higher_is_better[:first]
+    borda = ranking.borda(own, better)
+    rows = []
+    for index in ranking.best_first(own, better):
+        row = {"borda": float(borda[index]), "architecture": space.to_string(archs[index])}
+        row |= dict(zip(scorer.metrics, means[index].tolist(), strict=True))
+        if repeats > 1:
+            errors = scores[index].std(0, ddof=1) / np.sqrt(repeats)
+            names = (f"standard error of {name}" for name in scorer.metrics)
+            row |= dict(zip(names, errors.tolist(), strict=True))
+        rows.append(row | space.cost(archs[index])._asdict())
+    return rows
 
 
 def main() -> None:
-    """Scores, then shows the first rows."""
+    """Scores, then shows the best."""
     console = Console(highlight=False)
     dataset = common.load_dataset()
     space = common.build_space(dataset)
     scorer = common.build_scorer(scoring.scorer_names(), space)
     archs = scoring.architectures(space)
-    scores = scoring.score(console, dataset, space, scorer, archs).mean(1)
-    rows = [
-        {"architecture": space.to_string(arch), **dict(zip(scorer.metrics, row, strict=True))}
-        for arch, row in zip(archs[:10], scores[:10].tolist(), strict=True)
+    rows = ranked(space, scorer, archs, scoring.score(console, dataset, space, scorer, archs))
+    shown = [
+        {name: row[name] for name in ("borda", "architecture", *scorer.metrics)}
+        for row in rows[:10]
     ]
-    console.print(results_table(rows, title=f"First {len(rows)} of {len(archs)}"))
+    console.print(results_table(shown, title=f"Best {len(shown)} of {len(rows)}"))
+    if OUT.value:
+        correlate_report.write(Path(OUT.value), rows, "scores")
+        console.print(f"Wrote {report_html.write(Path(OUT.value))}")
     if EXPORT.value:
         with Store(scoring.STORE.value) as store:
             store.export(EXPORT.value)

@@ -1,6 +1,7 @@
 """The binaries as a user runs them: results, repeatability, and errors a person can act on."""
 
 import csv
+import html
 import json
 import os
 import re
@@ -129,7 +130,7 @@ def test_score_resumes_and_exports(tmp_path):
     flags = [*TINY, "--num_archs=4", "--store=s.sqlite"]
     first = run("experiments.score", *flags, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
-    more = [*TINY, "--num_archs=5", "--store=s.sqlite", "--export=s.csv"]
+    more = [*TINY, "--num_archs=5", "--store=s.sqlite", "--export=s.csv", "--out=o"]
     second = run("experiments.score", *more, cwd=tmp_path)
     assert second.returncode == 0, second.stderr
     assert "4 from the store" in second.stdout
@@ -137,6 +138,14 @@ def test_score_resumes_and_exports(tmp_path):
     lines = (tmp_path / "s.csv").read_text().splitlines()
     assert len(lines) == 6
     assert "S_t" in lines[0]
+    rows = json.loads((tmp_path / "o" / "scores.json").read_text())["rows"]
+    metrics = np.array([[row[m] for m in ("S_t", "S_e", "S_g")] for row in rows], float)
+    metrics[~np.isfinite(metrics).all(1)] = np.inf  # No kernel: last by every metric.
+    sums = scipy.stats.rankdata(metrics, axis=0).sum(1)
+    assert [row["borda"] for row in rows] == sorted(sums.tolist()) == sums.tolist()
+    page = (tmp_path / "o" / "report.html").read_text()
+    assert html.escape(rows[0]["architecture"]) in page
+    assert "Best 5 of 5" in second.stdout
 
 
 def test_correlate_agrees_with_scipy(tmp_path):

@@ -36,8 +36,11 @@ def case():
     return space, scorer, run
 
 
-def by_numpy(space, arch, batch, key):
-    """S_t, S_e, S_g from gradients of the specialised network with batch statistics."""
+def by_numpy(space, arch, batch, key, counts):
+    """S_t, S_e, S_g from gradients of the specialised network with batch statistics.
+
+    `counts(path)` tells which parameters there are gradients of.
+    """
     variables = jax.tree.map(lambda p: p.astype(jnp.float64), draw_weights(space, key))
     module, own = space.specialise(arch), space.extract(variables, arch)["params"]
 
@@ -47,7 +50,8 @@ def by_numpy(space, arch, batch, key):
             return module.apply({"params": params}, images, train=True).sum(-1)
 
         rows = jax.tree_util.tree_leaves_with_path(jax.jacrev(summed)(own))
-        weights = [leaf for path, leaf in rows if path[-1].key != "bias"]
+        weights = [leaf for path, leaf in rows if counts([name.key for name in path])]
+        assert 0 < len(weights) < len(rows)
         return jnp.concatenate([leaf.reshape(N, -1) for leaf in weights], 1)
 
     train, test, perturbed = (
@@ -63,10 +67,17 @@ def by_numpy(space, arch, batch, key):
     return [values[:3].sum() / values.sum(), (p * np.log(q)).sum(1).mean(), error]  # ceil(2.2) = 3
 
 
-def test_against_numpy_on_the_specialised_network():
+@pytest.mark.parametrize(
+    ("options", "counts"),
+    [
+        ({}, lambda path: path[-1] != "bias" and path[0].startswith("cells_")),
+        ({"params": "weights"}, lambda path: path[-1] != "bias"),
+    ],
+)
+def test_against_numpy_on_the_specialised_network(options, counts):
     with enable_x64():
         space = nas_bench_201(2, 1, CLASSES, (8, 8, 3))
-        scorer = make_scorer("ntk_score", space, batch_norm="batch", engine="jacobian")
+        scorer = make_scorer("ntk_score", space, batch_norm="batch", engine="jacobian", **options)
         arch, batch, key = space.from_string(CELL), make_batch(jnp.float64), jax.random.key(3)
         (observable,) = scorer.observables.values()
         # The weights are drawn in float32; the network itself runs in float64.
@@ -76,7 +87,7 @@ def test_against_numpy_on_the_specialised_network():
         kernels = Kernels(wide, observable.options, observable.rows)
         exact = scorer._replace(observables={"kernels": kernels})
         ours = jax.jit(lambda g, b: score(exact, key, g, b)[0])(space.gates(arch), batch)
-        np.testing.assert_allclose(ours, by_numpy(space, arch, batch, key), rtol=1e-6)
+        np.testing.assert_allclose(ours, by_numpy(space, arch, batch, key, counts), rtol=1e-6)
 
 
 def test_single_precision_is_close_to_double(case):
@@ -135,7 +146,7 @@ def test_one_kernel_serves_scorers_that_read_less_of_it(case, monkeypatch):
         name="narrow",
         metrics=("first",),
         higher_is_better=(False,),
-        observables={"kernels": Kernels(space, NTKOptions())},
+        observables={"kernels": Kernels(space, NTKOptions(params="cells"))},
         finish=lambda observed, gates, batch: (observed["kernels"]["images"][0, :1], {}),
     )
     both = combine([narrow, scorer])
