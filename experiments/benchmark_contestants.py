@@ -61,6 +61,14 @@ def all_contestants(space: SearchSpace) -> dict[str, Contestant]:
         "ntk_score_kernels": _gated(
             ntk(space, "one_backward", "frozen", others=2), "train, test and perturbed kernels"
         ),
+        "one_backward_cells": _gated(
+            ntk(space, "one_backward", "frozen", params="cells"),
+            "NTK of the weights of the cells alone, as the NTK-score takes it",
+        ),
+        "ntk_score_kernels_cells": _gated(
+            ntk(space, "one_backward", "frozen", others=2, params="cells"),
+            "the NTK-score's kernels: train, test and perturbed, weights of the cells",
+        ),
         "neural_tangents": _gated(
             ntk(space, "neural_tangents", "frozen"),
             "NTK, neural-tangents on the gated program with fast convolution rules",
@@ -120,9 +128,11 @@ def _ready(run: Callable[[], Any], seconds: float | None) -> Prepared:
     return Prepared(wait, seconds)
 
 
-def ntk(space: SearchSpace, engine: str, batch_norm: str, others: int = 0) -> Callable[..., Any]:
+def ntk(
+    space: SearchSpace, engine: str, batch_norm: str, others: int = 0, params: str = "weights"
+) -> Callable[..., Any]:
     """The NTK of the batch, and of `others` further batches with it."""
-    options = NTKOptions(engine=engine, batch_norm=batch_norm)
+    options = NTKOptions(engine=engine, batch_norm=batch_norm, params=params)
 
     def run(variables: Any, gates: Any, images: Any) -> Any:
         rows = [images + 0.1 * number for number in range(1, others + 1)]

@@ -124,7 +124,7 @@ def _candidates(folder: Path, record: Mapping[str, Any]) -> list[Section]:
     supernet = np.char.startswith(texts, "supernet:")
     values = {n: np.array(columns[n], float) for n in ("params", "macs", *names)}
     sections: list[Section] = []
-    if plots := _scatters(values, names, supernet, texts == record["text"]):
+    if plots := _scatters(names, *_with_found(record, values, texts, supernet)):
         words = "Orange: found. " + ("Hollow: supernets." if supernet.any() else "")
         sections.append(("Scores of all candidates", row(plots) + note(words)))
     kept = np.flatnonzero(~supernet)[:_MOST_ROWS]
@@ -137,8 +137,25 @@ def _candidates(folder: Path, record: Mapping[str, Any]) -> list[Section]:
     return sections
 
 
+def _with_found(
+    record: Mapping[str, Any],
+    values: Mapping[str, np.ndarray],
+    texts: np.ndarray,
+    supernet: np.ndarray,
+) -> tuple[Mapping[str, np.ndarray], np.ndarray, np.ndarray]:
+    """(Values, is a supernet, is what was found); what pruning found it scored after the search."""
+    found = texts == record["text"]
+    if found.any():
+        return values, supernet, found
+    own = record["cost"] | {name: value["mean"] for name, value in record["scores"].items()}
+    # A mean that is not finite is kept as null.
+    more = {name: [np.nan if own[name] is None else own[name]] for name in values}
+    values = {name: np.append(column, more[name]) for name, column in values.items()}
+    return values, np.append(supernet, False), np.append(found, True)
+
+
 def _scatters(
-    values: Mapping[str, np.ndarray], names: Sequence[str], supernet: np.ndarray, found: np.ndarray
+    names: Sequence[str], values: Mapping[str, np.ndarray], supernet: np.ndarray, found: np.ndarray
 ) -> str:
     """Metrics against one another; a single one against parameters and multiply-adds."""
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]][:3]

@@ -101,6 +101,16 @@ def test_a_run_is_all_there_and_needs_no_network(tmp_path):
     assert "1 not positive" in text
 
 
+def test_what_pruning_found_is_marked_though_the_search_scored_supernets_alone(tmp_path):
+    folder = make_run(tmp_path / "run")
+    columns = json.loads((folder / "candidates.json").read_text())
+    columns["architecture"] = ["supernet:01/11", "supernet:11/01", "supernet:11/10"]
+    (folder / "candidates.json").write_text(json.dumps(columns))
+    page = report_html.build(folder)
+    assert page.count("<circle") == 4
+    assert page.count('r="7"') == 1
+
+
 def test_runs_are_compared_by_what_differs(tmp_path):
     folders = [make_run(tmp_path / "a"), make_run(tmp_path / "b", seed=4)]
     rows = parsed(report_html.compare(folders)).rows
