@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.benchmark_contestants import Case, Contestant, Prepared
-from saboc_jax.progress import track
+from saboc_jax import progress
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -52,21 +52,28 @@ def measure(
     names = list(contestants)
     compile_seconds: dict[str, list[float]] = {name: [] for name in names}
     seconds: dict[str, list[list[list[float]]]] = {name: [] for name in names}  # [cells][rounds]
-    for number, case in enumerate(cases):
-        here = [n for n in names if number < few_cells or not contestants[n].few]
-        prepared = {}
-        for name in track(here, f"cell {number + 1} of {len(cases)}: compiling", calm=True):
-            prepared[name] = contestants[name].prepare(case)
-        if first is not None and not number:
-            first.update(prepared)
-        for name in here:
-            took = prepared[name].compile_seconds
-            compile_seconds[name] += [] if took is None else [took]
-            seconds[name].append([])
-        for turn in track(range(rounds), f"cell {number + 1} of {len(cases)}: rounds", calm=True):
-            for place in range(len(here)):
-                name = here[(place + turn) % len(here)]
-                seconds[name][-1].append(timed(prepared[name].run))
+    takes_part = [
+        [n for n in names if number < few_cells or not contestants[n].few]
+        for number in range(len(cases))
+    ]
+    steps = (rounds + 1) * sum(map(len, takes_part))  # every contestant prepares, then runs
+    with progress.bar("measuring", steps, calm=True) as bar:
+        for number, (case, here) in enumerate(zip(cases, takes_part, strict=True)):
+            prepared = {}
+            for name in here:
+                bar.describe(f"cell {number + 1} of {len(cases)}: {name}")
+                prepared[name] = contestants[name].prepare(case)
+                took = prepared[name].compile_seconds
+                compile_seconds[name] += [] if took is None else [took]
+                seconds[name].append([])
+                bar.advance()
+            if first is not None and not number:
+                first.update(prepared)
+            for turn in range(rounds):
+                for place in range(len(here)):
+                    name = here[(place + turn) % len(here)]
+                    seconds[name][-1].append(timed(prepared[name].run))
+                    bar.advance()
     tables = {name: np.asarray(values).transpose(2, 1, 0) for name, values in seconds.items()}
     return {name: Times(compile_seconds[name], *tables[name]) for name in names}
 
