@@ -1,13 +1,16 @@
 """Seconds to evaluate a candidate of the ResNet space, compilation included.
 
-Runs an evolution whose kernels are compiled link by link and kept by shape, then scores the
-last candidates of that evolution again with one program for each. JAX's own cache on disk is off.
+Runs an evolution whose kernels are compiled link by link and kept by shape (with channels padded to
+powers of two unless told otherwise), then scores the last candidates of that evolution again with
+one program for each. JAX's own cache on disk is off.
 
 Examples:
   python -m experiments.resnet_compile --steps=40 --one_program=3 --batch_size=8
+  python -m experiments.resnet_compile --steps=40 --nopad_widths --out=runs/resnet_exact_widths
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,9 @@ from saboc_jax.search import run_search
 
 STEPS = flags.DEFINE_integer("steps", 500, "Steps of the evolution.", 2)
 ONE_PROGRAM = flags.DEFINE_integer("one_program", 3, "Candidates compiled as one program.", 1)
+PAD_WIDTHS = flags.DEFINE_bool(
+    "pad_widths", True, "Pad channels with zeros to powers of two, so that more links are shared."
+)
 MAX_WIDTH = flags.DEFINE_integer("max_width", 128, "Widest layer.", 8)
 BUDGET_SECONDS = flags.DEFINE_float("seconds", 400.0, "Stop the evolution after this long.")
 OUT = flags.DEFINE_string("out", "runs/resnet_compile", "Folder of result.json.")
@@ -41,6 +47,36 @@ def measured(evaluator: Evaluator, mask: Any) -> dict[str, float]:
     }
 
 
+class Meter:
+    """Seconds and compilations from one score to the next, the search between them included."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.rows: list[dict[str, float]] = []
+        self._counts, self._last = evaluator.counts, time.perf_counter()
+        self._before = (0, 0, 0.0)
+
+    def on_score(self) -> None:
+        """A candidate was scored, or served from memory, which counts to the next."""
+        counts = self._counts
+        now = (counts.scored, counts.compilations, counts.compile_seconds)
+        if now[0] == self._before[0]:
+            return
+        seconds, self._last = time.perf_counter() - self._last, time.perf_counter()
+        _, number, compiling = (a - b for a, b in zip(now, self._before, strict=True))
+        self.rows.append({"seconds": seconds, "compile_seconds": compiling, "compilations": number})
+        self._before = now
+
+
+def scored_last(history: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+    """The last different candidates that were scored, `--one_program` of them."""
+    found: dict[bytes, np.ndarray] = {}
+    for masks, scores in history:
+        for mask, finite in zip(masks, np.isfinite(scores).all((1, 2)), strict=True):
+            if finite:
+                found[mask.tobytes()] = mask
+    return list(found.values())[-ONE_PROGRAM.value :]
+
+
 def mean(rows: list[dict[str, float]], name: str) -> float | None:
     """Mean of a column; None for no rows."""
     return float(np.mean([row[name] for row in rows])) if rows else None
@@ -53,7 +89,9 @@ def main() -> None:
     dataset = common.load_dataset()
     if common.PRECISION.value != "float32":
         raise ValueError(f"--precision={common.PRECISION.value}; links run in float32 only")
-    space = resnets.build_space(dataset, MAX_WIDTH.value, common.INIT.value)
+    space = resnets.build_space(
+        dataset, MAX_WIDTH.value, common.INIT.value, pad_widths=PAD_WIDTHS.value
+    )
     scorer = common.build_scorer(["ntk_score"], space)
     key = jax.random.key(common.SEED.value)
     batch = data.draw(dataset, key, common.BATCH_SIZE.value, needs=scorer.needs)
@@ -62,27 +100,8 @@ def main() -> None:
         space, scorer.higher_is_better, STEPS.value, min(256, STEPS.value)
     )
     allows = resnets.zen_budget(space)
-    rows: list[dict[str, float]] = []
-    masks: list[np.ndarray] = []
-
-    evaluate = pieces.score
-
-    def score(mask: Any, repeat: int) -> Any:
-        before, start = pieces.counts.scored, time.perf_counter()
-        number, seconds = pieces.counts.compilations, pieces.counts.compile_seconds
-        found = evaluate(mask, repeat)
-        if pieces.counts.scored > before:
-            masks.append(np.asarray(mask))
-            rows.append(
-                {
-                    "seconds": time.perf_counter() - start,
-                    "compile_seconds": pieces.counts.compile_seconds - seconds,
-                    "compilations": pieces.counts.compilations - number,
-                }
-            )
-        return found
-
-    pieces.score = score  # type: ignore[method-assign]
+    meter = Meter(pieces)
+    pieces.on_score = meter.on_score
     with progress.bar("link by link", STEPS.value, calm=True) as bar:
         found = run_search(
             searcher,
@@ -92,8 +111,13 @@ def main() -> None:
             allows=allows,
             time_budget=BUDGET_SECONDS.value,
         )
+    rows = meter.rows
+    if not rows:
+        raise ValueError(
+            f"--seconds={BUDGET_SECONDS.value} ended before a candidate was scored; allowed: more"
+        )
     one = Evaluator(space, scorer, [key], [batch], pieces=None)
-    last_masks = progress.track(masks[-ONE_PROGRAM.value :], "one program each", calm=True)
+    last_masks = progress.track(scored_last(found.history), "one program each", calm=True)
     whole = [measured(one, mask) for mask in last_masks]
     last = rows[-max(len(rows) // 4, 1) :]
     result = {

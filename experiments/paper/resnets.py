@@ -14,7 +14,9 @@ from saboc_jax.types import Searcher, SearchSpace
 SLOTS = 16  # 18 layers at most, two of which are stem and tail
 
 
-def build_space(dataset: Any, max_width: int, init: str, shortcut: bool = True) -> SearchSpace:
+def build_space(
+    dataset: Any, max_width: int, init: str, shortcut: bool = True, pad_widths: bool = True
+) -> SearchSpace:
     """The space for a dataset's images."""
     return make_space(
         "resnet",
@@ -24,6 +26,7 @@ def build_space(dataset: Any, max_width: int, init: str, shortcut: bool = True) 
         image_shape=dataset.image_shape,
         init=init,
         shortcut=shortcut,
+        pad_widths=pad_widths,
     )
 
 

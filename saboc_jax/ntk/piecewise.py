@@ -1,6 +1,6 @@
 """The NTK of a chain of modules, link by link: forward, then one backward, as `one_backward`.
 
-Every link is a program of its own. Forward it draws its weights and gives its output; backward
+Every link is a program of its own, and the drawing of its weights another. Backward
 it takes the cotangent of its output and gives that of its input and its own part of the NTK,
 which is the sum of its layers' parts. So the arithmetic is that of `one_backward` on the whole
 network, plus a second forward pass of each link, and what is compiled is small and shared: see
@@ -45,23 +45,26 @@ def piecewise_ntks(
     """
     count = columns.shape[0]
     x = jnp.concatenate([columns, *rows])
-    saved = []
+    saved, own = [], jax.ShapeDtypeStruct(x.shape, x.dtype)  # own: without channels of zeros
     for place, link in enumerate(chain.links):
-        run = partial(_forward, link, count)
-        params, y = pieces.run(
-            ("forward", link.module, link.draw, count), run, chain.key(key, place), x
+        drawn = pieces.run(
+            ("draw", link.module, link.draw, own.shape[1:]),
+            partial(link.init, x=own),
+            chain.key(key, place),
         )
+        params = link.padded(drawn, x)
+        y = pieces.run(("forward", link.runs, count), partial(_forward, link, count), params, x)
         saved.append((params, x))
-        x = y
+        own, x = link.output(drawn, own), y
     g = jnp.ones_like(x)
     kernel = jnp.zeros((x.shape[0], count), x.dtype)
     for link, (params, x) in zip(reversed(chain.links), reversed(saved), strict=True):
         chosen = _chosen(link.name, params, predicate)
-        name = ("backward", link.module, chosen, count)
+        name = ("backward", link.runs, chosen, count)
         g, kernel = pieces.run(name, partial(_backward, link, chosen), params, x, g, kernel)
     ends = [count, *(r.shape[0] for r in rows)]
-    own, *others = jnp.split(kernel, [sum(ends[:i]) for i in range(1, len(ends))])
-    return [(own + own.T) / 2, *others]
+    square, *others = jnp.split(kernel, [sum(ends[:i]) for i in range(1, len(ends))])
+    return [(square + square.T) / 2, *others]
 
 
 def _chosen(name: str, params: Any, predicate: Predicate) -> frozenset[tuple[str, ...]]:
@@ -71,11 +74,10 @@ def _chosen(name: str, params: Any, predicate: Predicate) -> frozenset[tuple[str
     return frozenset(path for path in inner if predicate((name, *path)))
 
 
-def _forward(link: Link, count: int, key: PRNGKey, x: Array) -> tuple[Any, Array]:
-    params = link.init(key, x)
+def _forward(link: Link, count: int, params: Any, x: Array) -> Array:
     with nn.intercept_methods(batch_norm_rule("frozen", count)):
-        output: Any = link.module.apply({"params": params}, x)
-    return params, output
+        output: Any = link.runs.apply({"params": params}, x)
+    return output
 
 
 def _backward(
@@ -85,7 +87,7 @@ def _backward(
 
     def run(x: Array, tap: Array) -> Array:
         with nn.intercept_methods(tap_rule(tap, lambda path: path in chosen)):
-            output: Any = link.module.apply({"params": params}, x)
+            output: Any = link.runs.apply({"params": params}, x)
         return output
 
     back, part = jax.vjp(run, x, jnp.zeros_like(kernel))[1](g)

@@ -6,12 +6,15 @@ is found again by its module (a frozen dataclass, equal by its fields) and the s
 arguments, whichever network it stands in.
 """
 
+import functools
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from saboc_jax.types import PRNGKey, Variables
@@ -24,21 +27,51 @@ class Link(NamedTuple):
         name: its parameters' first name in the whole network.
         module: run in train mode.
         draw: `draw(key, shapes)` gives parameters.
+        wide: the same module with as many or more channels, which runs in its place with parameters
+            padded by zeros: networks of other widths then share its programs. The channels that
+            are added must stay zero, forward and backward. None: the module itself runs.
     """
 
     name: str
     module: nn.Module
     draw: Callable[..., Any]
+    wide: nn.Module | None = None
+
+    @property
+    def runs(self) -> nn.Module:
+        """The module that is compiled."""
+        return self.module if self.wide is None else self.wide
 
     def init(self, key: PRNGKey, x: Any) -> Variables:
         """Parameters for inputs like x (an array or its shape); `key` is consumed."""
-        one = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
-        shapes: Any = jax.eval_shape(self.module.init, key, one)
-        return self.draw(key, shapes["params"])
+        return self.draw(key, parameter_shapes(self.module, x.shape[1:], x.dtype))
+
+    def padded(self, params: Variables, x: Any) -> Variables:
+        """Parameters of the module as those of `runs` for inputs like x, with zeros."""
+        if self.wide is None:
+            return params
+        shapes = parameter_shapes(self.wide, x.shape[1:], x.dtype)
+        return jax.tree.map(lambda p, like: _pad(p, like.shape), params, shapes)
 
     def output(self, params: Variables, x: Any) -> Any:
         """The shape of what it gives."""
         return jax.eval_shape(lambda p, x: self.module.apply({"params": p}, x), params, x)
+
+
+@functools.lru_cache(maxsize=4096)
+def parameter_shapes(module: nn.Module, shape: tuple[int, ...], dtype: Any) -> Any:
+    """The parameters' shapes for inputs of a shape without the axis of examples."""
+    one = jax.ShapeDtypeStruct((1, *shape), dtype)
+    shapes: Any = jax.eval_shape(module.init, jax.random.key(0), one)
+    return shapes["params"]
+
+
+def _pad(array: Any, shape: tuple[int, ...]) -> Any:
+    """Zeros behind every axis; on the host, where no shape wants a program of its own."""
+    ends = [(0, size - own) for own, size in zip(array.shape, shape, strict=True)]
+    if not any(end for _, end in ends):
+        return array
+    return jnp.pad(array, ends) if isinstance(array, jax.core.Tracer) else np.pad(array, ends)
 
 
 class Chain(NamedTuple):

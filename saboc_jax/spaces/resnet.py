@@ -120,6 +120,23 @@ def links(
     return [*found, ("head", Head(num_classes, parent=None))]
 
 
+def widened(module: nn.Module) -> nn.Module:
+    """A link with its channels rounded up to powers of two, so that other widths share it.
+
+    Channels that are added have zero weights: convolutions give zero there, batch norm (whose
+    biases are drawn as zero) and ReLU leave it so, and no gradient comes back from the layer above.
+    """
+    if isinstance(module, ConvNormRelu):
+        return module.clone(features=_power_of_two(module.features))
+    if isinstance(module, Residual):
+        return module.clone(channels=tuple(map(_power_of_two, module.channels)))
+    return module
+
+
+def _power_of_two(width: int) -> int:
+    return max(2 * encoding.STEP, 1 << (width - 1).bit_length())
+
+
 class ResNet(nn.Module):
     """The network of one structure: a plain module, to train or to look at."""
 
@@ -142,6 +159,7 @@ def resnet(
     image_shape: tuple[int, int, int] = (32, 32, 3),
     init: str = "kaiming_normal_fan_in",
     shortcut: bool = True,
+    pad_widths: bool = True,
 ) -> SearchSpace:
     """Zen-NAS's ResNet space, scored with the full decoded network.
 
@@ -156,6 +174,8 @@ def resnet(
         image_shape: (height, width, channels) of one image.
         init: a name in `ops.INITIALISERS`.
         shortcut: False: without residual links, as Zen-NAS scores.
+        pad_widths: kernels are computed with channels padded by zeros up to powers of two: the same
+            kernels to rounding, up to four times the arithmetic, far fewer programs.
 
     Raises:
         ValueError: if a size or the initialiser is wrong.
@@ -199,7 +219,7 @@ def resnet(
     def program(structure: encoding.Structure) -> SearchSpace:
         chain = Chain(
             tuple(
-                Link(name, module, draw)
+                Link(name, module, draw, widened(module) if pad_widths else None)
                 for name, module in links(structure, num_classes, shortcut=shortcut)
             )
         )

@@ -24,13 +24,18 @@ SMALL = (
     "SuperConvK3BNRELU(3,8,1,1)SuperResK3K3(8,16,2,8,1)SuperResK1K5K1(16,8,1,8,1)"
     "SuperConvK1BNRELU(8,16,1,1)"
 )
+SAME_BUCKETS = SMALL.replace("K3K3(8,16,2,8,1)", "K3K3(8,16,2,16,1)")
 WIDER = SMALL.replace("K3K3(8,16", "K3K3(8,24").replace("K1K5K1(16", "K1K5K1(24")
 SHAPE = (6, 6, 3)
 
 
+def make(**options):
+    return make_space("resnet", slots=3, max_width=32, num_classes=3, image_shape=SHAPE, **options)
+
+
 @pytest.fixture(scope="module")
 def space():
-    return make_space("resnet", slots=3, max_width=32, num_classes=3, image_shape=SHAPE)
+    return make()
 
 
 def make_batch():
@@ -210,8 +215,11 @@ def test_a_deep_block_is_split_in_two(slots):
     assert (splits > 0) == (slots == 3)
 
 
-def test_the_kernel_link_by_link_is_that_of_the_network_and_the_jacobian(x64, space):
+@pytest.mark.parametrize("pad_widths", [True, False])
+def test_the_kernel_link_by_link_is_that_of_the_network_and_the_jacobian(x64, pad_widths):
+    space = make(pad_widths=pad_widths)
     own = space.program(space.from_string(SMALL))
+    assert any(link.runs != link.module for link in own.chain.links) == pad_widths
     key, batch = jax.random.key(2), make_batch()._replace(labels=None)
     batch = jax.tree.map(lambda a: a.astype(jnp.float64), batch)
 
@@ -223,27 +231,43 @@ def test_the_kernel_link_by_link_is_that_of_the_network_and_the_jacobian(x64, sp
 
     pieces = Pieces()
     exact, ours = kernel("jacobian", None), kernel("auto", pieces)
-    assert pieces.compilations == 2 * 6
+    assert pieces.compilations == 3 * 6  # weights, forward, backward
     for name, value in exact.items():
         np.testing.assert_allclose(ours[name], value, rtol=1e-5)  # weights are float32
 
 
-def test_links_are_compiled_once_and_shared(space):
+def evaluator_and_masks(space, texts):
     key, batch, scorer = jax.random.key(0), make_batch(), make_scorer("ntk_score", space)
-    evaluator = Evaluator(space, scorer, [key], [batch])
-    masks = architecture_to_mask(
-        np.stack([space.from_string(text) for text in (SMALL, WIDER)]), max(space.choices)
-    )
+    archs = np.stack([space.from_string(text) for text in texts])
+    masks = architecture_to_mask(archs, max(space.choices))
+    return Evaluator(space, scorer, [key], [batch]), masks
+
+
+def test_links_are_compiled_once_and_shared():
+    evaluator, masks = evaluator_and_masks(make(pad_widths=False), (SMALL, WIDER))
     first = evaluator.evaluate(masks[:1])
     small = evaluator.counts.compilations
     second = evaluator.evaluate(masks[1:])
     # The first unit of each super-block changes its shapes; stem, second unit, tail, head stay.
-    assert evaluator.counts.compilations == small + 2 * 2
+    assert evaluator.counts.compilations == small + 3 * 2
     assert np.isfinite(first).all()
     assert (first != second).all()
-    one = Evaluator(space, scorer, [key], [batch], pieces=None)
+    of = (evaluator.space, evaluator.scorer, evaluator.keys, evaluator.batches)
+    one = Evaluator(*of, pieces=None)
     np.testing.assert_allclose(one.evaluate(masks[:1]), first, rtol=2e-3)
     assert one.counts.compilations == 1
+
+
+def test_networks_of_other_widths_share_padded_links():
+    texts = (SMALL, SAME_BUCKETS)
+    padded, masks = evaluator_and_masks(make(), texts)
+    exact, _ = evaluator_and_masks(make(pad_widths=False), texts)
+    scores = padded.evaluate(masks[:1])
+    small = padded.counts.compilations
+    scores = np.concatenate([scores, padded.evaluate(masks[1:])])
+    assert padded.counts.compilations == small + 1  # the drawing of the unit's own weights
+    np.testing.assert_allclose(scores, exact.evaluate(masks), rtol=2e-3)
+    assert (scores[0] != scores[1]).all()
 
 
 def test_without_a_supernet_and_without_a_program_it_says_so(space):
