@@ -110,6 +110,7 @@ RAY_ADDRESS = flags.DEFINE_string(
 GPUS_PER_WORKER = flags.DEFINE_float(
     "gpus_per_worker", 0.0, "GPUs that each worker of --executor=ray reserves.", 0.0
 )
+PIPED_COLUMNS = "160"  # of tables where output goes to a file: 80 cut most of them in shreds
 ELSEWHERE = ("executor", "num_workers", "ray_address", "gpus_per_worker", "devices", "shard")
 """Flags that say where scores are computed: no part of what identifies a run."""
 DATA_DIR = flags.DEFINE_string(
@@ -128,6 +129,8 @@ def run(main: Callable[[], None], many_devices: bool = False, unread: Sequence[s
     """
     for name in unread:
         delattr(flags.FLAGS, name)
+    if not sys.stdout.isatty():
+        os.environ.setdefault("COLUMNS", PIPED_COLUMNS)
 
     def guarded(arguments: Sequence[str]) -> None:
         if len(arguments) > 1:

@@ -151,6 +151,9 @@ def draw(sweeps: Mapping[str, Any], path: Path) -> None:
                 points = [(point["size"], point[line]) for point in entry["points"]]
                 panel.plot(*zip(*points, strict=True), "o-", label=f"{line}, exponent {slope:.2f}")
         panel.set(xscale="log", yscale="log", xlabel=name, ylabel="seconds")
+        sizes = [point["size"] for point in entry["points"]]
+        panel.set_xticks(sizes, [str(size) for size in sizes])
+        panel.set_xticks([], minor=True)
         panel.legend(fontsize=6)
     for panel in panels[len(sweeps) :]:
         panel.set_visible(False)
