@@ -1,10 +1,10 @@
 """The NTK of a chain of modules, link by link: forward, then one backward, as `one_backward`.
 
-Every link is a program of its own, and the drawing of its weights another. Backward
-it takes the cotangent of its output and gives that of its input and its own part of the NTK,
-which is the sum of its layers' parts. So the arithmetic is that of `one_backward` on the whole
-network, plus a second forward pass of each link, and what is compiled is small and shared: see
-`saboc_jax.spaces.chain`.
+Every link is a program of its own, and the drawing of its weights another. Backward it takes the
+cotangent of its output and gives that of its input and its own part of the NTK, which is the sum
+of its layers' parts. So the arithmetic is that of `one_backward` on the whole network, plus a
+second forward pass of each link, and what is compiled is small and shared, also by links of other
+widths, which are padded with zeros: see `saboc_jax.spaces.chain`.
 
 Exact with frozen batch norm only, as `one_backward` is.
 """
