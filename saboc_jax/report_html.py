@@ -55,11 +55,10 @@ def write(folder: Path) -> Path:
 def _several(runs: Mapping[str, tuple[Path, Mapping[str, Record]]]) -> str:
     """The page of runs by name: (folder, its records)."""
     records = {name: next(iter(own.values())) for name, (_, own) in runs.items()}
-    summary = [
-        {"run": name, **_differences(record, list(records.values())), **_outcome(record)}
-        for name, record in records.items()
-    ]
-    sections = [("What differs and what came out", table(summary))]
+    everything = list(records.values())
+    outcomes = [{"run": name, **_outcome(record)} for name, record in records.items()]
+    settings = [{"run": name, **_differences(r, everything)} for name, r in records.items()]
+    sections = [("What came out", table(outcomes)), ("What differs", table(settings))]
     trained = {name: r["epochs"] for name, r in records.items() if _kind(r) == "training"}
     if len(trained) > 1:
         plots = [

@@ -114,8 +114,10 @@ def test_what_pruning_found_is_marked_though_the_search_scored_supernets_alone(t
 def test_runs_are_compared_by_what_differs(tmp_path):
     folders = [make_run(tmp_path / "a"), make_run(tmp_path / "b", seed=4)]
     rows = parsed(report_html.compare(folders)).rows
-    assert ["a", "0", "1.5", "-2", "|a<b>|"] in rows
-    assert ["b", "4", "5.5", "-2", "|a<b>|"] in rows
+    assert ["a", "1.5", "-2", "|a<b>|"] in rows
+    assert ["b", "5.5", "-2", "|a<b>|"] in rows
+    assert ["a", "0"] in rows
+    assert ["b", "4"] in rows
 
 
 def test_a_single_metric_is_plotted_against_costs(tmp_path):
@@ -167,7 +169,9 @@ def test_trainings_are_compared_by_their_curves(tmp_path):
     folders = [make_training(tmp_path / "a"), make_training(tmp_path / "b", (0.2, 0.3))]
     page = report_html.compare(folders)
     assert 'aria-label="test top-1 accuracy over epoch"' in page
-    assert ["a", "0.4", "0.4", "0.5", "0.9", "0.8333", "0.6667", "3"] in parsed(page).rows
+    rows = parsed(page).rows
+    assert ["a", "0.4", "0.5", "0.9", "0.8333", "0.6667", "3"] in rows
+    assert ["a", "0.4"] in rows
     # One folder with two records that are no studies is a comparison as well.
     for folder in folders:
         (tmp_path / f"{folder.name}.json").write_text((folder / "result.json").read_text())
