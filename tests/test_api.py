@@ -18,7 +18,7 @@ from saboc_jax.spaces.module import module_space
 from saboc_jax.spaces.nnx import from_nnx
 
 KEY = jax.random.key(0)
-CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|none~2|"
+CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
 
 
 class Net(nn.Module):

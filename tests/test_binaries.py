@@ -189,7 +189,7 @@ def test_the_papers_tables_and_figures_share_one_store(tmp_path):
     figure2 = json.loads((tmp_path / "o" / "figure2.json").read_text())
     assert "experiments.paper.figure2 --quick" in figure2["command"]
     assert "saboc_jax" in figure2["versions"] and figure2["settings"]["num_archs"] == 10
-    assert [row["paper"] for row in figure2["rows"]] == [0.433, 0.514, 0.513]
+    assert np.isnan([row["paper"] for row in figure2["rows"]]).all()  # its images are others
     assert f"{figure2['rows'][0]['tau']:.4f}" in done.stdout
     rows = json.loads((tmp_path / "o" / "table1.json").read_text())["rows"]
     assert len(rows) == 8 and all(row["tau"] == -row["signed tau"] for row in rows)
