@@ -111,15 +111,7 @@ def agreement(first: Mapping[str, Prepared]) -> dict[str, float]:
 def supernet_times(case: Case, contestants: Mapping[str, Contestant]) -> dict[str, Any]:
     """The gated contestants on the full supernet."""
     mask = np.ones((len(case.space.choices), max(case.space.choices)))
-    gated = (
-        "one_backward",
-        "ntk_score_kernels",
-        "one_backward_cells",
-        "ntk_score_kernels_cells",
-        "neural_tangents",
-        "train_step",
-    )
-    some = {name: contestants[name] for name in gated if name in contestants}
+    some = {name: who for name, who in contestants.items() if who.gated and not who.few}
     full = case._replace(arch=None, gates=case.space.gates(mask))
     return summarise(measure([full], some, ROUNDS.value, 1), next(iter(some))) if some else {}
 

@@ -46,11 +46,15 @@ class Prepared(NamedTuple):
 
 
 class Contestant(NamedTuple):
-    """How to prepare; `few`: it is slow or compiles for every cell, so it gets few cells."""
+    """How to prepare; `few`: it is slow or compiles for every cell, so it gets few cells.
+
+    `gated`: one program serves every cell, and supernets.
+    """
 
     prepare: Callable[[Case], Prepared]
     what: str
     few: bool = False
+    gated: bool = False
 
 
 def all_contestants(space: SearchSpace) -> dict[str, Contestant]:
@@ -110,7 +114,7 @@ def _gated(function: Callable[..., Any], what: str, few: bool = False) -> Contes
             programs.append(program)
         return _ready(partial(programs[0], *arguments), seconds)
 
-    return Contestant(prepare, what, few)
+    return Contestant(prepare, what, few, gated=True)
 
 
 def compiled(function: Callable[..., Any], arguments: tuple) -> tuple[Any, float]:

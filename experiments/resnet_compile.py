@@ -12,7 +12,6 @@ Examples:
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -35,25 +34,14 @@ BUDGET_SECONDS = flags.DEFINE_float("seconds", 400.0, "Stop the evolution after 
 OUT = flags.DEFINE_string("out", "runs/resnet_compile", "Folder of result.json.")
 
 
-def measured(evaluator: Evaluator, mask: Any) -> dict[str, float]:
-    """Scores one candidate; how long that took and what was compiled."""
-    before, start = evaluator.counts.compilations, time.perf_counter()
-    compiling = evaluator.counts.compile_seconds
-    evaluator.evaluate(np.asarray(mask)[None])
-    return {
-        "seconds": time.perf_counter() - start,
-        "compile_seconds": evaluator.counts.compile_seconds - compiling,
-        "compilations": evaluator.counts.compilations - before,
-    }
-
-
 class Meter:
-    """Seconds and compilations from one score to the next, the search between them included."""
+    """Seconds and compilations from one score to the next, what is between them included."""
 
     def __init__(self, evaluator: Evaluator) -> None:
         self.rows: list[dict[str, float]] = []
         self._counts, self._last = evaluator.counts, time.perf_counter()
         self._before = (0, 0, 0.0)
+        evaluator.on_score = self.on_score
 
     def on_score(self) -> None:
         """A candidate was scored, or served from memory, which counts to the next."""
@@ -101,7 +89,6 @@ def main() -> None:
     )
     allows = resnets.zen_budget(space)
     meter = Meter(pieces)
-    pieces.on_score = meter.on_score
     with progress.bar("link by link", STEPS.value, calm=True) as bar:
         found = run_search(
             searcher,
@@ -117,8 +104,10 @@ def main() -> None:
             f"--seconds={BUDGET_SECONDS.value} ended before a candidate was scored; allowed: more"
         )
     one = Evaluator(space, scorer, [key], [batch], pieces=None)
-    last_masks = progress.track(scored_last(found.history), "one program each", calm=True)
-    whole = [measured(one, mask) for mask in last_masks]
+    alone = Meter(one)
+    for mask in progress.track(scored_last(found.history), "one program each", calm=True):
+        one.evaluate(mask[None])
+    whole = alone.rows
     last = rows[-max(len(rows) // 4, 1) :]
     result = {
         "settings": common.flag_values("out"),

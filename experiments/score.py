@@ -46,7 +46,7 @@ def ranked(
         row = {"borda": float(borda[index]), "architecture": space.to_string(archs[index])}
         row |= dict(zip(scorer.metrics, means[index].tolist(), strict=True))
         if repeats > 1:
-            errors = scores[index].std(0, ddof=1) / np.sqrt(repeats)
+            errors = ranking.standard_error(scores[index])
             names = (f"standard error of {name}" for name in scorer.metrics)
             row |= dict(zip(names, errors.tolist(), strict=True))
         rows.append(row | space.cost(archs[index])._asdict())

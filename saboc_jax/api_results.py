@@ -8,6 +8,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Float, Int
 
+from saboc_jax.ranking import standard_error
 from saboc_jax.search import SearchResult
 from saboc_jax.types import Architecture, Cost, SearchSpace
 
@@ -40,9 +41,7 @@ class Score:
 
     def standard_error(self) -> dict[str, float]:
         """Of that mean; NaN for one repeat. A difference within it is noise."""
-        n = len(self.values)
-        spread = self.values.std(0, ddof=1) if n > 1 else np.full(len(self.metrics), np.nan)
-        return dict(zip(self.metrics, (spread / np.sqrt(n)).tolist(), strict=True))
+        return dict(zip(self.metrics, standard_error(self.values).tolist(), strict=True))
 
     def __str__(self) -> str:
         errors = self.standard_error()

@@ -154,6 +154,14 @@ def mean_z_score(scores: Float[Any, "n k"], higher_is_better: Sequence[bool]) ->
     return xp.where(finite, z, xp.where(xp.isfinite(last), last, 0) + 1).mean(axis=1)
 
 
+def standard_error(values: Float[np.ndarray, "repeats k"]) -> Float[np.ndarray, " k"]:
+    """Of the mean over repeats, for each metric; NaN for one repeat."""
+    repeats = len(values)
+    if repeats == 1:
+        return np.full(values.shape[1], np.nan)
+    return values.std(0, ddof=1) / np.sqrt(repeats)
+
+
 def first_metric(scores: Float[Any, "n k"], higher_is_better: Sequence[bool]) -> Float[Any, " n"]:
     """The rank by the first metric alone; NaN in another changes nothing."""
     return per_metric_ranks(scores[:, :1], higher_is_better[:1])[:, 0]

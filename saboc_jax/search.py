@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float
 
 from saboc_jax.budgets import Allows
 from saboc_jax.evaluate import Evaluator
+from saboc_jax.ranking import standard_error
 from saboc_jax.searchers.history import SearchState
 from saboc_jax.searchers.pruning import PruningState
 from saboc_jax.spaces.base import architecture_to_mask
@@ -61,10 +62,7 @@ class SearchResult:
 
     def standard_error(self) -> Float[np.ndarray, " k"]:
         """Standard error of that mean; NaN for one repeat."""
-        repeats = len(self.scores)
-        if repeats == 1:
-            return np.full(self.scores.shape[1], np.nan)
-        return self.scores.std(0, ddof=1) / np.sqrt(repeats)
+        return standard_error(self.scores)
 
 
 def pruning_options(space: SearchSpace, allows: Allows | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Examples:
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -32,10 +33,9 @@ def draw(study: correlations.Study, rows: list[dict[str, Any]]) -> Figure:
     for index, (panel, row) in enumerate(zip(panels, rows, strict=True)):
         panel.plot(study.scores[..., index].mean(1), study.test, ".", alpha=0.4, markersize=4)
         panel.set(xlabel=f"{row['score']} ({TITLES[row['score']]}), lower is better")
-        panel.set_title(
-            f"tau {row['tau']:.3f} [{row['low']:.3f}, {row['high']:.3f}], paper {row['paper']}",
-            fontsize=9,
-        )
+        paper = "" if np.isnan(row["paper"]) else f", paper {row['paper']}"
+        tau = f"tau {row['tau']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        panel.set_title(tau + paper, fontsize=9)
     panels[0].set_ylabel("test accuracy %")
     return figure
 

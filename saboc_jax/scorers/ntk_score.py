@@ -40,7 +40,8 @@ def ntk_score(
     the paper's peers run. The kernel is over the weights of the searched cells, for those of
     stem, reductions and classifier, which all candidates share, hide the differences (measured
     in BUILD_NOTES.md); `params="weights"` is the whole network, as the paper has it. A candidate
-    without weights of its own then has no kernel: not finite, ranked last, counted.
+    without such weights on a path to the output then has no kernel: not finite, ranked last,
+    counted.
 
     Args:
         space: the search space.

@@ -27,20 +27,15 @@ class Link(NamedTuple):
         name: its parameters' first name in the whole network.
         module: run in train mode.
         draw: `draw(key, shapes)` gives parameters.
-        wide: the same module with as many or more channels, which runs in its place with parameters
-            padded by zeros: networks of other widths then share its programs. The channels that
-            are added must stay zero, forward and backward. None: the module itself runs.
+        runs: what is compiled: the module, or the same with more channels and parameters padded by
+            zeros, so that networks of other widths share its programs. The channels that are added
+            must stay zero, forward and backward.
     """
 
     name: str
     module: nn.Module
     draw: Callable[..., Any]
-    wide: nn.Module | None = None
-
-    @property
-    def runs(self) -> nn.Module:
-        """The module that is compiled."""
-        return self.module if self.wide is None else self.wide
+    runs: nn.Module
 
     def init(self, key: PRNGKey, x: Any) -> Variables:
         """Parameters for inputs like x (an array or its shape); `key` is consumed."""
@@ -48,9 +43,7 @@ class Link(NamedTuple):
 
     def padded(self, params: Variables, x: Any) -> Variables:
         """Parameters of the module as those of `runs` for inputs like x, with zeros."""
-        if self.wide is None:
-            return params
-        shapes = parameter_shapes(self.wide, x.shape[1:], x.dtype)
+        shapes = parameter_shapes(self.runs, x.shape[1:], x.dtype)
         return jax.tree.map(lambda p, like: _pad(p, like.shape), params, shapes)
 
     def output(self, params: Variables, x: Any) -> Any:

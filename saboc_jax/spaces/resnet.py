@@ -219,7 +219,7 @@ def resnet(
     def program(structure: encoding.Structure) -> SearchSpace:
         chain = Chain(
             tuple(
-                Link(name, module, draw, widened(module) if pad_widths else None)
+                Link(name, module, draw, widened(module) if pad_widths else module)
                 for name, module in links(structure, num_classes, shortcut=shortcut)
             )
         )
