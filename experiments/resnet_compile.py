@@ -24,7 +24,7 @@ from saboc_jax import data, progress
 from saboc_jax.evaluate import Evaluator
 from saboc_jax.search import run_search
 
-STEPS = flags.DEFINE_integer("steps", 500, "Steps of the evolution.", 2)
+STEPS = flags.DEFINE_integer("steps", 500, "Steps of the evolution.", 4)
 ONE_PROGRAM = flags.DEFINE_integer("one_program", 3, "Candidates compiled as one program.", 1)
 PAD_WIDTHS = flags.DEFINE_bool(
     "pad_widths", True, "Pad channels with zeros to powers of two, so that more links are shared."
