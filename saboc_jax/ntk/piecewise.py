@@ -1,10 +1,10 @@
 """The NTK of a chain of modules, link by link: forward, then one backward, as `one_backward`.
 
-Every link is a program of its own, and the drawing of its weights another. Backward it takes the
-cotangent of its output and gives that of its input and its own part of the NTK, which is the sum
-of its layers' parts. So the arithmetic is that of `one_backward` on the whole network, plus a
-second forward pass of each link, and what is compiled is small and shared, also by links of other
-widths, which are padded with zeros: see `saboc_jax.spaces.chain`.
+Every link is a program of its own, forward and backward. Backward it takes the cotangent of its
+output and gives those of its inputs and its own part of the NTK, which is the sum of its layers'
+parts. So the arithmetic is that of `one_backward` on the whole network, plus a second forward pass
+of each link, and what is compiled is small and shared, also by links of other widths, which are
+padded with zeros: see `saboc_jax.spaces.chain`.
 
 Exact with frozen batch norm only, as `one_backward` is.
 """
@@ -18,8 +18,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from saboc_jax.ntk.network import Predicate
+from saboc_jax.ntk.network import Path, Predicate
 from saboc_jax.ntk.one_backward import tap_rule
+from saboc_jax.spaces.base import flatten
 from saboc_jax.spaces.chain import Chain, Link, Pieces
 from saboc_jax.spaces.layers import batch_norm_rule
 from saboc_jax.types import PRNGKey
@@ -44,51 +45,53 @@ def piecewise_ntks(
         predicate: which parameters count, by their path in the whole network.
     """
     count = columns.shape[0]
-    x = jnp.concatenate([columns, *rows])
-    saved, own = [], jax.ShapeDtypeStruct(x.shape, x.dtype)  # own: without channels of zeros
-    for place, link in enumerate(chain.links):
-        drawn = pieces.run(
-            ("draw", link.module, link.draw, own.shape[1:]),
-            partial(link.init, x=own),
-            chain.key(key, place),
-        )
-        params = link.padded(drawn, x)
-        y = pieces.run(("forward", link.runs, count), partial(_forward, link, count), params, x)
-        saved.append((params, x))
-        own, x = link.output(drawn, own), y
-    g = jnp.ones_like(x)
-    kernel = jnp.zeros((x.shape[0], count), x.dtype)
-    for link, (params, x) in zip(reversed(chain.links), reversed(saved), strict=True):
-        chosen = _chosen(link.name, params, predicate)
+    images = jnp.concatenate([columns, *rows])
+    outputs, saved = [images], []
+    drawn = chain.draw(key, images.shape[1:], images.dtype, pieces)
+    for link, own in zip(chain.links, drawn, strict=True):
+        xs = tuple(outputs[place] for place in link.takes)
+        params = link.padded(own, xs)
+        forward = partial(_forward, link, count)
+        outputs.append(pieces.run(("forward", link.runs, count), forward, params, *xs))
+        saved.append((params, xs))
+    cotangents: list[Any] = [None] * len(chain.links) + [jnp.ones_like(outputs[-1])]
+    kernel = jnp.zeros((images.shape[0], count), outputs[-1].dtype)
+    for place in reversed(range(len(chain.links))):
+        link, (params, xs) = chain.links[place], saved[place]
+        chosen = _chosen(link, params, predicate)
+        backward, g = partial(_backward, link, chosen), cotangents[place + 1]
         name = ("backward", link.runs, chosen, count)
-        g, kernel = pieces.run(name, partial(_backward, link, chosen), params, x, g, kernel)
+        back, kernel = pieces.run(name, backward, params, xs, g, kernel)
+        for source, more in zip(link.takes, back, strict=True):
+            before = cotangents[source]
+            cotangents[source] = (
+                more if before is None else pieces.run("add", jnp.add, before, more)
+            )
     ends = [count, *(r.shape[0] for r in rows)]
     square, *others = jnp.split(kernel, [sum(ends[:i]) for i in range(1, len(ends))])
     return [(square + square.T) / 2, *others]
 
 
-def _chosen(name: str, params: Any, predicate: Predicate) -> frozenset[tuple[str, ...]]:
+def _chosen(link: Link, params: Any, predicate: Predicate) -> frozenset[Path]:
     """The chosen paths within a link."""
-    paths = jax.tree_util.tree_leaves_with_path(params)
-    inner = [tuple(part.key for part in path) for path, _ in paths]
-    return frozenset(path for path in inner if predicate((name, *path)))
+    return frozenset(path for path in flatten(params) if predicate(link.path(path)))
 
 
-def _forward(link: Link, count: int, params: Any, x: Array) -> Array:
+def _forward(link: Link, count: int, params: Any, *xs: Array) -> Array:
     with nn.intercept_methods(batch_norm_rule("frozen", count)):
-        output: Any = link.runs.apply({"params": params}, x)
+        output: Any = link.runs.apply({"params": params}, *xs)
     return output
 
 
 def _backward(
-    link: Link, chosen: frozenset[tuple[str, ...]], params: Any, x: Array, g: Array, kernel: Array
-) -> tuple[Array, Array]:
-    """(Cotangent of the input, the kernel with the link's part added)."""
+    link: Link, chosen: frozenset[Path], params: Any, xs: tuple[Array, ...], g: Array, kernel: Array
+) -> tuple[tuple[Array, ...], Array]:
+    """(Cotangents of the inputs, the kernel with the link's part added)."""
 
-    def run(x: Array, tap: Array) -> Array:
+    def run(xs: tuple[Array, ...], tap: Array) -> Array:
         with nn.intercept_methods(tap_rule(tap, lambda path: path in chosen)):
-            output: Any = link.runs.apply({"params": params}, x)
+            output: Any = link.runs.apply({"params": params}, *xs)
         return output
 
-    back, part = jax.vjp(run, x, jnp.zeros_like(kernel))[1](g)
+    back, part = jax.vjp(run, xs, jnp.zeros_like(kernel))[1](g)
     return back, kernel + part

@@ -127,18 +127,44 @@ def draw_parameters(
         initialiser: how a kernel is drawn.
         layers_per_leaf: how many leading axes of a leaf count layers.
     """
+    pool = draw_pool(key, initialiser.distribution, pool_size(shapes))
+    return cut_parameters(pool, shapes, initialiser, layers_per_leaf)
+
+
+def pool_size(shapes: Any) -> int:
+    """Numbers in all kernels of a parameter tree."""
+    leaves = jax.tree_util.tree_leaves_with_path(shapes)
+    return sum(leaf.size for path, leaf in leaves if path_names(path)[-1] == "kernel")
+
+
+def draw_pool(key: PRNGKey, name: str, size: int) -> Float[Array, " size"]:
+    """Numbers of a standardised distribution (`Initialiser.distribution`). `key` is consumed."""
+    if name == "normal":
+        return jax.random.normal(key, (size,), jnp.float32)
+    return jax.random.uniform(key, (size,), jnp.float32, -1.0, 1.0)
+
+
+def cut_parameters(
+    pool: Any,
+    shapes: Any,
+    initialiser: Initialiser,
+    layers_per_leaf: Callable[[tuple[str, ...]], int],
+) -> Any:
+    """A parameter tree whose kernels are cut from drawn numbers, as `draw_parameters`.
+
+    Args:
+        pool: `pool_size(shapes)` numbers or more; a NumPy array is cut on the host.
+        shapes: a tree of arrays or `jax.ShapeDtypeStruct`s.
+        initialiser: gives each kernel its scale.
+        layers_per_leaf: how many leading axes of a leaf count layers.
+    """
     leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
-    kernels = [leaf for path, leaf in leaves if path_names(path)[-1] == "kernel"]
-    total = sum(leaf.size for leaf in kernels)
-    if initialiser.distribution == "normal":
-        pool = jax.random.normal(key, (total,), jnp.float32)
-    else:
-        pool = jax.random.uniform(key, (total,), jnp.float32, -1.0, 1.0)
+    full: Any = np.full if isinstance(pool, np.ndarray) else jnp.full
     drawn, start = [], 0
     for path, leaf in leaves:
         names = path_names(path)
         if names[-1] != "kernel":
-            drawn.append(jnp.full(leaf.shape, 1.0 if names[-1] == "scale" else 0.0, leaf.dtype))
+            drawn.append(full(leaf.shape, 1.0 if names[-1] == "scale" else 0.0, leaf.dtype))
             continue
         scale = initialiser.scale(leaf.shape[layers_per_leaf(names) :])
         kernel = pool[start : start + leaf.size].reshape(leaf.shape) * scale

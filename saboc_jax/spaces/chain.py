@@ -1,15 +1,16 @@
 """A network as a chain of modules that are compiled one by one and shared by shape.
 
 Where every architecture has other shapes, a program for each of them is compiled for longer than
-it runs. A chain's links are small, and architectures of one space repeat them: a compiled link
-is found again by its module (a frozen dataclass, equal by its fields) and the shapes of its
+it runs. A chain's links are single layers, and architectures of one space repeat them: a compiled
+link is found again by its module (a frozen dataclass, equal by its fields) and the shapes of its
 arguments, whichever network it stands in.
 """
 
 import functools
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,46 +18,102 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from saboc_jax.types import PRNGKey, Variables
+from saboc_jax.spaces.base import cut_parameters, draw_pool, pool_size
+from saboc_jax.spaces.ops import Initialiser
+from saboc_jax.types import PRNGKey
 
 
 class Link(NamedTuple):
     """One module of a chain.
 
     Attributes:
-        name: its parameters' first name in the whole network.
         module: run in train mode.
-        draw: `draw(key, shapes)` gives parameters.
         runs: what is compiled: the module, or the same with more channels and parameters padded by
             zeros, so that networks of other widths share its programs. The channels that are added
             must stay zero, forward and backward.
+        takes: where its inputs come from: 0 for the images, 1 for the first link, and so on.
+        paths: (first name of parameters, where that stands in the whole network) of all.
     """
 
-    name: str
     module: nn.Module
-    draw: Callable[..., Any]
     runs: nn.Module
+    takes: tuple[int, ...]
+    paths: tuple[tuple[str, tuple[str, ...]], ...]
 
-    def init(self, key: PRNGKey, x: Any) -> Variables:
-        """Parameters for inputs like x (an array or its shape); `key` is consumed."""
-        return self.draw(key, parameter_shapes(self.module, x.shape[1:], x.dtype))
+    def path(self, own: tuple[str, ...]) -> tuple[str, ...]:
+        """A parameter's path in the whole network."""
+        return (*dict(self.paths)[own[0]], *own[1:])
 
-    def padded(self, params: Variables, x: Any) -> Variables:
-        """Parameters of the module as those of `runs` for inputs like x, with zeros."""
-        shapes = parameter_shapes(self.runs, x.shape[1:], x.dtype)
+    def padded(self, params: Any, xs: tuple[Any, ...]) -> Any:
+        """Parameters of the module as those of `runs` for inputs like xs, with zeros."""
+        shapes, _ = shapes_of(self.runs, *_without_examples(xs))
         return jax.tree.map(lambda p, like: _pad(p, like.shape), params, shapes)
 
-    def output(self, params: Variables, x: Any) -> Any:
-        """The shape of what it gives."""
-        return jax.eval_shape(lambda p, x: self.module.apply({"params": p}, x), params, x)
+
+class Chain(NamedTuple):
+    """Modules applied one after another, from images to outputs [n, classes].
+
+    Attributes:
+        links: each takes outputs of earlier ones.
+        initialiser: how kernels are drawn.
+    """
+
+    links: tuple[Link, ...]
+    initialiser: Initialiser
+
+    def draw(
+        self, key: PRNGKey, image_shape: tuple[int, ...], dtype: Any, pieces: "Pieces | None" = None
+    ) -> Iterator[Any]:
+        """The parameters of each link in turn: numbers of the key and the link's place.
+
+        Kernels are cut from more numbers than they need, a power of two, so that few sizes of
+        draws are compiled.
+
+        Args:
+            key: consumed.
+            image_shape: of one image.
+            dtype: of the images.
+            pieces: where compiled draws are kept; None: the draw is part of another program.
+        """
+        outputs = [jax.ShapeDtypeStruct(tuple(image_shape), dtype)]
+        for place, link in enumerate(self.links):
+            shapes, output = shapes_of(link.module, *(outputs[i] for i in link.takes))
+            outputs.append(output)
+            size, name = _power_of_two(pool_size(shapes)), self.initialiser.distribution
+            pool: Any = np.zeros(0, np.float32)
+            if size:
+                own, draw = jax.random.fold_in(key, place), partial(draw_pool, name=name, size=size)
+                pool = pieces.run(("draw", name, size), draw, own) if pieces else draw(own)
+            if not isinstance(pool, jax.core.Tracer):
+                pool = np.asarray(pool)  # cut on the host, where no shape wants a program
+            yield cut_parameters(pool, shapes, self.initialiser, lambda path: 0)
+
+    def init(self, key: PRNGKey, image_shape: tuple[int, ...]) -> dict[str, Any]:
+        """The parameters of the whole network. `key` is consumed."""
+        whole: dict[str, Any] = {}
+        for link, params in zip(self.links, self.draw(key, image_shape, jnp.float32), strict=True):
+            for name, (*outer, last) in link.paths:
+                place = functools.reduce(lambda tree, step: tree.setdefault(step, {}), outer, whole)
+                place[last] = params[name]
+        return whole
 
 
 @functools.lru_cache(maxsize=4096)
-def parameter_shapes(module: nn.Module, shape: tuple[int, ...], dtype: Any) -> Any:
-    """The parameters' shapes for inputs of a shape without the axis of examples."""
-    one = jax.ShapeDtypeStruct((1, *shape), dtype)
-    shapes: Any = jax.eval_shape(module.init, jax.random.key(0), one)
-    return shapes["params"]
+def shapes_of(module: nn.Module, *inputs: jax.ShapeDtypeStruct) -> tuple[Any, Any]:
+    """The shapes of a module's parameters, and of its output for one example of those inputs."""
+    batch = [jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for x in inputs]
+    output, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), *batch)
+    shape = jax.ShapeDtypeStruct(output.shape[1:], output.dtype)
+    return variables.get("params", {}), shape
+
+
+def _without_examples(xs: tuple[Any, ...]) -> list[jax.ShapeDtypeStruct]:
+    return [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in xs]
+
+
+def _power_of_two(size: int) -> int:
+    """The smallest that is no less; 0 for 0."""
+    return 1 << (size - 1).bit_length() if size else 0
 
 
 def _pad(array: Any, shape: tuple[int, ...]) -> Any:
@@ -65,17 +122,6 @@ def _pad(array: Any, shape: tuple[int, ...]) -> Any:
     if not any(end for _, end in ends):
         return array
     return jnp.pad(array, ends) if isinstance(array, jax.core.Tracer) else np.pad(array, ends)
-
-
-class Chain(NamedTuple):
-    """Modules applied one after another, from images to outputs [n, classes]."""
-
-    links: tuple[Link, ...]
-
-    @staticmethod
-    def key(key: PRNGKey, place: int) -> PRNGKey:
-        """The key of the link at a place."""
-        return jax.random.fold_in(key, place)
 
 
 @dataclass
@@ -88,7 +134,7 @@ class Pieces:
         compile_seconds: time of it.
     """
 
-    max_pieces: int = 1024
+    max_pieces: int = 4096
     compilations: int = 0
     compile_seconds: float = 0.0
     _compiled: dict[Hashable, Callable[..., Any]] = field(default_factory=dict)

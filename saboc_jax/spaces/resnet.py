@@ -2,9 +2,9 @@
 
 Depth, widths and kernels change the shapes of a network, so no one program serves the space:
 `SearchSpace.program` gives each architecture its own. To compile less than that, the network is
-also a `Chain` of its residual units, for which scorers that know chains compile one program a
-unit: units of equal shapes share it, within a network and from one network to the next. A
-mutation changes a block or two, so most units of a child are compiled already.
+also a `Chain` of its layers (`resnet_chain`), for which scorers that know chains compile one
+program a layer: layers of equal shapes share it, within a network and from one network to the
+next. A mutation changes a block or two, so most layers of a child are compiled already.
 
 `resnet_encoding` holds structures, texts, counting and mutation.
 """
@@ -13,25 +13,22 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from saboc_jax.spaces import resnet_chain
 from saboc_jax.spaces import resnet_encoding as encoding
 from saboc_jax.spaces.base import (
     Remembered,
     as_gates,
     check_architecture,
-    draw_parameters,
     find_initialiser,
 )
-from saboc_jax.spaces.chain import Chain, Link
 from saboc_jax.spaces.ops import BatchNorm, Block, Conv, ConvNorm, Features, Relu
-from saboc_jax.types import Architecture, Images, PRNGKey, SearchSpace, Variables
+from saboc_jax.spaces.resnet_chain import EPSILON, Head
+from saboc_jax.types import Architecture, Images, SearchSpace, Variables
 
-EPSILON = 1e-3  # of every batch norm of Zen-NAS
 CACHED = 1024  # programs remembered
 
 
@@ -87,16 +84,6 @@ class Residual(nn.Module):
         return Block(name="output")(y)
 
 
-class Head(nn.Module):
-    """Global average pooling and a dense layer."""
-
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, x: Features) -> Float[Array, "n classes"]:
-        return nn.Dense(self.num_classes, name="classifier")(x.mean((1, 2)))
-
-
 def links(
     structure: encoding.Structure, num_classes: int, train: bool = True, shortcut: bool = True
 ) -> list[tuple[str, nn.Module]]:
@@ -118,23 +105,6 @@ def links(
             found.append((f"block_{number}_{index}", module))
     found.append(("tail", ConvNormRelu(structure.tail, 1, "features", train, parent=None)))
     return [*found, ("head", Head(num_classes, parent=None))]
-
-
-def widened(module: nn.Module) -> nn.Module:
-    """A link with its channels rounded up to powers of two, so that other widths share it.
-
-    Channels that are added have zero weights: convolutions give zero there, batch norm (whose
-    biases are drawn as zero) and ReLU leave it so, and no gradient comes back from the layer above.
-    """
-    if isinstance(module, ConvNormRelu):
-        return module.clone(features=_power_of_two(module.features))
-    if isinstance(module, Residual):
-        return module.clone(channels=tuple(map(_power_of_two, module.channels)))
-    return module
-
-
-def _power_of_two(width: int) -> int:
-    return max(2 * encoding.STEP, 1 << (width - 1).bit_length())
 
 
 class ResNet(nn.Module):
@@ -186,7 +156,6 @@ def resnet(
     channels = image_shape[2]
     decode = lambda arch: encoding.decode(check_architecture(arch, choices))  # noqa: E731
     to_string = lambda arch: encoding.to_text(decode(arch), channels)  # noqa: E731
-    draw = partial(draw_parameters, initialiser=initialiser, layers_per_leaf=lambda path: 0)
     space = SearchSpace(
         name="resnet",
         choices=choices,
@@ -217,15 +186,12 @@ def resnet(
     )
 
     def program(structure: encoding.Structure) -> SearchSpace:
-        chain = Chain(
-            tuple(
-                Link(name, module, draw, widened(module) if pad_widths else module)
-                for name, module in links(structure, num_classes, shortcut=shortcut)
-            )
-        )
+        chain = resnet_chain.chain(structure, num_classes, initialiser, shortcut, pad_widths)
         module = ResNet(structure, num_classes, shortcut)
         return space._replace(
-            init=partial(_init, chain, image_shape), apply=partial(_apply, module), chain=chain
+            init=lambda key: {"params": chain.init(key, image_shape)},
+            apply=partial(_apply, module),
+            chain=chain,
         )
 
     programs = Remembered(program, CACHED)
@@ -260,15 +226,6 @@ def _check(slots: int, max_width: int, num_classes: int, image_shape: tuple[int,
         )
     if len(image_shape) != 3 or image_shape[0] != image_shape[1] or min(image_shape) < 1:
         raise ValueError(f"image_shape={image_shape}; allowed: (side, side, channels)")
-
-
-def _init(chain: Chain, image_shape: tuple[int, int, int], key: PRNGKey) -> Variables:
-    """Every link's weights from the key and its place: as the chain draws them."""
-    x, params = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32), {}
-    for place, link in enumerate(chain.links):
-        params[link.name] = link.init(chain.key(key, place), x)
-        x = link.output(params[link.name], x)
-    return {"params": params}
 
 
 def _apply(

@@ -1,5 +1,7 @@
 """The ResNet space: texts, counting, mutation, networks, and kernels link by link."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from saboc_jax.scorers import make_scorer
 from saboc_jax.scorers.base import Kernels
 from saboc_jax.spaces import make_space
 from saboc_jax.spaces import resnet_encoding as encoding
-from saboc_jax.spaces.base import architecture_to_mask
+from saboc_jax.spaces.base import architecture_to_mask, flatten
 from saboc_jax.spaces.chain import Pieces
 from saboc_jax.types import Batch
 
@@ -215,8 +217,13 @@ def test_a_deep_block_is_split_in_two(slots):
     assert (splits > 0) == (slots == 3)
 
 
-@pytest.mark.parametrize("pad_widths", [True, False])
-def test_the_kernel_link_by_link_is_that_of_the_network_and_the_jacobian(x64, pad_widths):
+# By hand: different layers forward and backward, sums of two cotangents, sizes of draws.
+@pytest.mark.parametrize(
+    ("pad_widths", "compilations"), [(True, 2 * 10 + 2 + 5), (False, 2 * 13 + 3 + 5)]
+)
+def test_the_kernel_link_by_link_is_that_of_the_network_and_the_jacobian(
+    x64, pad_widths, compilations
+):
     space = make(pad_widths=pad_widths)
     own = space.program(space.from_string(SMALL))
     assert any(link.runs != link.module for link in own.chain.links) == pad_widths
@@ -231,7 +238,7 @@ def test_the_kernel_link_by_link_is_that_of_the_network_and_the_jacobian(x64, pa
 
     pieces = Pieces()
     exact, ours = kernel("jacobian", None), kernel("auto", pieces)
-    assert pieces.compilations == 3 * 6  # weights, forward, backward
+    assert pieces.compilations == compilations
     for name, value in exact.items():
         np.testing.assert_allclose(ours[name], value, rtol=1e-5)  # weights are float32
 
@@ -248,8 +255,9 @@ def test_links_are_compiled_once_and_shared():
     first = evaluator.evaluate(masks[:1])
     small = evaluator.counts.compilations
     second = evaluator.evaluate(masks[1:])
-    # The first unit of each super-block changes its shapes; stem, second unit, tail, head stay.
-    assert evaluator.counts.compilations == small + 3 * 2
+    # New forward and backward: what gives or takes 24 channels, two layers, two shortcuts and a
+    # sum; and the sum of the two cotangents of 24 channels.
+    assert evaluator.counts.compilations == small + 2 * 5 + 1
     assert np.isfinite(first).all()
     assert (first != second).all()
     of = (evaluator.space, evaluator.scorer, evaluator.keys, evaluator.batches)
@@ -265,9 +273,37 @@ def test_networks_of_other_widths_share_padded_links():
     scores = padded.evaluate(masks[:1])
     small = padded.counts.compilations
     scores = np.concatenate([scores, padded.evaluate(masks[1:])])
-    assert padded.counts.compilations == small + 1  # the drawing of the unit's own weights
+    assert padded.counts.compilations == small + 1  # a draw of 4096, for a kernel of 2304
     np.testing.assert_allclose(scores, exact.evaluate(masks), rtol=2e-3)
     assert (scores[0] != scores[1]).all()
+
+
+@pytest.mark.parametrize("shortcut", [True, False])
+def test_the_chain_draws_the_parameters_of_the_network(shortcut):
+    space = make(shortcut=shortcut)
+    own = space.program(space.from_string(SMALL))
+    drawn = own.init(jax.random.key(0))["params"]
+    whole = jax.eval_shape(space.specialise(space.from_string(SMALL)).init, *key_and_image())
+    shapes = lambda tree: jax.tree.map(lambda leaf: leaf.shape, tree)  # noqa: E731
+    assert shapes(drawn) == shapes(whole["params"])
+    pieces = own.chain.draw(jax.random.key(0), SHAPE, jnp.float32, Pieces())
+    for link, params in zip(own.chain.links, pieces, strict=True):
+        for path, leaf in flatten(params).items():
+            same = functools.reduce(lambda tree, step: tree[step], link.path(path), drawn)
+            np.testing.assert_array_equal(leaf, same)
+    kernel = drawn["block_1_0"]["conv_1"]["conv"]["kernel"]
+    assert abs(kernel.std() / np.sqrt(2 / (25 * 8)) - 1) < 0.1  # Kaiming, 1600 numbers
+
+
+def key_and_image():
+    return jax.random.key(0), jnp.zeros((1, *SHAPE))
+
+
+def test_the_kernel_without_shortcuts_is_that_of_the_network():
+    evaluator, masks = evaluator_and_masks(make(shortcut=False), (SMALL,))
+    of = (evaluator.space, evaluator.scorer, evaluator.keys, evaluator.batches)
+    one = Evaluator(*of, pieces=None).evaluate(masks)
+    np.testing.assert_allclose(evaluator.evaluate(masks), one, rtol=2e-3)
 
 
 def test_without_a_supernet_and_without_a_program_it_says_so(space):
