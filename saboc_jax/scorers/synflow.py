@@ -67,13 +67,14 @@ def _scale(x: Array, power: Array) -> Float[Array, ""]:
     return jnp.where(largest > 0, largest, 1.0) ** power
 
 
-def _rescaled_forward(x: Array, power: Array, tap: Array) -> tuple[Array, Array]:
+def _rescaled_forward(x: Array, power: Array, tap: Array) -> tuple[Array, Any]:
     scale = _scale(x, power)
-    return x / scale, scale
+    return x / scale, (scale, power, tap)
 
 
-def _rescaled_backward(scale: Array, g: Array) -> tuple[Array, Array, Array]:
-    return g / scale, jnp.zeros_like(scale), jnp.log(scale)
+def _rescaled_backward(saved: Any, g: Array) -> tuple[Array, Array, Array]:
+    scale, power, tap = saved  # features may have another dtype than the weights
+    return g / scale, jnp.zeros_like(power), jnp.log(scale).astype(tap.dtype)
 
 
 _rescaled.defvjp(_rescaled_forward, _rescaled_backward)

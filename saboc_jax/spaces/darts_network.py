@@ -133,8 +133,8 @@ class Cell(nn.Module):
         nodes = [older, ReluConvNorm(self.features, 1, 1, self.train, name="input_1")(newer)]
         for node in range(cells.STEPS):
             pair = range(2 * node, 2 * node + 2)
-            edges = (self._edge(number, nodes, drop_path) for number in pair)
-            nodes.append(sum(edges, start=jnp.zeros(())))
+            first, second = (self._edge(number, nodes, drop_path) for number in pair)
+            nodes.append(first + second)
         return jnp.concatenate(nodes[2:], -1)
 
     def _edge(self, number: int, nodes: list[Features], drop_path: Any) -> Features:

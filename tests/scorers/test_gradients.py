@@ -338,6 +338,20 @@ def test_log_synflow_is_finite_in_float32_where_the_plain_value_is_not():
     np.testing.assert_allclose(log, np.log(exact), 1e-5)
 
 
+def test_synflow_of_features_wider_than_the_weights(x64):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = Block()(nn.relu(nn.Conv(3, (3, 3), use_bias=False, name="a")(x)))
+            x = Block()(2 * x.astype(jnp.float64))
+            return nn.Dense(2, dtype=jnp.float32, name="b")(x.mean((1, 2)))
+
+    variables = Net().init(jax.random.key(0), jnp.zeros((1, 4, 4, 1), jnp.float32))
+    network = from_module(Net(), variables)
+    plain = synflow_value(network, (4, 4, 1), "plain")
+    np.testing.assert_allclose(synflow_value(network, (4, 4, 1)), jnp.log(plain), rtol=1e-5)
+
+
 class Foreign(nn.Module):
     """A network with a path around a block, or with a bias before the last layer."""
 

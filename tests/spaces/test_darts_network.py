@@ -37,6 +37,19 @@ def test_parameters_are_those_of_the_formulas(size):
     assert counted == costs.cost(genotype(seed), size).params
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_features_keep_the_dtype_of_images_and_weights(x64, dtype):
+    module = DartsNet(genotype(3), costs.NetworkSize(2, 3))
+    images = jax.ShapeDtypeStruct((1, 8, 8, 3), dtype)
+
+    def run(x):
+        variables = module.init(jax.random.key(0), x)
+        variables = jax.tree.map(lambda leaf: leaf.astype(dtype), variables)
+        return module.apply(variables, x)
+
+    assert jax.eval_shape(run, images).dtype == dtype
+
+
 def test_drop_path_changes_training_only():
     size = costs.NetworkSize(2, 2, 1)
     x = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
