@@ -399,7 +399,8 @@ def _is_leftover(path: Path) -> bool:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON whole or not at all, readable by whom the umask lets."""
+    """Writes JSON whole or not at all, readable by whom the umask lets; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     with unfinished.open("w", encoding="utf-8") as file:
         json.dump(value, file, indent=1)

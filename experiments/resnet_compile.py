@@ -121,7 +121,6 @@ def main() -> None:
         "each_candidate": rows,
         "each_one_program": whole,
     }
-    Path(OUT.value).mkdir(parents=True, exist_ok=True)
     common.write_json(Path(OUT.value) / "result.json", result)
     shown = {k: v for k, v in result.items() if not k.startswith("each")}
     Console().print_json(data=shown)

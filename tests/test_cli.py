@@ -125,6 +125,12 @@ def test_what_a_kill_leaves_of_the_settings_does_not_lock_a_workdir(tmp_path):
         common.open_workdir(str(other), {"seed": 0})
 
 
+def test_a_result_makes_its_folder(tmp_path):
+    common.write_json(tmp_path / "a" / "b" / "c.json", {"x": 1})
+    assert common.read_json(tmp_path / "a" / "b" / "c.json") == {"x": 1}
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["c.json"]
+
+
 def test_every_binary_that_keeps_json_keeps_command_and_versions():
     writers = {
         path.name: path.read_text()

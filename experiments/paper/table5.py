@@ -106,7 +106,6 @@ def main() -> None:
     console.print(results_table(shown, title=f"Table 5, scored on {dataset.name}"))
     if OUT.value:
         folder = Path(OUT.value)
-        folder.mkdir(parents=True, exist_ok=True)
         settings = common.flag_values("out") | {"dataset": dataset.name}
         common.write_json(
             folder / "table5.json", {"settings": settings, **common.environment(), "rows": rows}
