@@ -47,7 +47,7 @@ CELLS = flags.DEFINE_integer("cells", 1, "N, cells a stage of the scoring networ
 TRAINED_SIZE = flags.DEFINE_string(
     "trained_size",
     None,
-    "In the space darts, C and cells of the network that will be trained, e.g. 36,20: costs, "
+    "In the spaces of DARTS, C and cells of the network that will be trained, e.g. 36,20: costs, "
     "budgets and latency are then that network's; by default the scoring network's.",
 )
 INIT = flags.DEFINE_enum(
@@ -209,13 +209,13 @@ def _trained_size(text: str) -> tuple[int, int]:
     """Channels and cells of `--trained_size`."""
     parts = text.split(",")
     if (
-        SPACE.value != "darts"
+        not SPACE.value.startswith("darts")
         or len(parts) != 2
         or not all(p.isdecimal() and int(p) for p in parts)
     ):
         raise ValueError(
             f"--trained_size={text} with --space={SPACE.value}; allowed: channels "
-            "and cells, e.g. 36,20, with --space=darts (other spaces count the scoring network)"
+            "and cells, e.g. 36,20, with a space of DARTS (other spaces count the scoring network)"
         )
     return int(parts[0]), int(parts[1])
 

@@ -1,10 +1,8 @@
 """How well training-free scores order DARTS genotypes, by a surrogate's or by trained accuracies.
 
 Two tables: 725 genotypes with the CIFAR-10 accuracies that NAS-Bench-301's SURROGATE predicts (no
-training), and 1,000 that SWAP trained. Of these some have one operation twice between the same
-two nodes, which the scoring network does not hold; they are counted and left out. Parameters,
-multiply-accumulates and depth are of networks with C=32 and 8 cells. Run again, it goes on where it
-stopped.
+training), and 1,000 that SWAP trained. Parameters, multiply-accumulates and depth are of networks
+with C=32 and 8 cells. Run again, it goes on where it stopped.
 
 Examples:
   python -m experiments.darts_correlations --scorers=ntk_score,naswot,synflow --out=runs/darts
@@ -21,11 +19,10 @@ from experiments import common, correlate_report, scoring
 from saboc_jax import benchmarks, correlation, report_html
 from saboc_jax.benchmarks import DartsTable
 from saboc_jax.report import results_table
-from saboc_jax.spaces import darts_cells as cells
-from saboc_jax.spaces import darts_costs
-from saboc_jax.spaces.darts import summing
+from saboc_jax.spaces import darts_costs, darts_genotypes
 from saboc_jax.types import Scorer
 
+SPACE = "darts_genotypes"
 LABELS = {
     "surrogate": "accuracy predicted by NAS-Bench-301's surrogate",
     "swap": "validation accuracy as SWAP trained",
@@ -37,17 +34,11 @@ RESAMPLES = flags.DEFINE_integer("resamples", 1000, "Bootstrap resamples.", 1)
 
 
 def chosen(table: DartsTable) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, masks [n, 36, 10]) of the genotypes that have a mask, `--limit` of them."""
-    rows, masks = [], []
-    for row, genotype in enumerate(table.genotypes()):
-        try:
-            masks.append(cells.genotype_mask(genotype))
-        except ValueError:  # an operation twice on one edge
-            continue
-        rows.append(row)
-    order = np.random.default_rng(scoring.ARCH_SEED.value).permutation(len(rows))
+    """(rows, architectures [n, 32]) of `--limit` genotypes."""
+    archs = np.stack([darts_genotypes.from_genotype(each) for each in table.genotypes()])
+    order = np.random.default_rng(scoring.ARCH_SEED.value).permutation(len(archs))
     keep = np.sort(order[: LIMIT.value])
-    return np.array(rows)[keep], np.stack(masks)[keep]
+    return keep, archs[keep]
 
 
 def ordered(
@@ -72,16 +63,18 @@ def ordered(
 
 def main() -> None:
     """Scores, correlates, shows, writes."""
-    common.set_defaults(space="darts", channels=4, batch_size=32, repeats=1)
+    common.set_defaults(space=SPACE, channels=4, batch_size=32, repeats=1)
+    if common.SPACE.value != SPACE:
+        raise ValueError(f"--space={common.SPACE.value}; allowed: {SPACE}, which holds them all")
     console = Console(highlight=False)
     load = {"surrogate": benchmarks.load_darts_surrogate, "swap": benchmarks.load_darts_swap}
     table = load[TABLE.value](common.DATA_DIR.value)
-    rows, masks = chosen(table)
+    rows, archs = chosen(table)
     truth, label = table.accuracies[rows], LABELS[TABLE.value]
     dataset = common.load_dataset()
-    space = summing(common.build_space(dataset))
+    space = common.build_space(dataset)
     scorer = common.build_scorer(scoring.scorer_names(), space)
-    scores = scoring.score_masks(console, dataset, space, scorer, masks)
+    scores = scoring.score(console, dataset, space, scorer, archs)
     found = ordered(table, rows, scorer, scores)
     lines = [
         correlation.of_candidate(name, each, truth, resamples=RESAMPLES.value)

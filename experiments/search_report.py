@@ -16,6 +16,7 @@ from saboc_jax.report_sections import score_rows
 from saboc_jax.search import SearchResult, evaluations
 from saboc_jax.spaces import darts_cells, nas_bench_201_cells
 from saboc_jax.spaces.base import architecture_to_mask
+from saboc_jax.spaces.darts import genotype_of
 from saboc_jax.spaces.resnet_encoding import decode
 from saboc_jax.types import Architecture, Scorer, SearchSpace
 
@@ -199,11 +200,11 @@ def cell_edges(space: SearchSpace, arch: Architecture) -> dict[str, list[Edge]]:
         operations = [nas_bench_201_cells.OPERATIONS[option] for option in arch]
         pairs = zip(nas_bench_201_cells.EDGES, operations, strict=True)
         return {"cell.png": [(*edge, operation) for edge, operation in pairs]}
-    if space.name != "darts":
+    if not space.name.startswith("darts"):
         return {}
     nodes = ["c[k-2]", "c[k-1]", *map(str, range(darts_cells.STEPS))]
     found = {}
-    for name, cell in zip(darts_cells.CELLS, darts_cells.to_genotype(arch).cells(), strict=True):
+    for name, cell in zip(darts_cells.CELLS, genotype_of(space, arch).cells(), strict=True):
         edges: list[Edge] = [
             (nodes[source], nodes[2 + place // 2], operation)
             for place, (operation, source) in enumerate(cell)

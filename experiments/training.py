@@ -57,15 +57,15 @@ def recipe(name: str, epochs: int | None = None, batch_size: int | None = None) 
 def space(dataset: Dataset, settings: Recipe, name: str) -> SearchSpace:
     """The space with the recipe's network; ResNets bring their own widths and depth.
 
-    That of DARTS has its auxiliary head on images of 32 x 32 pixels only.
+    Those of DARTS have their auxiliary head on images of 32 x 32 pixels only.
 
     Raises:
         ValueError: if so few cells of DARTS are all reduction cells.
     """
-    if name == "darts":
+    if name.startswith("darts"):
         if settings.cells < MIN_DARTS_CELLS:
             raise ValueError(
-                f"cells={settings.cells}; allowed: {MIN_DARTS_CELLS} or more in space 'darts', for "
+                f"cells={settings.cells}; allowed: {MIN_DARTS_CELLS} or more in {name!r}, for "
                 "fewer are reduction cells only (--recipe=darts_quick, or --cells)"
             )
         scored = make_space(name, num_classes=dataset.num_classes, image_shape=dataset.image_shape)

@@ -8,6 +8,7 @@ from saboc_jax.types import SearchSpace
 # A new space is one file with a factory `f(**options) -> SearchSpace` and one line here.
 SPACES = {
     "darts": "saboc_jax.spaces.darts:darts",
+    "darts_genotypes": "saboc_jax.spaces.darts_genotypes:darts_genotypes",
     "nas_bench_201": "saboc_jax.spaces.nas_bench_201:nas_bench_201",
     "resnet": "saboc_jax.spaces.resnet:resnet",
 }

@@ -4,13 +4,17 @@ The scoring network has two stages of N cells with C and 2C channels; the second
 the reduction cell. With C = 1 and N = 1 (one normal and one reduction cell) it is of the size
 that TE-NAS takes its NTK of, with its batch norm and ReLU after the last cell, which the
 network that DARTS trains does not have. Both have a third stage, which adds no other cell.
+
+An edge counts if any active pair of its node holds it: with all pairs active a node sums over
+all its inputs, as TE-NAS's supernet does; with one it sums over two, as a genotype does.
 """
 
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
 from saboc_jax.spaces import darts_cells as cells
 from saboc_jax.spaces import darts_codec as codec
@@ -20,11 +24,48 @@ from saboc_jax.spaces.darts_cells import Genotype
 from saboc_jax.spaces.darts_cheapest import cheapest
 from saboc_jax.spaces.darts_costs import NetworkSize
 from saboc_jax.spaces.darts_network import DartsNet
-from saboc_jax.spaces.darts_supernet import GatedDartsNet, edge_groups
+from saboc_jax.spaces.darts_supernet import Encoding, GatedDartsNet, edge_groups
 from saboc_jax.spaces.ops import Initialiser
 from saboc_jax.types import Architecture, Gates, SearchSpace, Variables
 
 THIN_SHAPE = (3, 3, 1)  # of an input of the thin network
+
+
+def edge_gates(gates: Gates, reduction: bool) -> Float[Array, "14 8"]:
+    """The weight of every operation on every edge of one kind of cell.
+
+    Args:
+        gates: [36, 10] of all decisions.
+        reduction: of the reduction cell, else of the normal one.
+    """
+    start = reduction * cells.NUM_EDGES
+    operations = gates[start : start + cells.NUM_EDGES, : len(cells.OPERATIONS)]
+    start = cells.FIRST_PAIR + reduction * cells.STEPS
+    pairs = gates[start : start + cells.STEPS] > 0
+    kept = (pairs[..., None] & _edges_of_pairs()).any((0, 1))
+    return operations * kept[:, None]
+
+
+def _edges_of_pairs() -> np.ndarray:
+    """[4, 10, 14] which edges each pair of inputs of each node keeps."""
+    found = np.zeros((cells.STEPS, max(map(len, cells.PAIRS)), cells.NUM_EDGES), bool)
+    for node, pairs in enumerate(cells.PAIRS):
+        for option, pair in enumerate(pairs):
+            found[node, option, [cells.edge_number(source, 2 + node) for source in pair]] = True
+    return found
+
+
+ENCODING = Encoding(
+    name="darts",
+    choices=cells.CHOICES,
+    option_names=cells.OPTION_NAMES,
+    copies=1,
+    edge_gates=edge_gates,
+    to_genotype=cells.to_genotype,
+    from_genotype=cells.from_genotype,
+    canonical=codec.canonical,
+    is_connected=cells.is_connected,
+)
 
 
 def darts(
@@ -47,8 +88,17 @@ def darts(
         ValueError: if a size is not positive, an image side is odd, or the initialiser is
             unknown.
     """
+    size = scoring_size(channels, num_cells, num_classes, image_shape)
+    space = encoded(ENCODING, size, image_shape, find_initialiser(init))
+    return space._replace(removals=cells.removals, cheapest=partial(cheapest, size=size))
+
+
+def scoring_size(
+    channels: int, num_cells: int, num_classes: int, image_shape: tuple[int, int, int]
+) -> NetworkSize:
+    """The scoring network; arguments and errors as `darts`."""
     _check_sizes(channels, num_cells, num_classes, image_shape)
-    size = NetworkSize(
+    return NetworkSize(
         channels=channels,
         layers=2 * num_cells,
         stem_multiplier=1,
@@ -57,41 +107,35 @@ def darts(
         reduction_cells=(num_cells,),
         last_activation=True,
     )
-    initialiser = find_initialiser(init)
+
+
+def encoded(
+    encoding: Encoding,
+    size: NetworkSize,
+    image_shape: tuple[int, int, int],
+    initialiser: Initialiser,
+) -> SearchSpace:
+    """The space of an encoding, with the network of that size."""
     space = SearchSpace(
-        name="darts",
-        choices=cells.CHOICES,
-        option_names=cells.OPTION_NAMES,
-        num_classes=num_classes,
+        name=encoding.name,
+        choices=encoding.choices,
+        option_names=encoding.option_names,
+        num_classes=size.num_classes,
         image_shape=image_shape,
-        gates=partial(as_gates, choices=cells.CHOICES),
-        cost=lambda arch: darts_costs.cost(cells.to_genotype(arch), size),
-        to_string=codec.to_string,
-        from_string=codec.from_string,
-        **_network(size, image_shape, initialiser),
-        canonical=codec.canonical,
-        is_connected=cells.is_connected,
+        gates=partial(as_gates, choices=encoding.choices),
+        cost=lambda arch: darts_costs.cost(encoding.to_genotype(arch), size),
+        to_string=lambda arch: codec.write_genotype(encoding.to_genotype(arch)),
+        from_string=lambda text: encoding.from_genotype(codec.read_genotype(text)),
+        **network(encoding, size, image_shape, initialiser),
+        canonical=encoding.canonical,
+        is_connected=encoding.is_connected,
         in_cells=lambda path: path[0].startswith("cells_"),
         layers_per_leaf=layers_per_leaf,
-        removals=cells.removals,
-        cheapest=partial(cheapest, size=size),
     )
     thin = size._replace(channels=1, layers=2, reduction_cells=(1,), thin=True)
-    thin_space = space._replace(image_shape=THIN_SHAPE, **_network(thin, THIN_SHAPE, initialiser))
+    fields = network(encoding, thin, THIN_SHAPE, initialiser)
+    thin_space = space._replace(image_shape=THIN_SHAPE, **fields)
     return space._replace(thin_cell=lambda: thin_space)
-
-
-def summing(space: SearchSpace) -> SearchSpace:
-    """The same networks, but an edge sums the operations that are active on it.
-
-    So a mask of `darts_cells.genotype_mask` is the network of its genotype, also where a node
-    reads one input twice. Supernets are sums there, not averages.
-    """
-
-    def gates(mask_or_arch: Any) -> Gates:
-        return (as_gates(mask_or_arch, cells.CHOICES) > 0).astype(jnp.float32)
-
-    return space._replace(name="darts_genotypes", gates=gates)
 
 
 def trained(
@@ -103,7 +147,7 @@ def trained(
     auxiliary head, which is not there after training.
 
     Args:
-        space: of `darts`.
+        space: of `darts` or `darts_genotypes`.
         channels: C of the first cells.
         layers: cells; those at one and two thirds are reduction cells.
         auxiliary: with the auxiliary head, which takes images of 32 x 32 pixels.
@@ -113,24 +157,39 @@ def trained(
     )
     own = size._replace(auxiliary=auxiliary)
     return space._replace(
-        cost=lambda arch: darts_costs.cost(cells.to_genotype(arch), size),
-        cheapest=partial(cheapest, size=size),
-        specialise=lambda arch: DartsNet(cells.to_genotype(arch), own),
+        cost=lambda arch: darts_costs.cost(genotype_of(space, arch), size),
+        cheapest=space.cheapest and partial(cheapest, size=size),
+        specialise=lambda arch: DartsNet(genotype_of(space, arch), own),
     )
 
 
-def _network(
-    size: NetworkSize, image_shape: tuple[int, int, int], initialiser: Initialiser
+def genotype_of(space: SearchSpace, arch: Architecture) -> Genotype:
+    """The genotype of an architecture of either space of DARTS.
+
+    Raises:
+        ValueError: if it is no architecture, or the space is another.
+    """
+    module = space.specialise(arch)
+    if not isinstance(module, DartsNet):
+        raise ValueError(f"space {space.name!r} has no genotypes; allowed: those of DARTS")
+    return module.genotype
+
+
+def network(
+    encoding: Encoding,
+    size: NetworkSize,
+    image_shape: tuple[int, int, int],
+    initialiser: Initialiser,
 ) -> dict[str, Any]:
     """The fields of a space that depend on the network around the cells."""
-    module = GatedDartsNet(size)
+    module = GatedDartsNet(size, encoding)
     return {
         "init": partial(
-            init_supernet, module, cells.CHOICES, image_shape, initialiser, layers_per_leaf
+            init_supernet, module, encoding.choices, image_shape, initialiser, layers_per_leaf
         ),
         "apply": partial(apply_supernet, module),
-        "specialise": lambda arch: DartsNet(cells.to_genotype(arch), size),
-        "extract": partial(_extract, size),
+        "specialise": lambda arch: DartsNet(encoding.to_genotype(arch), size),
+        "extract": partial(_extract, encoding, size),
     }
 
 
@@ -153,34 +212,28 @@ def _check_sizes(
         )
 
 
-def _extract(size: NetworkSize, variables: Variables, arch: Architecture) -> Variables:
+def _extract(
+    encoding: Encoding, size: NetworkSize, variables: Variables, arch: Architecture
+) -> Variables:
     """The variables of `specialise(arch)` out of the supernet's, collection by collection."""
-    return extract_genotype(size, variables, cells.to_genotype(arch))
-
-
-def extract_genotype(size: NetworkSize, variables: Variables, genotype: Genotype) -> Variables:
-    """The variables of `DartsNet(genotype, size)` out of the supernet's.
-
-    Args:
-        size: the network that the supernet has.
-        variables: the supernet's, collection by collection.
-        genotype: one of those that `darts_cells.genotype_mask` takes.
-    """
+    genotype = encoding.to_genotype(arch)
     return {
-        collection: _extract_collection(size, tree, genotype)
+        collection: _extract_collection(encoding.copies, size, tree, genotype)
         for collection, tree in variables.items()
     }
 
 
-def _extract_collection(size: NetworkSize, tree: Any, genotype: Genotype) -> dict[str, Any]:
+def _extract_collection(
+    copies: int, size: NetworkSize, tree: Any, genotype: Genotype
+) -> dict[str, Any]:
     out = {key: value for key, value in tree.items() if not key.startswith("cells_")}
     for layer in range(size.layers):
         inputs = {f"input_{i}": tree.get(f"cells_{layer}_input_{i}") for i in (0, 1)}
         cell = {name: value for name, value in inputs.items() if value}
         reduction = size.reduces(layer)
-        groups = edge_groups(layer, reduction)
+        groups = edge_groups(layer, reduction, copies)
         for number, (operation, source) in enumerate(genotype.cells()[reduction]):
-            edge = cells.edge_number(source, 2 + number // 2)
+            edge = cells.edge_number(source, 2 + number // 2) * copies + number % copies
             group = next(group for group in groups if edge in group.edges)
             stack = tree.get(f"{group.name}_{operation}")
             if stack:

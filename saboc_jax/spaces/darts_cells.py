@@ -15,7 +15,6 @@ import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
 
 from saboc_jax.spaces.base import check_architecture
 from saboc_jax.types import Architecture, Removals
@@ -111,51 +110,25 @@ def from_genotype(genotype: Genotype) -> Architecture:
 
     Raises:
         ValueError: if both edges of a node have one input and neither is `none`: an architecture
-            has one operation on an edge.
+            has one operation on an edge. (`spaces.darts_genotypes` has two.)
     """
-    mask = genotype_mask(genotype)
-    several = np.argwhere(mask.sum(1) > 1).ravel()
-    if several.size:
-        cell, edge = divmod(int(several[0]), NUM_EDGES)
-        source, node = EDGES[edge]
-        raise ValueError(
-            f"{CELLS[cell]} node {node} reads inputs {source, source}; allowed: two different "
-            "ones, or `none` on one of them"
-        )
-    return mask.argmax(1).astype(np.int32)
-
-
-def genotype_mask(genotype: Genotype) -> Bool[np.ndarray, "36 10"]:
-    """A genotype as a mask, also where both edges of a node have one input.
-
-    Such a node sums two operations of one input: both are active on that edge. With `none` on
-    one of them, or on both, the mask is that of an architecture.
-
-    Args:
-        genotype: any but one that has an operation twice on one edge, each with weights of its
-            own.
-
-    Raises:
-        ValueError: names a node that reads one input twice with the same operation.
-    """
-    mask = np.zeros((len(CHOICES), max(CHOICES)), bool)
-    mask[:FIRST_PAIR, 0] = True
+    arch = np.zeros(len(CHOICES), np.int32)
     for cell, edges in enumerate(genotype.cells()):
         for node in range(STEPS):
-            first, second = edges[2 * node : 2 * node + 2]
-            if first == second and first[0] != "none":
+            pair = edges[2 * node : 2 * node + 2]
+            sources = {source for _, source in pair}
+            if len(sources) == 1 and "none" not in {operation for operation, _ in pair}:
                 raise ValueError(
-                    f"{CELLS[cell]} node {2 + node} reads input {first[1]} twice with {first[0]}; "
-                    "allowed: another input or another operation"
+                    f"{CELLS[cell]} node {2 + node} reads inputs {pair[0][1], pair[1][1]}; "
+                    "allowed: two different ones, or `none` on one of them"
                 )
-            sources = {first[1], second[1]}
-            pair = next(n for n, two in enumerate(PAIRS[node]) if sources <= set(two))
-            mask[FIRST_PAIR + cell * STEPS + node, pair] = True
-            for operation, source in (first, second):
-                row = mask[cell * NUM_EDGES + edge_number(source, 2 + node)]
-                row[OPERATIONS.index(operation)] |= operation != "none"
-                row[0] = not row[1:].any()
-    return mask
+            found = next(n for n, two in enumerate(PAIRS[node]) if sources <= set(two))
+            arch[FIRST_PAIR + cell * STEPS + node] = found
+            for operation, source in pair:
+                if operation != "none":
+                    edge = cell * NUM_EDGES + edge_number(source, 2 + node)
+                    arch[edge] = OPERATIONS.index(operation)
+    return arch
 
 
 def is_connected(mask: Any) -> bool:

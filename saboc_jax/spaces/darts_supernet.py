@@ -5,11 +5,11 @@ only operations whose gate is positive. Edges that keep the shape of their input
 A reduction cell needs two: edges from its inputs halve the image, those between its nodes do
 not. The second may follow the first, for no edge leads from a node to an input.
 
-An edge counts if any active pair of its node holds it: with all pairs active a node sums over
-all its inputs, as TE-NAS's supernet does; with one it sums over two, as a genotype does.
+What is on an edge is up to an `Encoding`: that of `spaces.darts` has pairs of different inputs,
+that of `spaces.darts_genotypes` any two.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -34,12 +34,38 @@ from saboc_jax.spaces.ops import (
     ReluConvNorm,
     Within,
 )
-from saboc_jax.types import Gates, Images, Variables
+from saboc_jax.types import Architecture, Gates, Images, Variables
 
 NUM_NODES = 2 + cells.STEPS
 CONVOLUTIONS = ("sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5")
-_FROM_INPUTS = tuple(edge for edge, (source, _) in enumerate(cells.EDGES) if source < 2)
-_FROM_NODES = tuple(edge for edge in range(cells.NUM_EDGES) if edge not in _FROM_INPUTS)
+
+
+class Encoding(NamedTuple):
+    """What the decisions of an architecture are, and what they say of the edges of a cell.
+
+    Attributes:
+        name: of the space.
+        choices: number of options of each decision.
+        option_names: their names.
+        copies: edges from any node to a later one, each with weights of its own; the edges of a
+            cell are those of `darts_cells.EDGES`, each that many times in a row.
+        edge_gates: `edge_gates(gates, reduction)`, the weight [edges, 8] of every operation on
+            every edge of the reduction cell, or of the normal one.
+        to_genotype: the genotype of an architecture; its edge i is copy `i % copies`.
+        from_genotype: the architecture of a genotype; ValueError where there is none.
+        canonical: a text that architectures of one network share.
+        is_connected: does a mask join inputs and output of both cells?
+    """
+
+    name: str
+    choices: tuple[int, ...]
+    option_names: tuple[tuple[str, ...], ...]
+    copies: int
+    edge_gates: Callable[[Gates, bool], Float[Array, "edges 8"]]
+    to_genotype: Callable[[Architecture], cells.Genotype]
+    from_genotype: Callable[[cells.Genotype], Architecture]
+    canonical: Callable[[Architecture], str]
+    is_connected: Callable[[Any], bool]
 
 
 class EdgeGroup(NamedTuple):
@@ -47,7 +73,7 @@ class EdgeGroup(NamedTuple):
 
     Attributes:
         name: first part of the names of their parameters.
-        edges: their places in `darts_cells.EDGES`.
+        edges: their places among the edges of the cell.
         stride: of their operations.
     """
 
@@ -61,38 +87,22 @@ class EdgeGroup(NamedTuple):
         return CONVOLUTIONS + ("skip_connect",) * (self.stride == 2)
 
 
-def edge_groups(layer: int, reduction: bool) -> tuple[EdgeGroup, ...]:
+def edges_of_cell(copies: int = 1) -> tuple[tuple[int, int], ...]:
+    """(source, target) of every edge of a cell: `darts_cells.EDGES`, each so many times."""
+    return tuple(edge for edge in cells.EDGES for _ in range(copies))
+
+
+def edge_groups(layer: int, reduction: bool, copies: int = 1) -> tuple[EdgeGroup, ...]:
     """The groups of one cell, in the order they run in."""
+    sources = [source for source, _ in edges_of_cell(copies)]
     if not reduction:
-        return (EdgeGroup(f"cells_{layer}_edges", tuple(range(cells.NUM_EDGES)), 1),)
+        return (EdgeGroup(f"cells_{layer}_edges", tuple(range(len(sources))), 1),)
+    from_inputs = tuple(edge for edge, source in enumerate(sources) if source < 2)
+    from_nodes = tuple(edge for edge, source in enumerate(sources) if source >= 2)
     return (
-        EdgeGroup(f"cells_{layer}_strided", _FROM_INPUTS, 2),
-        EdgeGroup(f"cells_{layer}_inner", _FROM_NODES, 1),
+        EdgeGroup(f"cells_{layer}_strided", from_inputs, 2),
+        EdgeGroup(f"cells_{layer}_inner", from_nodes, 1),
     )
-
-
-def edge_gates(gates: Gates, reduction: bool) -> Float[Array, "14 8"]:
-    """The weight of every operation on every edge of one kind of cell.
-
-    Args:
-        gates: [36, 10] of all decisions.
-        reduction: of the reduction cell, else of the normal one.
-    """
-    start = reduction * cells.NUM_EDGES
-    operations = gates[start : start + cells.NUM_EDGES, : len(cells.OPERATIONS)]
-    start = cells.FIRST_PAIR + reduction * cells.STEPS
-    pairs = gates[start : start + cells.STEPS] > 0
-    kept = (pairs[..., None] & _edges_of_pairs()).any((0, 1))
-    return operations * kept[:, None]
-
-
-def _edges_of_pairs() -> np.ndarray:
-    """[4, 10, 14] which edges each pair of inputs of each node keeps."""
-    found = np.zeros((cells.STEPS, max(map(len, cells.PAIRS)), cells.NUM_EDGES), bool)
-    for node, pairs in enumerate(cells.PAIRS):
-        for option, pair in enumerate(pairs):
-            found[node, option, [cells.edge_number(source, 2 + node) for source in pair]] = True
-    return found
 
 
 class GatedDartsNet(nn.Module):
@@ -100,9 +110,11 @@ class GatedDartsNet(nn.Module):
 
     Attributes:
         size: the network around the cells, without auxiliary head.
+        encoding: what the gates of the decisions say of the edges.
     """
 
     size: NetworkSize
+    encoding: Encoding
 
     @nn.compact
     def __call__(self, images: Images, gates: Gates) -> Float[Array, "n ..."]:
@@ -116,7 +128,7 @@ class GatedDartsNet(nn.Module):
             reduction = size.reduces(layer)
             channels *= 1 + reduction
             inputs = self._inputs(layer, channels, after_reduction, older, x)
-            y = self._cell(layer, channels, inputs, edge_gates(gates, reduction))
+            y = self._cell(layer, channels, inputs, self.encoding.edge_gates(gates, reduction))
             older, x = x, Block(name=f"cells_{layer}_output")(y)
             after_reduction = reduction
         if size.last_activation:
@@ -142,7 +154,7 @@ class GatedDartsNet(nn.Module):
         layer: int,
         features: int,
         inputs: Float[Array, "2 n height width c"],
-        gates: Float[Array, "14 8"],
+        gates: Float[Array, "edges 8"],
     ) -> Features:
         reduction = self.size.reduces(layer)
         if reduction:
@@ -151,7 +163,7 @@ class GatedDartsNet(nn.Module):
             nodes = jnp.zeros((NUM_NODES, n, -(-height // 2), -(-width // 2), c), inputs.dtype)
         else:
             nodes = jnp.zeros((NUM_NODES, *inputs.shape[1:]), inputs.dtype).at[:2].set(inputs)
-        for group in edge_groups(layer, reduction):
+        for group in edge_groups(layer, reduction, self.encoding.copies):
             nodes = self._edges(group, features, nodes, inputs, gates)
         return jnp.concatenate(tuple(nodes[2:]), -1)
 
@@ -161,7 +173,7 @@ class GatedDartsNet(nn.Module):
         features: int,
         nodes: Float[Array, "6 n height width c"],
         inputs: Float[Array, "2 n _ _ c"],
-        gates: Float[Array, "14 8"],
+        gates: Float[Array, "edges 8"],
     ) -> Float[Array, "6 n height width c"]:
         """The nodes with the outputs of a group's edges added to their targets."""
         params = {
@@ -184,7 +196,7 @@ class GatedDartsNet(nn.Module):
         numbers = np.asarray(group.edges)
         nodes, states = edges.add_edges(
             operations,
-            np.asarray(cells.EDGES)[numbers].tolist(),
+            np.asarray(edges_of_cell(self.encoding.copies))[numbers].tolist(),
             nodes,
             inputs if group.stride == 2 else None,
             gates[numbers],

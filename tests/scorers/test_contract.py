@@ -19,11 +19,10 @@ from saboc_jax.precision import enable_x64
 from saboc_jax.ranking import borda
 from saboc_jax.scorers import MEASURED, SCORERS, make_scorer
 from saboc_jax.scorers.base import Kernels, combine, load_factory
-from saboc_jax.spaces import SPACES, make_space
+from saboc_jax.spaces import SPACES, darts, darts_genotypes, make_space
 from saboc_jax.spaces.base import architecture_to_mask, find_initialiser
-from saboc_jax.spaces.darts import _network
-from saboc_jax.spaces.darts_cells import from_genotype, make_genotype
-from saboc_jax.spaces.darts_codec import to_string
+from saboc_jax.spaces.darts_cells import make_genotype
+from saboc_jax.spaces.darts_codec import write_genotype
 from saboc_jax.spaces.darts_costs import NetworkSize
 from saboc_jax.types import Batch
 
@@ -33,14 +32,16 @@ NAMES = sorted(set(SCORERS) - MEASURED)
 RESNET = "SuperConvK3BNRELU(3,8,1,1)SuperResK3K3(8,16,2,8,1)SuperConvK1BNRELU(16,8,1,1)"
 
 
-def genotype(*operations):
-    """A DARTS architecture whose nodes all read both inputs of the cell."""
-    edges = tuple((name, place % 2) for place, name in enumerate(operations))
-    return to_string(from_genotype(make_genotype(edges, edges)))
+def genotype(*operations, inputs=(0, 1)):
+    """The text of a genotype whose nodes all read the same inputs, by default both of the cell."""
+    edges = tuple((name, inputs[place % 2]) for place, name in enumerate(operations))
+    return write_genotype(make_genotype(edges, edges))
 
 
 # In NAS-Bench-201 the gradients' second program is compared in `test_gradients`.
 ELSEWHERE = {"fisher", "snip", "synflow", "grasp", "grad_norm", "zico", "jacob_cov"}
+
+ENCODINGS = {"darts": darts.ENCODING, "darts_genotypes": darts_genotypes.ENCODING}
 
 # Options of the space, and architectures: one, where each is compiled. The first is also run as
 # the second program.
@@ -55,6 +56,11 @@ SMALL = {
         genotype("sep_conv_3x3", "none", "skip_connect", "max_pool_3x3", *["none"] * 4),
         genotype(*["dil_conv_5x5", "avg_pool_3x3", "sep_conv_5x5", "dil_conv_3x3"] * 2),
     ),
+    # A node with one convolution twice, and one with none.
+    "darts_genotypes": (
+        {"channels": 2, "num_cells": 1},
+        genotype(*["dil_conv_3x3"] * 2, "skip_connect", *["none"] * 5, inputs=(1, 1)),
+    ),
     "resnet": (
         {"slots": 1, "max_width": 16},
         RESNET,
@@ -65,7 +71,7 @@ SMALL = {
 def small_space(name):
     """A registered space; DARTS with one reduction cell, whose edges are those of both kinds."""
     space = make_space(name, num_classes=CLASSES, image_shape=SHAPE, **SMALL[name][0])
-    if name == "darts":
+    if name in ENCODINGS:
         size = NetworkSize(
             channels=2,
             layers=1,
@@ -75,7 +81,9 @@ def small_space(name):
             reduction_cells=(0,),
             last_activation=True,
         )
-        space = space._replace(**_network(size, SHAPE, find_initialiser("kaiming_normal_fan_in")))
+        initialiser = find_initialiser("kaiming_normal_fan_in")
+        fields = darts.network(ENCODINGS[name], size, SHAPE, initialiser)
+        space = space._replace(**fields)
     return space
 
 
