@@ -63,7 +63,7 @@ lint: $(VENV)/.installed  ## Check style and types.
 test: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 test: export JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
 # Most of a run is LLVM optimising programs that run once: `make test XLA_FLAGS=` has it optimise.
-test: export XLA_FLAGS ?= --xla_backend_optimization_level=0
+test: export XLA_FLAGS ?= --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 # Two processes, a file each: compilation uses one core.
 test: PYTEST_ARGS ?= --numprocesses=2 --dist=loadfile
 test: lint  ## Check style and types, then run the tests.

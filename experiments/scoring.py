@@ -46,10 +46,7 @@ def architectures(space: SearchSpace) -> np.ndarray:
     if ARCHS.value in ("distinct", "representatives"):
         return distinct(space, by_cost=ARCHS.value == "representatives")
     if ARCHS.value:
-        lines = Path(ARCHS.value).read_text().split()
-        if not lines:
-            raise ValueError(f"--archs={ARCHS.value} is empty; allowed: one architecture a line")
-        return np.stack([space.from_string(line) for line in lines])
+        return _read(Path(ARCHS.value), space)
     if NUM_ARCHS.value > total:
         raise ValueError(f"--num_archs={NUM_ARCHS.value}; {space.name} has {total}")
     key = jax.random.key(ARCH_SEED.value)
@@ -60,6 +57,20 @@ def architectures(space: SearchSpace) -> np.ndarray:
         if len(drawn) >= NUM_ARCHS.value:
             return np.array(list(drawn)[: NUM_ARCHS.value])
     raise AssertionError("unreachable")
+
+
+def _read(path: Path, space: SearchSpace) -> np.ndarray:
+    """The architectures of a text file, one a line; empty lines do not count."""
+    found = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            if text := line.strip():
+                found.append(space.from_string(text))
+        except ValueError as error:
+            raise ValueError(f"--archs={path}, line {number}: {error}") from error
+    if not found:
+        raise ValueError(f"--archs={path} is empty; allowed: one architecture a line")
+    return np.stack(found)
 
 
 def scorer_names() -> list[str]:

@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,14 +72,18 @@ def compare(
             if "/" not in name and value.dtype.kind in "fiu"
         }
         space = nas_bench_201(meta["C"], meta["N"], meta["num_classes"], golden["x1"].shape[1:])
-        gated = jax.jit(lambda variables, gates: _quantities(bind(space, variables, gates), arrays))
+        held = {index: _theirs(golden, index, net) for index, net in meta["nets"].items()}
+        wanted = {name for theirs in held.values() for name in theirs}
+        wanted |= {"input_gradients"} if "jacob_cov" in wanted else set()
+        quantities = partial(_quantities, wanted, arrays)
+        gated = jax.jit(lambda variables, gates: quantities(bind(space, variables, gates)))
         summed: dict[str, Any] = {}
-        for done, (index, net) in enumerate(meta["nets"].items()):
+        for done, (index, theirs) in enumerate(held.items()):
             if on_net:
-                on_net(done, len(meta["nets"]))
-            theirs = _theirs(golden, index, net)
-            for program, ours in _programs(space, gated, arrays, golden, index, net["arch"]):
-                gradients = ours.pop("input_gradients")
+                on_net(done, len(held))
+            text = meta["nets"][index]["arch"]
+            for program, ours in _programs(space, gated, quantities, golden, index, text):
+                gradients = ours.pop("input_gradients", 0.0)
                 summed[program] = summed.get(program, 0.0) + gradients
                 if "jacob_cov" in theirs:
                     candidates = (gradients, summed[program])
@@ -116,7 +120,7 @@ def _theirs(golden: Golden, index: str, net: Mapping[str, Any]) -> dict[str, Any
 def _programs(
     space: SearchSpace,
     gated: Callable[..., Any],
-    arrays: Golden,
+    quantities: Callable[[Network], dict[str, Any]],
     golden: Golden,
     index: str,
     text: str,
@@ -135,13 +139,13 @@ def _programs(
     own = space.extract(variables, arch)
 
     def specialised(own: Any) -> dict[str, Any]:
-        return _quantities(from_module(module, own)._replace(in_cells=space.in_cells), arrays)
+        return quantities(from_module(module, own)._replace(in_cells=space.in_cells))
 
     yield "specialised", jax.jit(specialised)(own)
 
 
-def _quantities(network: Network, arrays: Golden) -> dict[str, Any]:
-    """Every quantity we know, of one network."""
+def _quantities(wanted: Set[str], arrays: Golden, network: Network) -> dict[str, Any]:
+    """Those wanted of the quantities we know, of one network; the compiler drops the others."""
     with nn.intercept_methods(batch_norm_rule("batch")):
         logits = network.apply(network.variables, arrays["x1"])[0]
     perturbed = arrays["x_test"] + PERTURBATION * arrays["noise"]
@@ -149,13 +153,14 @@ def _quantities(network: Network, arrays: Golden) -> dict[str, Any]:
     kernels = empirical_ntks(network, arrays["x1"], (arrays["x_test"], perturbed), options)
     kappa = condition_number(decompose(kernels[0]).values, precision=0)
     values = {name: value(network, arrays) for name, value in PARITY.items() if name != "jacob_cov"}
-    return {
+    known = {
         "input_gradients": input_gradients(network, arrays["x1"]),
         "logits": logits,
         **dict(zip(KERNELS, kernels, strict=True)),
         "te_nas_kappa": kappa,
         **values,
     }
+    return {name: value for name, value in known.items() if name in wanted}
 
 
 def _row(net: str, name: str, program: str, ours: Any, theirs: Any) -> Row:
