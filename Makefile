@@ -62,12 +62,14 @@ lint: $(VENV)/.installed  ## Check style and types.
 # Compiled programs are kept between test runs: most of a run is compilation.
 test: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 test: export JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
-# Most of a run is LLVM optimising programs that run once: `make test XLA_FLAGS=` has it optimise.
-test: export XLA_FLAGS ?= --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
+# Most of a run is compiling programs that run once: as quickly as this XLA can, and without LLVM's
+# optimisation. `make test XLA_FLAGS=` compiles as users do.
+QUICKLY := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 # Two processes, a file each: compilation uses one core.
 test: PYTEST_ARGS ?= --numprocesses=2 --dist=loadfile
 test: lint  ## Check style and types, then run the tests.
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	XLA_FLAGS="$${XLA_FLAGS-$$(scripts/known_xla_flags.sh $(BIN)/python $(QUICKLY))}" \
+		$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed  ## Measure compile time and run time.
 	$(BIN)/python -m experiments.benchmark $(ARGS)

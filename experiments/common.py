@@ -28,7 +28,7 @@ from saboc_jax.records import current_versions
 from saboc_jax.scorers import MEASURED, SCORERS, variants
 from saboc_jax.scorers.base import combine
 from saboc_jax.spaces import SPACES, make_space
-from saboc_jax.spaces.darts import trained
+from saboc_jax.spaces.darts_trained import trained
 from saboc_jax.spaces.dtype import DTYPES, in_dtype
 from saboc_jax.spaces.ops import INITIALISERS
 from saboc_jax.store import Store

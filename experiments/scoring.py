@@ -1,6 +1,7 @@
 """What `score` and `correlate` share: which architectures, and the loop under a progress bar."""
 
 import itertools
+import math
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ from experiments import common
 from saboc_jax import progress
 from saboc_jax.data import Dataset
 from saboc_jax.spaces.base import architecture_to_mask, sample_architectures
-from saboc_jax.spaces.isomorphism import distinct
+from saboc_jax.spaces.isomorphism import LARGEST, distinct
 from saboc_jax.store import Store
 from saboc_jax.types import Scorer, SearchSpace
 
@@ -31,6 +32,7 @@ ARCHS = flags.DEFINE_string(
     "one architecture a line; default: --num_archs drawn.",
 )
 ARCH_SEED = flags.DEFINE_integer("arch_seed", 0, "Seeds which architectures are drawn.", 0)
+DRAWN = 4096  # architectures at a time
 STORE = flags.DEFINE_string("store", "runs/scores.sqlite", "Where scores are kept.")
 
 
@@ -38,10 +40,14 @@ def architectures(space: SearchSpace) -> np.ndarray:
     """The architectures of the flags, [n, decisions].
 
     Raises:
-        ValueError: names a bad line, or says that the space has fewer.
+        ValueError: names a bad line, or says that the space has fewer, or too many for `all`.
     """
-    total = int(np.prod(space.choices))
+    total = math.prod(space.choices)
     if ARCHS.value == "all":
+        if total > LARGEST:
+            raise ValueError(
+                f"--archs=all: {space.name} has {total}; allowed: at most {LARGEST} (--num_archs)"
+            )
         return np.array(list(itertools.product(*map(range, space.choices))))
     if ARCHS.value in ("distinct", "representatives"):
         return distinct(space, by_cost=ARCHS.value == "representatives")
@@ -52,7 +58,8 @@ def architectures(space: SearchSpace) -> np.ndarray:
     key = jax.random.key(ARCH_SEED.value)
     drawn: dict[tuple[int, ...], None] = {}
     for step in itertools.count():
-        batch = sample_architectures(jax.random.fold_in(key, step), space.choices, total // 4 + 64)
+        size = min(total // 4 + 64, DRAWN)
+        batch = sample_architectures(jax.random.fold_in(key, step), space.choices, size)
         drawn |= dict.fromkeys(tuple(int(choice) for choice in arch) for arch in batch)
         if len(drawn) >= NUM_ARCHS.value:
             return np.array(list(drawn)[: NUM_ARCHS.value])

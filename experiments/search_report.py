@@ -16,7 +16,7 @@ from saboc_jax.report_sections import score_rows
 from saboc_jax.search import SearchResult, evaluations
 from saboc_jax.spaces import darts_cells, nas_bench_201_cells
 from saboc_jax.spaces.base import architecture_to_mask
-from saboc_jax.spaces.darts import genotype_of
+from saboc_jax.spaces.darts_trained import genotype_of
 from saboc_jax.spaces.resnet_encoding import decode
 from saboc_jax.types import Architecture, Scorer, SearchSpace
 

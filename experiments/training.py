@@ -13,7 +13,7 @@ from saboc_jax import data
 from saboc_jax.data import Dataset
 from saboc_jax.recipes import RECIPES, Recipe
 from saboc_jax.spaces import make_space
-from saboc_jax.spaces.darts import trained
+from saboc_jax.spaces.darts_trained import trained
 from saboc_jax.train import Examples, make_trainer
 from saboc_jax.train_run import run
 from saboc_jax.types import Architecture, SearchSpace

@@ -14,9 +14,9 @@ import scipy.stats
 
 from saboc_jax.benchmarks import load_nas_bench_201
 from saboc_jax.spaces import make_space
-from saboc_jax.spaces.darts import trained
 from saboc_jax.spaces.darts_cells import make_genotype
 from saboc_jax.spaces.darts_codec import write_genotype
+from saboc_jax.spaces.darts_trained import trained
 from saboc_jax.store import Store
 
 TINY = ["--dataset=digits", "--channels=2", "--batch_size=6", "--repeats=1"]
@@ -323,6 +323,21 @@ def test_the_architectures_of_a_flag():
         )
         counts[name] = int(done.stdout)
     assert counts == {"distinct": 6466, "representatives": 7700}
+
+
+def test_architectures_are_drawn_from_spaces_of_any_size():
+    code = (
+        "import sys; from experiments import common, scoring; common.flags.FLAGS(sys.argv);"
+        "print(len(scoring.architectures(scoring.common.make_space(sys.argv[3]))))"
+    )
+    for space, flag in (("darts", "--num_archs=3"), ("darts_genotypes", "--archs=all")):
+        done = subprocess.run(
+            [sys.executable, "-c", code, flag, "--", space], capture_output=True, text=True
+        )
+        if flag == "--archs=all":
+            assert "darts_genotypes has" in done.stderr and "at most 262144" in done.stderr
+        else:
+            assert int(done.stdout) == 3, done.stderr
 
 
 def test_architectures_of_a_file_are_lines_and_a_bad_one_is_named(tmp_path):

@@ -31,8 +31,8 @@ from saboc_jax.data import Dataset
 from saboc_jax.progress import Bar
 from saboc_jax.search import evaluations
 from saboc_jax.spaces import darts_codec as codec
-from saboc_jax.spaces.darts import trained
 from saboc_jax.spaces.darts_cells import from_genotype
+from saboc_jax.spaces.darts_trained import trained
 from saboc_jax.store import Store
 
 METHODS = flags.DEFINE_list("methods", list(TABLE_4), "Scorers, by commas.")

@@ -88,19 +88,23 @@ def parameter_predicate(network: Network, params: str | Predicate) -> Predicate:
     return lambda path: in_cells(path) and path[-1] in WEIGHT_NAMES
 
 
+class NoParameterError(ValueError):
+    """A predicate chooses no parameter of a network."""
+
+
 def split_parameters(
     params: Mapping[str, Any], predicate: Predicate
 ) -> tuple[list[Array], Callable[[list[Array]], Any]]:
     """The chosen leaves, and a function that puts (other) leaves back in their place.
 
     Raises:
-        ValueError: if no parameter is chosen.
+        NoParameterError: if no parameter is chosen.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     chosen = [predicate(path_names(path)) for path, _ in leaves]
     if not any(chosen):
         names = sorted("/".join(path_names(path)) for path, _ in leaves)
-        raise ValueError(f"the predicate chooses no parameter; there are {names[:6]}…")
+        raise NoParameterError(f"the predicate chooses no parameter; there are {names[:6]}…")
 
     def restore(chosen_values: list[Array]) -> Any:
         values = iter(chosen_values)

@@ -2,7 +2,7 @@
 
 Every link is a program of its own, forward and backward. Backward it takes the cotangent of its
 output and gives those of its inputs and its own part of the NTK, which is the sum of its layers'
-parts. So the arithmetic is that of `one_backward` on the whole network, plus a second forward pass
+parts; links before the first with a chosen parameter have none, and do not run backward. So the arithmetic is that of `one_backward` on the whole network, plus a second forward pass
 of each link, and what is compiled is small and shared, also by links of other widths, which are
 padded with zeros: see `saboc_jax.spaces.chain`.
 
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from saboc_jax.ntk.network import Path, Predicate
+from saboc_jax.ntk.network import NoParameterError, Path, Predicate
 from saboc_jax.ntk.one_backward import tap_rule
 from saboc_jax.spaces.base import flatten
 from saboc_jax.spaces.chain import Chain, Link, Pieces
@@ -43,6 +43,9 @@ def piecewise_ntks(
         columns: images whose statistics every batch norm takes.
         rows: further batches.
         predicate: which parameters count, by their path in the whole network.
+
+    Raises:
+        NoParameterError: if it chooses none.
     """
     count = columns.shape[0]
     images = jnp.concatenate([columns, *rows])
@@ -50,16 +53,22 @@ def piecewise_ntks(
     drawn = chain.draw(key, images.shape[1:], images.dtype, pieces)
     for link, own in zip(chain.links, drawn, strict=True):
         xs = tuple(outputs[place] for place in link.takes)
-        params = link.padded(own, xs)
+        params = jax.device_put(link.padded(own, xs))
         forward = partial(_forward, link, count)
         outputs.append(pieces.run(("forward", link.runs, count), forward, params, *xs))
         saved.append((params, xs))
-    cotangents: list[Any] = [None] * len(chain.links) + [jnp.ones_like(outputs[-1])]
-    kernel = jnp.zeros((images.shape[0], count), outputs[-1].dtype)
-    for place in reversed(range(len(chain.links))):
-        link, (params, xs) = chain.links[place], saved[place]
-        chosen = _chosen(link, params, predicate)
-        backward, g = partial(_backward, link, chosen), cotangents[place + 1]
+    pairs = zip(chain.links, saved, strict=True)
+    chosen_of = [_chosen(link, params, predicate) for link, (params, _) in pairs]
+    if not any(chosen_of):
+        raise NoParameterError("the predicate chooses no parameter of the chain")
+    last = outputs.pop()
+    del outputs  # what a link has read goes when it has run backward
+    cotangents: list[Any] = [None] * len(chain.links) + [jnp.ones_like(last)]
+    kernel = jnp.zeros((images.shape[0], count), last.dtype)
+    first = next(place for place, chosen in enumerate(chosen_of) if chosen)
+    for place in reversed(range(first, len(chain.links))):
+        link, chosen, (params, xs) = chain.links[place], chosen_of[place], saved.pop()
+        backward, g = partial(_backward, link, chosen), cotangents.pop()
         name = ("backward", link.runs, chosen, count)
         back, kernel = pieces.run(name, backward, params, xs, g, kernel)
         for source, more in zip(link.takes, back, strict=True):

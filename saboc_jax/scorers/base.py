@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from saboc_jax.devices import SHARDS, find_devices
 from saboc_jax.ntk.empirical import NTKOptions, empirical_ntks
-from saboc_jax.ntk.network import bind, parameter_predicate
+from saboc_jax.ntk.network import NoParameterError, bind, parameter_predicate
 from saboc_jax.ntk.piecewise import piecewise_ntks
 from saboc_jax.ntk.sharded import sharded_ntks
 from saboc_jax.spaces.chain import Pieces
@@ -21,6 +21,8 @@ from saboc_jax.types import (
     Batch,
     Diagnostics,
     Gates,
+    Images,
+    Kernel,
     Passes,
     PRNGKey,
     Scorer,
@@ -67,22 +69,34 @@ class Kernels:
         )
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> dict[str, Array]:
-        """{"images": [n, n], and for each name in `rows`: [n, n]}."""
+        """{"images": [n, n], and for each name in `rows`: [n, n]}.
+
+        A network without any of the named parameters, say without cells, has kernels of zeros.
+        """
         rows = [getattr(batch, name) for name in self.rows]
+        try:
+            kernels = self._kernels(key, gates, batch, rows)
+        except NoParameterError:
+            if callable(self.options.params):
+                raise
+            n = len(batch.images)
+            kernels = [jnp.zeros((len(each), n), each.dtype) for each in (batch.images, *rows)]
+        return dict(zip(("images", *self.rows), kernels, strict=True))
+
+    def _kernels(
+        self, key: PRNGKey, gates: Gates, batch: Batch, rows: Sequence[Images]
+    ) -> Sequence[Kernel]:
         if self.pieces is not None and self.runs_apart:
             predicate = parameter_predicate(bind(self.space, {}, gates), self.options.params)
             weights = fold_name(key, "weights")
-            kernels = piecewise_ntks(
+            return piecewise_ntks(
                 self.space.chain, self.pieces, weights, batch.images, rows, predicate
             )
-        else:
-            network = bind(self.space, draw_weights(self.space, key), gates)
-            if self.devices == 1:
-                kernels = empirical_ntks(network, batch.images, rows, self.options)
-            else:
-                devices = find_devices(self.devices)
-                kernels = sharded_ntks(network, batch.images, rows, self.options, devices)
-        return dict(zip(("images", *self.rows), kernels, strict=True))
+        network = bind(self.space, draw_weights(self.space, key), gates)
+        if self.devices == 1:
+            return empirical_ntks(network, batch.images, rows, self.options)
+        devices = find_devices(self.devices)
+        return sharded_ntks(network, batch.images, rows, self.options, devices)
 
     def covers(self, other: Any) -> bool:
         """Does its value hold everything that another observable's value holds?"""

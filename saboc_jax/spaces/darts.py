@@ -65,6 +65,7 @@ ENCODING = Encoding(
     from_genotype=cells.from_genotype,
     canonical=codec.canonical,
     is_connected=cells.is_connected,
+    cheapest=cheapest,
 )
 
 
@@ -90,7 +91,7 @@ def darts(
     """
     size = scoring_size(channels, num_cells, num_classes, image_shape)
     space = encoded(ENCODING, size, image_shape, find_initialiser(init))
-    return space._replace(removals=cells.removals, cheapest=partial(cheapest, size=size))
+    return space._replace(removals=cells.removals)
 
 
 def scoring_size(
@@ -131,48 +132,12 @@ def encoded(
         is_connected=encoding.is_connected,
         in_cells=lambda path: path[0].startswith("cells_"),
         layers_per_leaf=layers_per_leaf,
+        cheapest=lambda mask, quantity: encoding.cheapest(mask, quantity, size),
     )
     thin = size._replace(channels=1, layers=2, reduction_cells=(1,), thin=True)
     fields = network(encoding, thin, THIN_SHAPE, initialiser)
     thin_space = space._replace(image_shape=THIN_SHAPE, **fields)
     return space._replace(thin_cell=lambda: thin_space)
-
-
-def trained(
-    space: SearchSpace, channels: int = 36, layers: int = 20, auxiliary: bool = False
-) -> SearchSpace:
-    """The space with the plain networks that DARTS trains, and their costs.
-
-    Only `specialise`, `cost` and `cheapest` are those of that network; `cost` leaves out the
-    auxiliary head, which is not there after training.
-
-    Args:
-        space: of `darts` or `darts_genotypes`.
-        channels: C of the first cells.
-        layers: cells; those at one and two thirds are reduction cells.
-        auxiliary: with the auxiliary head, which takes images of 32 x 32 pixels.
-    """
-    size = NetworkSize(
-        channels, layers, num_classes=space.num_classes, image_size=space.image_shape[0]
-    )
-    own = size._replace(auxiliary=auxiliary)
-    return space._replace(
-        cost=lambda arch: darts_costs.cost(genotype_of(space, arch), size),
-        cheapest=space.cheapest and partial(cheapest, size=size),
-        specialise=lambda arch: DartsNet(genotype_of(space, arch), own),
-    )
-
-
-def genotype_of(space: SearchSpace, arch: Architecture) -> Genotype:
-    """The genotype of an architecture of either space of DARTS.
-
-    Raises:
-        ValueError: if it is no architecture, or the space is another.
-    """
-    module = space.specialise(arch)
-    if not isinstance(module, DartsNet):
-        raise ValueError(f"space {space.name!r} has no genotypes; allowed: those of DARTS")
-    return module.genotype
 
 
 def network(

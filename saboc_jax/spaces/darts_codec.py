@@ -34,7 +34,7 @@ def read_genotype(text: str) -> Genotype:
     if sorted(map(str, fields)) != sorted(_FIELDS):
         raise ValueError(f"genotype has fields {sorted(map(str, fields))}; allowed: {_FIELDS}")
     for name in ("normal_concat", "reduce_concat"):
-        if sorted(_read_concat(fields[name])) != [2, 3, 4, 5]:
+        if sorted(_read_concat(fields[name]), key=str) != [2, 3, 4, 5]:
             raise ValueError(f"{name}={ast.unparse(fields[name])}; allowed: the nodes 2, 3, 4, 5")
     return cells.make_genotype(_read_edges(fields["normal"]), _read_edges(fields["reduce"]))
 
@@ -100,5 +100,5 @@ def _read_edges(node: ast.expr) -> tuple[Edge, ...]:
 def _literal(node: ast.expr) -> Any:
     try:
         return ast.literal_eval(node)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{ast.unparse(node)} is no literal; the layout is {_LAYOUT}") from error

@@ -5,7 +5,7 @@ In `spaces.darts` the two inputs of a node differ, as in the search of Liu, Simo
 with weights of its own: most of the 1,000 that SWAP trained do. Here an architecture is a
 genotype's two lists themselves: for each of the eight edges of the normal cell, then of the
 reduction cell, its operation; then, in the same order, the node it reads. One program serves them
-all, for its cells have every edge twice.
+all, for its cells have every edge twice. So a key draws other weights here than in `spaces.darts`.
 """
 
 from typing import Any
@@ -18,8 +18,10 @@ from saboc_jax.spaces import darts_codec as codec
 from saboc_jax.spaces.base import check_architecture, find_initialiser
 from saboc_jax.spaces.darts import encoded, scoring_size
 from saboc_jax.spaces.darts_cells import Edge, Genotype
+from saboc_jax.spaces.darts_cheapest import edge_costs
+from saboc_jax.spaces.darts_costs import NetworkSize
 from saboc_jax.spaces.darts_supernet import Encoding, edges_of_cell
-from saboc_jax.types import Architecture, Gates, SearchSpace
+from saboc_jax.types import Architecture, Cost, Gates, SearchSpace
 
 COPIES = 2  # edges from any node to a later one
 SLOTS = COPIES * cells.STEPS  # edges of a genotype's cell
@@ -108,6 +110,40 @@ def is_connected(mask: Any) -> bool:
     return True
 
 
+def cheapest(mask: Any, quantity: str, size: NetworkSize) -> Architecture:
+    """An architecture of a supernet that costs least: each edge by what it does and reads.
+
+    Exact for parameters and multiply-accumulates, which are sums over edges. Depth is a longest
+    path; each edge takes what makes its own path shortest, for inputs of equal depth a member that
+    is nearly the least deep.
+
+    Args:
+        mask: [32, 8] with an active option of each decision.
+        quantity: a field of `Cost`.
+        size: the network whose cost counts.
+    """
+    active = np.asarray(mask, bool)
+    arch = active.argmax(1).astype(np.int32)
+    costs = edge_costs(size)[Cost._fields.index(quantity)]
+    for cell in range(len(cells.CELLS)):
+        reached = [1, 1]  # depths of paths to the nodes; 0: none
+        for node in range(cells.STEPS):
+            totals = []
+            for slot in range(cell * SLOTS + COPIES * node, cell * SLOTS + COPIES * (node + 1)):
+                values = np.full((2 + node, len(cells.OPERATIONS)), np.inf)
+                for source in np.flatnonzero(active[FIRST_SOURCE + slot]):
+                    own = costs[cell, cells.edge_number(int(source), 2 + node)]
+                    if quantity == "depth":
+                        own = np.where(reached[source], own + reached[source], 0)
+                        own[0] = 0  # `none` ends every path
+                    values[source] = np.where(active[slot], own, np.inf)
+                source, option = np.unravel_index(values.argmin(), values.shape)
+                arch[slot], arch[FIRST_SOURCE + slot] = option, source
+                totals.append(int(values.min()))
+            reached.append(max(totals))
+    return arch
+
+
 ENCODING = Encoding(
     name="darts_genotypes",
     choices=CHOICES,
@@ -118,6 +154,7 @@ ENCODING = Encoding(
     from_genotype=from_genotype,
     canonical=canonical,
     is_connected=is_connected,
+    cheapest=cheapest,
 )
 
 

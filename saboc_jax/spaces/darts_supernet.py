@@ -55,6 +55,8 @@ class Encoding(NamedTuple):
         from_genotype: the architecture of a genotype; ValueError where there is none.
         canonical: a text that architectures of one network share.
         is_connected: does a mask join inputs and output of both cells?
+        cheapest: `cheapest(mask, quantity, size)`, a member of a supernet that costs least in the
+            network of that size.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Encoding(NamedTuple):
     from_genotype: Callable[[cells.Genotype], Architecture]
     canonical: Callable[[Architecture], str]
     is_connected: Callable[[Any], bool]
+    cheapest: Callable[[Any, str, NetworkSize], Architecture]
 
 
 class EdgeGroup(NamedTuple):

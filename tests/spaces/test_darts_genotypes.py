@@ -19,8 +19,8 @@ from saboc_jax.spaces import darts_codec as codec
 from saboc_jax.spaces import darts_costs as costs
 from saboc_jax.spaces import darts_genotypes as genotypes
 from saboc_jax.spaces.base import architecture_to_mask, sample_architectures
-from saboc_jax.spaces.darts import genotype_of, trained
 from saboc_jax.spaces.darts_network import DartsNet
+from saboc_jax.spaces.darts_trained import genotype_of, trained
 from saboc_jax.spaces.nas_bench_201 import nas_bench_201
 
 SHAPE = (4, 4, 3)
@@ -29,6 +29,7 @@ TWICE = cells.make_genotype(
     ((SEP, 0), (SEP, 0), (POOL, 2), (SKIP, 2), (NONE, 3), (NONE, 3), (SEP, 4), (NONE, 4)),
     ((SKIP, 1), (SKIP, 1), (SEP, 2), (SEP, 2), (POOL, 0), (SEP, 0), (POOL, 0), (POOL, 0)),
 )
+SMALL_SPACE = genotypes.darts_genotypes(4, 1, 10, (32, 32, 3))
 architectures = st.tuples(*(st.integers(0, number - 1) for number in genotypes.CHOICES)).map(
     np.array
 )
@@ -143,6 +144,32 @@ def test_trained_networks_and_costs_are_those_of_the_genotype():
     assert isinstance(module, DartsNet) and genotype_of(space, arch) == TWICE
     with pytest.raises(ValueError, match="nas_bench_201"):
         genotype_of(nas_bench_201(1, 1), np.zeros(6, int))
+
+
+@given(st.integers(0, 2**31), st.sampled_from(["params", "macs"]))
+def test_the_cheapest_member_costs_no_more_than_any(seed, quantity):
+    """Where operations and inputs depend on each other: an identity costs in a reduction cell."""
+    rng = np.random.default_rng(seed)
+    shape = (len(genotypes.CHOICES), max(genotypes.CHOICES))
+    exists = np.arange(shape[1]) < np.array(genotypes.CHOICES)[:, None]
+    mask = exists & (rng.random(shape) < 0.5)
+    mask[:, 0] |= ~mask.any(1)
+    space = SMALL_SPACE
+    best = space.cheapest(mask, quantity)
+    assert mask[np.arange(shape[0]), best].all()
+    for _ in range(10):
+        member = [rng.choice(np.flatnonzero(row)) for row in mask]
+        costs = [getattr(space.cost(np.array(arch)), quantity) for arch in (best, member)]
+        assert costs[0] <= costs[1]
+
+
+def test_the_cheapest_identity_of_a_reduction_cell_reads_a_node():
+    arch = genotypes.from_genotype(cells.make_genotype(((NONE, 0),) * 8, ((SKIP, 0),) * 8))
+    mask = architecture_to_mask(arch, max(genotypes.CHOICES))
+    mask[genotypes.FIRST_SOURCE + genotypes.SLOTS :] = np.arange(8) < 3  # of nodes 0, 1 and 2
+    mask &= np.arange(8) < np.array(genotypes.CHOICES)[:, None]
+    best = genotypes.to_genotype(SMALL_SPACE.cheapest(mask, "params"))
+    assert [source for _, source in best.reduce] == [0, 0] + [2] * 6
 
 
 def test_every_swap_genotype_is_an_architecture():

@@ -9,6 +9,7 @@ import pytest
 
 from saboc_jax.evaluate import Evaluator
 from saboc_jax.ntk.empirical import NTKOptions
+from saboc_jax.ntk.network import NoParameterError
 from saboc_jax.scorers import make_scorer
 from saboc_jax.scorers.base import Kernels
 from saboc_jax.spaces import make_space
@@ -217,9 +218,10 @@ def test_a_deep_block_is_split_in_two(slots):
     assert (splits > 0) == (slots == 3)
 
 
-# By hand: different layers forward and backward, sums of two cotangents, sizes of draws.
+# By hand: different layers forward, and backward but for the stem, sums of two cotangents, sizes of
+# draws.
 @pytest.mark.parametrize(
-    ("pad_widths", "compilations"), [(True, 2 * 10 + 2 + 5), (False, 2 * 13 + 3 + 5)]
+    ("pad_widths", "compilations"), [(True, 10 + 9 + 2 + 5), (False, 13 + 12 + 3 + 5)]
 )
 def test_the_kernel_link_by_link_is_that_of_the_network_and_the_jacobian(
     x64, pad_widths, compilations
@@ -297,6 +299,21 @@ def test_the_chain_draws_the_parameters_of_the_network(shortcut):
 
 def key_and_image():
     return jax.random.key(0), jnp.zeros((1, *SHAPE))
+
+
+def test_a_network_without_blocks_has_no_kernel_of_cells_and_is_flagged():
+    """Link by link and as one program; where a function chooses nothing, that is an error."""
+    text = "SuperConvK3BNRELU(3,8,1,1)SuperConvK1BNRELU(8,8,1,1)"
+    evaluator, masks = evaluator_and_masks(make(), (text,))
+    of = (evaluator.space, evaluator.scorer, evaluator.keys, evaluator.batches)
+    for one in (evaluator, Evaluator(*of, pieces=None)):
+        assert not np.isfinite(one.evaluate(masks)).any()
+        assert one.counts.non_finite == 1
+    own = evaluator.space.program(masks[0])
+    options = NTKOptions(params=lambda path: False)
+    for pieces in (Pieces(), None):
+        with pytest.raises(NoParameterError):
+            Kernels(own, options, pieces=pieces)(jax.random.key(0), None, make_batch())
 
 
 def test_the_kernel_without_shortcuts_is_that_of_the_network():
