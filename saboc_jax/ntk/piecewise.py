@@ -2,9 +2,10 @@
 
 Every link is a program of its own, forward and backward. Backward it takes the cotangent of its
 output and gives those of its inputs and its own part of the NTK, which is the sum of its layers'
-parts; links before the first with a chosen parameter have none, and do not run backward. So the arithmetic is that of `one_backward` on the whole network, plus a second forward pass
-of each link, and what is compiled is small and shared, also by links of other widths, which are
-padded with zeros: see `saboc_jax.spaces.chain`.
+parts; links before the first with a chosen parameter have none, and do not run backward. So the
+arithmetic is that of `one_backward` on the whole network, plus a second forward pass of each link,
+and what is compiled is small and shared, also by links of other widths, which are padded with
+zeros: see `saboc_jax.spaces.chain`.
 
 Exact with frozen batch norm only, as `one_backward` is.
 """

@@ -144,8 +144,9 @@ def resnet(
         image_shape: (height, width, channels) of one image.
         init: a name in `ops.INITIALISERS`.
         shortcut: False: without residual links, as Zen-NAS scores.
-        pad_widths: kernels are computed with channels padded by zeros up to powers of two: the same
-            kernels to rounding, up to four times the arithmetic, far fewer programs.
+        pad_widths: kernels are computed with channels padded by zeros up to powers of two, 16 at
+            least: the same kernels to rounding, up to four times the arithmetic and twice the
+            memory of features (more below 16 channels), far fewer programs.
 
     Raises:
         ValueError: if a size or the initialiser is wrong.
