@@ -110,7 +110,7 @@ def from_genotype(genotype: Genotype) -> Architecture:
 
     Raises:
         ValueError: if both edges of a node have one input and neither is `none`: an architecture
-            has one operation on an edge. (`spaces.darts_genotypes` has two.)
+            has one operation on an edge.
     """
     arch = np.zeros(len(CHOICES), np.int32)
     for cell, edges in enumerate(genotype.cells()):
@@ -120,7 +120,8 @@ def from_genotype(genotype: Genotype) -> Architecture:
             if len(sources) == 1 and "none" not in {operation for operation, _ in pair}:
                 raise ValueError(
                     f"{CELLS[cell]} node {2 + node} reads inputs {pair[0][1], pair[1][1]}; "
-                    "allowed: two different ones, or `none` on one of them"
+                    "allowed: two different ones, or `none` on one of them (the space "
+                    "darts_genotypes takes any two)"
                 )
             found = next(n for n, two in enumerate(PAIRS[node]) if sources <= set(two))
             arch[FIRST_PAIR + cell * STEPS + node] = found
