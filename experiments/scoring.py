@@ -95,18 +95,6 @@ def score(
 ) -> np.ndarray:
     """Metrics [n, repeats, k]; what is in the store is not computed again."""
     masks = architecture_to_mask(archs, max(space.choices))
-    return score_masks(console, dataset, space, scorer, masks, batch_size)
-
-
-def score_masks(
-    console: Console,
-    dataset: Dataset,
-    space: SearchSpace,
-    scorer: Scorer,
-    masks: np.ndarray,
-    batch_size: int | None = None,
-) -> np.ndarray:
-    """As `score`, of masks [n, decisions, options]."""
     what, total = f"{scorer.name} on {dataset.name}", len(masks) * common.REPEATS.value
     with Store(STORE.value) as store, progress.bar(what, total, console) as bar:
         evaluator = common.build_evaluator(dataset, space, scorer, store, bar.advance, batch_size)

@@ -141,19 +141,28 @@ def is_connected(mask: Any) -> bool:
     Raises:
         ValueError: if the shape is another.
     """
+    active = active_options(mask, CHOICES)
+    some = active[:FIRST_PAIR, 1 : len(OPERATIONS)].any(1).reshape(len(CELLS), NUM_EDGES)
+    used = some & kept_edges(active)
+    return all(reaches_a_node(np.array(EDGES)[edges]) for edges in used)
+
+
+def active_options(mask: Any, choices: tuple[int, ...]) -> np.ndarray:
+    """A mask, or gates, as booleans; ValueError if the shape is not that of the choices."""
     active = np.asarray(mask) != 0
-    if active.shape != (len(CHOICES), max(CHOICES)):
-        raise ValueError(f"mask has shape {active.shape}; allowed: {len(CHOICES), max(CHOICES)}")
-    kept = kept_edges(active)
-    for cell in range(len(CELLS)):
-        some = active[cell * NUM_EDGES : (cell + 1) * NUM_EDGES, 1 : len(OPERATIONS)].any(1)
-        reached = {0, 1}
-        for number, (source, target) in enumerate(EDGES):
-            if some[number] and kept[cell, number] and source in reached:
-                reached.add(target)
-        if len(reached) == 2:
-            return False
-    return True
+    allowed = (len(choices), max(choices))
+    if active.shape != allowed:
+        raise ValueError(f"mask has shape {active.shape}; allowed: {allowed}")
+    return active
+
+
+def reaches_a_node(edges: np.ndarray) -> bool:
+    """Does any node of a cell come to see an input? Edges [k, 2] in the order of their targets."""
+    reached = {0, 1}
+    for source, target in edges:
+        if source in reached:
+            reached.add(target)
+    return len(reached) > 2
 
 
 def kept_edges(active: Any) -> np.ndarray:

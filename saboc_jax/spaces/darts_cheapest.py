@@ -41,6 +41,21 @@ def edge_costs(size: NetworkSize) -> Int[np.ndarray, "3 2 14 8"]:
     return found
 
 
+def added(costs: Int[np.ndarray, " 8"], quantity: str, reached: int) -> Int[np.ndarray, " 8"]:
+    """What each operation on an edge adds to its node: its cost, or the depth of its path.
+
+    Args:
+        costs: of the operations.
+        quantity: a field of `Cost`.
+        reached: the depth of a path to what the edge reads; 0: there is none.
+    """
+    if quantity != "depth":
+        return costs
+    paths = np.where(reached, costs + reached, 0)
+    paths[0] = 0  # `none` ends every path
+    return paths
+
+
 def cheapest(mask: Any, quantity: str, size: NetworkSize) -> Architecture:
     """An architecture of a supernet that costs least.
 
@@ -60,10 +75,7 @@ def cheapest(mask: Any, quantity: str, size: NetworkSize) -> Architecture:
                 chosen = {}
                 for source in pairs[option]:
                     edge = cells.edge_number(source, 2 + node)
-                    values = costs[cell, edge]
-                    if quantity == "depth":
-                        values = np.where(reached[source], values + reached[source], 0)
-                        values[0] = 0  # `none` ends every path
+                    values = added(costs[cell, edge], quantity, reached[source])
                     decision = cell * cells.NUM_EDGES + edge
                     values = np.where(active[decision, : len(values)], values, np.inf)
                     chosen[decision] = (values.min(), int(values.argmin()))

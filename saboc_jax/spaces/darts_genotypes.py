@@ -18,7 +18,7 @@ from saboc_jax.spaces import darts_codec as codec
 from saboc_jax.spaces.base import check_architecture, find_initialiser
 from saboc_jax.spaces.darts import encoded, scoring_size
 from saboc_jax.spaces.darts_cells import Edge, Genotype
-from saboc_jax.spaces.darts_cheapest import edge_costs
+from saboc_jax.spaces.darts_cheapest import added, edge_costs
 from saboc_jax.spaces.darts_costs import NetworkSize
 from saboc_jax.spaces.darts_supernet import Encoding, edges_of_cell
 from saboc_jax.types import Architecture, Cost, Gates, SearchSpace
@@ -94,20 +94,14 @@ def is_connected(mask: Any) -> bool:
     Raises:
         ValueError: if the shape is another.
     """
-    active = np.asarray(mask) != 0
-    if active.shape != (len(CHOICES), max(CHOICES)):
-        raise ValueError(f"mask has shape {active.shape}; allowed: {len(CHOICES), max(CHOICES)}")
+    active = cells.active_options(mask, CHOICES)
     slots, sources = _ends()
-    for first in range(0, FIRST_SOURCE, SLOTS):
-        some = active[first : first + SLOTS, 1:].any(1)
-        reads = active[FIRST_SOURCE + first + slots, sources]
-        reached = {0, 1}
-        for slot, source, read in zip(slots, sources, reads, strict=True):
-            if some[slot] and read and source in reached:
-                reached.add(2 + slot // COPIES)
-        if len(reached) == 2:
-            return False
-    return True
+    edges = np.array(edges_of_cell(COPIES))
+    used = (
+        active[first + slots, 1:].any(1) & active[FIRST_SOURCE + first + slots, sources]
+        for first in range(0, FIRST_SOURCE, SLOTS)
+    )
+    return all(cells.reaches_a_node(edges[some]) for some in used)
 
 
 def cheapest(mask: Any, quantity: str, size: NetworkSize) -> Architecture:
@@ -133,9 +127,7 @@ def cheapest(mask: Any, quantity: str, size: NetworkSize) -> Architecture:
                 values = np.full((2 + node, len(cells.OPERATIONS)), np.inf)
                 for source in np.flatnonzero(active[FIRST_SOURCE + slot]):
                     own = costs[cell, cells.edge_number(int(source), 2 + node)]
-                    if quantity == "depth":
-                        own = np.where(reached[source], own + reached[source], 0)
-                        own[0] = 0  # `none` ends every path
+                    own = added(own, quantity, reached[source])
                     values[source] = np.where(active[slot], own, np.inf)
                 source, option = np.unravel_index(values.argmin(), values.shape)
                 arch[slot], arch[FIRST_SOURCE + slot] = option, source

@@ -19,11 +19,12 @@ from saboc_jax.precision import enable_x64
 from saboc_jax.ranking import borda
 from saboc_jax.scorers import MEASURED, SCORERS, make_scorer
 from saboc_jax.scorers.base import Kernels, combine, load_factory
-from saboc_jax.spaces import SPACES, darts, darts_genotypes, make_space
+from saboc_jax.spaces import SPACES, darts, make_space
 from saboc_jax.spaces.base import architecture_to_mask, find_initialiser
 from saboc_jax.spaces.darts_cells import make_genotype
 from saboc_jax.spaces.darts_codec import write_genotype
 from saboc_jax.spaces.darts_costs import NetworkSize
+from saboc_jax.spaces.darts_trained import ENCODINGS
 from saboc_jax.types import Batch
 
 N, CLASSES, SHAPE = 5, 3, (4, 4, 3)
@@ -40,8 +41,6 @@ def genotype(*operations, inputs=(0, 1)):
 
 # In NAS-Bench-201 the gradients' second program is compared in `test_gradients`.
 ELSEWHERE = {"fisher", "snip", "synflow", "grasp", "grad_norm", "zico", "jacob_cov"}
-
-ENCODINGS = {"darts": darts.ENCODING, "darts_genotypes": darts_genotypes.ENCODING}
 
 # Options of the space, and architectures: one, where each is compiled. The first is also run as
 # the second program.
