@@ -18,11 +18,14 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments import common, correlate_report, scoring
-from saboc_jax import benchmarks, correlation, report_html
+from saboc_jax.benchmarks import tables as benchmarks
 from saboc_jax.ntk.network import PARAMETERS
-from saboc_jax.report import results_table
+from saboc_jax.reports import html as report_html
+from saboc_jax.reports.tables import results_table
 from saboc_jax.scorers import make_scorer
+from saboc_jax.statistics import correlation
+
+from .support import common, correlate_report, scoring
 
 
 class Variant(NamedTuple):

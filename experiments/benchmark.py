@@ -24,21 +24,17 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments import benchmark_costs as costs
-from experiments import benchmark_plot, common
-from experiments.benchmark_contestants import (
-    MATMUL,
-    TORCH,
-    Case,
-    Contestant,
-    Prepared,
-    all_contestants,
-)
-from experiments.benchmark_timing import Times, measure, summarise
 from saboc_jax.devices import cores
-from saboc_jax.report import results_table
+from saboc_jax.keys import root_key
+from saboc_jax.reports.tables import results_table
 from saboc_jax.spaces.base import sample_connected
 from saboc_jax.types import SearchSpace
+
+from .benchmarking import costs
+from .benchmarking import plot as benchmark_plot
+from .benchmarking.contestants import MATMUL, TORCH, Case, Contestant, Prepared, all_contestants
+from .benchmarking.timing import Times, measure, summarise
+from .support import common
 
 NUM_ARCHS = flags.DEFINE_integer("num_archs", 8, "Random connected cells to measure on.", 1)
 ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds over contestants at every cell.", 1)
@@ -53,7 +49,7 @@ OUT = flags.DEFINE_string("out", None, "JSON file to write, with a plot of the s
 
 def draw_cases(space: SearchSpace, number: int) -> list[Case]:
     """Random cells with a path from input to output, at the same weights and images."""
-    key = jax.random.key(common.SEED.value)
+    key = root_key(common.SEED.value)
     variables = jax.jit(space.init)(key)
     images = jax.random.normal(key, (common.BATCH_SIZE.value, *space.image_shape))
     found = sample_connected(key, space.choices, space.is_connected, number)

@@ -16,10 +16,13 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments import common, correlate_report, scoring
-from saboc_jax import benchmarks, correlation, report_html
-from saboc_jax.ranking import AGGREGATIONS
-from saboc_jax.report import results_table
+from saboc_jax.benchmarks import tables as benchmarks
+from saboc_jax.reports import html as report_html
+from saboc_jax.reports.tables import results_table
+from saboc_jax.statistics import correlation
+from saboc_jax.statistics.ranking import AGGREGATIONS
+
+from .support import common, correlate_report, scoring
 
 TARGET = flags.DEFINE_enum("target", "test", benchmarks.TARGETS, "Which true accuracy.")
 DATASETS = flags.DEFINE_list("datasets", [], "Several datasets, by commas; default: --dataset.")

@@ -15,12 +15,16 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments import common, correlate_report, scoring
-from saboc_jax import benchmarks, correlation, report_html
-from saboc_jax.benchmarks import DartsTable
-from saboc_jax.report import results_table
-from saboc_jax.spaces import darts_costs, darts_genotypes
+from saboc_jax.benchmarks import tables as benchmarks
+from saboc_jax.benchmarks.tables import DartsTable
+from saboc_jax.reports import html as report_html
+from saboc_jax.reports.tables import results_table
+from saboc_jax.spaces.darts import costs as darts_costs
+from saboc_jax.spaces.darts import genotypes as darts_genotypes
+from saboc_jax.statistics import correlation
 from saboc_jax.types import Scorer
+
+from .support import common, correlate_report, scoring
 
 SPACE = "darts_genotypes"
 LABELS = {

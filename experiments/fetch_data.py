@@ -15,9 +15,11 @@ from pathlib import Path
 from absl import flags
 from rich.console import Console
 
-from experiments import common
-from saboc_jax import benchmarks, data
-from saboc_jax.data_registry import default_directory
+from saboc_jax import data
+from saboc_jax.benchmarks import tables as benchmarks
+from saboc_jax.data.registry import default_directory
+
+from .support import common
 
 PREPARE = flags.DEFINE_list(
     "prepare", [], "Data sets that TFDS is to prepare first, by commas, e.g. cifar10,cifar100."

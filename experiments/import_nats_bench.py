@@ -13,9 +13,10 @@ from absl import flags
 from rich.console import Console
 from rich.progress import Progress
 
-from experiments import common
-from saboc_jax import nats_bench_import
-from saboc_jax.data_registry import default_directory
+from saboc_jax.benchmarks import nats_bench as nats_bench_import
+from saboc_jax.data.registry import default_directory
+
+from .support import common
 
 SOURCE = flags.DEFINE_string("source", None, "The file, or the folder of files, of the benchmark.")
 OUT = flags.DEFINE_string("out", None, "Default: nas_bench_201.csv in the data directory.")

@@ -13,9 +13,11 @@ Example:
 from absl import flags
 from rich.console import Console
 
-from experiments import common
-from saboc_jax import parity, progress
-from saboc_jax.report import results_table
+from saboc_jax import progress
+from saboc_jax.benchmarks import parity
+from saboc_jax.reports.tables import results_table
+
+from .support import common
 
 GOLDEN = flags.DEFINE_string("golden", None, "The golden npz file.", required=True)
 TOLERANCE = flags.DEFINE_float("tolerance", 1e-6, "Largest relative error.", 0.0)

@@ -18,15 +18,16 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments import common, correlate_report, scoring
-from saboc_jax import correlation
 from saboc_jax.data import Dataset
-from saboc_jax.evaluate import Evaluator
+from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.progress import track
-from saboc_jax.report import results_table
+from saboc_jax.reports.tables import results_table
 from saboc_jax.spaces.base import architecture_to_mask
 from saboc_jax.spaces.dtype import DTYPES, in_dtype
+from saboc_jax.statistics import correlation
 from saboc_jax.types import SearchSpace
+
+from .support import common, correlate_report, scoring
 
 OUT = flags.DEFINE_string("out", None, "Folder for precision.json, .csv and .md.")
 EXACT = "float64"

@@ -15,11 +15,15 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments import common, correlate_report, scoring
-from saboc_jax import benchmarks, progress, ranking, report_html
-from saboc_jax.report import results_table
+from saboc_jax import progress
+from saboc_jax.benchmarks import tables as benchmarks
+from saboc_jax.evaluation.store import Store
+from saboc_jax.reports import html as report_html
+from saboc_jax.reports.tables import results_table
 from saboc_jax.spaces.base import architecture_to_mask
-from saboc_jax.store import Store
+from saboc_jax.statistics import ranking
+
+from .support import common, correlate_report, scoring
 
 NAMES = {  # ours: theirs
     "synflow": "synflow",

@@ -12,13 +12,14 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments import common, scoring
-from saboc_jax.evaluate import Evaluator
+from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.evaluation.ray import RayExecutor
+from saboc_jax.evaluation.store import Store
 from saboc_jax.progress import track
-from saboc_jax.ray_executor import RayExecutor
-from saboc_jax.report import results_table
+from saboc_jax.reports.tables import results_table
 from saboc_jax.spaces.base import architecture_to_mask
-from saboc_jax.store import Store
+
+from .support import common, scoring
 
 WORKERS = flags.DEFINE_list("workers", ["1", "2"], "Numbers of workers.")
 OUT = flags.DEFINE_string("out", "runs/ray_throughput.json", "Where the result is kept.")

@@ -13,8 +13,9 @@ from pathlib import Path
 from absl import flags
 from rich.console import Console
 
-from experiments import common
-from saboc_jax import report_html
+from saboc_jax.reports import html as report_html
+
+from .support import common
 
 WORKDIR = flags.DEFINE_list("workdir", [], "Folders of runs, by commas.")
 OUT = flags.DEFINE_string(

@@ -18,11 +18,13 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments import common
-from experiments.paper import resnets
 from saboc_jax import data, progress
-from saboc_jax.evaluate import Evaluator
-from saboc_jax.search import run_search
+from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.keys import root_key
+from saboc_jax.searching.run import run_search
+
+from .paper import resnets
+from .support import common
 
 STEPS = flags.DEFINE_integer("steps", 500, "Steps of the evolution.", 4)
 ONE_PROGRAM = flags.DEFINE_integer("one_program", 3, "Candidates compiled as one program.", 1)
@@ -81,7 +83,7 @@ def main() -> None:
         dataset, MAX_WIDTH.value, common.INIT.value, pad_widths=PAD_WIDTHS.value
     )
     scorer = common.build_scorer(["ntk_score"], space)
-    key = jax.random.key(common.SEED.value)
+    key = root_key(common.SEED.value)
     batch = data.draw(dataset, key, common.BATCH_SIZE.value, needs=scorer.needs)
     pieces = Evaluator(space, scorer, [key], [batch])
     searcher = resnets.build_searcher(

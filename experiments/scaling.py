@@ -23,15 +23,17 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 
-from experiments import common
-from experiments.benchmark_contestants import compiled
-from experiments.benchmark_timing import timed
 from saboc_jax import progress
+from saboc_jax.keys import root_key
 from saboc_jax.ntk.empirical import NTKOptions, empirical_ntks
 from saboc_jax.ntk.network import bind
-from saboc_jax.report import results_table
+from saboc_jax.reports.tables import results_table
 from saboc_jax.spaces import make_space
 from saboc_jax.spaces.base import sample_architectures
+
+from .benchmarking.contestants import compiled
+from .benchmarking.timing import timed
+from .support import common
 
 SWEEPS: Mapping[str, Sequence[int]] = {
     "architectures": (1, 2, 4, 8, 16),
@@ -86,7 +88,7 @@ def cost(values: Mapping[str, Any]) -> dict[str, float]:
         num_classes=values["classes"],
         image_shape=(side, side, 3),
     )
-    key = jax.random.key(common.SEED.value)
+    key = root_key(common.SEED.value)
     variables = jax.jit(space.init)(key)
     images = jax.random.normal(key, (values["n"], side, side, 3))
     options = NTKOptions("one_backward", outputs=values["outputs"])

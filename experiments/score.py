@@ -14,11 +14,13 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments import common, correlate_report, scoring
-from saboc_jax import ranking, report_html
-from saboc_jax.report import results_table
-from saboc_jax.store import Store
+from saboc_jax.evaluation.store import Store
+from saboc_jax.reports import html as report_html
+from saboc_jax.reports.tables import results_table
+from saboc_jax.statistics import ranking
 from saboc_jax.types import Scorer, SearchSpace
+
+from .support import common, correlate_report, scoring
 
 EXPORT = flags.DEFINE_string("export", None, "File (.csv or .parquet) to write the store to.")
 OUT = flags.DEFINE_string(

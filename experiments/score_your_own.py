@@ -15,13 +15,15 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from experiments import common
 from saboc_jax import data
-from saboc_jax.evaluate import Evaluator
-from saboc_jax.ranking import borda
+from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.keys import key_numbered, root_key
 from saboc_jax.spaces.base import architecture_to_mask
-from saboc_jax.spaces.module import module_space
+from saboc_jax.spaces.modules.space import module_space
+from saboc_jax.statistics.ranking import borda
 from saboc_jax.types import Images
+
+from .support import common
 
 SCORERS = flags.DEFINE_list("scorers", ["ntk_score"], "Scores whose metrics are ranked together.")
 
@@ -68,8 +70,8 @@ def main() -> None:
         list(modules.values()), option_names=[list(modules)], image_shape=dataset.image_shape
     )
     scorer = common.build_scorer(SCORERS.value, space)
-    key = jax.random.key(common.SEED.value)
-    keys = [jax.random.fold_in(key, repeat) for repeat in range(common.REPEATS.value)]
+    key = root_key(common.SEED.value)
+    keys = [key_numbered(key, repeat) for repeat in range(common.REPEATS.value)]
     batches = [data.draw(dataset, k, common.BATCH_SIZE.value, needs=scorer.needs) for k in keys]
     evaluator = Evaluator(space, scorer, keys, batches)
     number = np.arange(len(modules))

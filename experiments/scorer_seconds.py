@@ -12,24 +12,26 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments import benchmark, common
 from saboc_jax.data import Dataset
+from saboc_jax.keys import root_key
 from saboc_jax.progress import track
-from saboc_jax.report import results_table
+from saboc_jax.reports.tables import results_table
 from saboc_jax.spaces.base import architecture_to_mask, sample_connected
 from saboc_jax.types import SearchSpace
+
+from . import benchmark
+from .support import common
 
 SCORER_NAMES = flags.DEFINE_list("scorers", ["all"], "Scorers, by commas, or all (but latency).")
 
 
 def drawn_masks(space: SearchSpace, number: int) -> np.ndarray:
     """Random architectures with a path from input to output."""
-    key = jax.random.key(common.SEED.value)
+    key = root_key(common.SEED.value)
     archs = sample_connected(key, space.choices, space.is_connected, number)
     return architecture_to_mask(archs, max(space.choices))
 

@@ -16,11 +16,12 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments import common, search_report, searcher_flags, searching
-from saboc_jax import report_html
+from saboc_jax.evaluation.store import Store
+from saboc_jax.reports import html as report_html
 from saboc_jax.scorers import SCORERS
 from saboc_jax.spaces.isomorphism import representatives
-from saboc_jax.store import Store
+
+from .support import common, search_report, searcher_flags, searching
 
 SCORER = flags.DEFINE_string(
     "scorer",

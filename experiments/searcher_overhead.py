@@ -17,13 +17,15 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments import common
+from saboc_jax.keys import key_numbered, root_key
 from saboc_jax.progress import track
-from saboc_jax.report import results_table
+from saboc_jax.reports.tables import results_table
 from saboc_jax.scorers.costs import additive_table
 from saboc_jax.searchers import SEARCHERS
 from saboc_jax.spaces import make_space
 from saboc_jax.types import Searcher
+
+from .support import common
 
 POPULATION = flags.DEFINE_integer("population", 256, "Population of the evolutions.", 4)
 EVALUATIONS = flags.DEFINE_integer("evaluations", 1256, "Evaluations of each search.", 1)
@@ -47,12 +49,12 @@ def build(choices: tuple[int, ...]) -> dict[str, Searcher]:
 def timed(searcher: Searcher, table: tuple[float, np.ndarray]) -> tuple[int, float, float]:
     """(evaluations, seconds in ask and tell, seconds in all) of one search."""
     base, increments = table
-    key = jax.random.key(common.SEED.value)
+    key = root_key(common.SEED.value)
     start, own, count = time.perf_counter(), 0.0, 0
     state = searcher.init(key)
     while not searcher.done(state):
         began = time.perf_counter()
-        masks, state = searcher.ask(jax.random.fold_in(key, count), state)
+        masks, state = searcher.ask(key_numbered(key, count), state)
         jax.block_until_ready(masks)
         own += time.perf_counter() - began
         active = np.asarray(masks, float)

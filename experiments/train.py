@@ -11,9 +11,11 @@ from typing import Any
 from absl import flags
 from rich.console import Console
 
-from experiments import common, search_report, training
-from saboc_jax import progress, report_html
-from saboc_jax.recipes import RECIPES
+from saboc_jax import progress
+from saboc_jax.reports import html as report_html
+from saboc_jax.training.recipes import RECIPES
+
+from .support import common, search_report, training
 
 ARCHITECTURE = flags.DEFINE_string("architecture", None, "The space's text.", required=True)
 RECIPE = flags.DEFINE_enum("recipe", "quick", sorted(RECIPES), "Settings of training.")

@@ -13,12 +13,14 @@ from pathlib import Path
 from absl import flags
 from rich.console import Console
 
-from experiments import common, correlate_report, trained_cells, training
-from saboc_jax import progress, report_html
-from saboc_jax.benchmarks import load_nas_bench_201
-from saboc_jax.recipes import RECIPES, Recipe
-from saboc_jax.report import results_table
+from saboc_jax import progress
+from saboc_jax.benchmarks.tables import load_nas_bench_201
+from saboc_jax.reports import html as report_html
+from saboc_jax.reports.tables import results_table
 from saboc_jax.spaces import make_space
+from saboc_jax.training.recipes import RECIPES, Recipe
+
+from .support import common, correlate_report, trained_cells, training
 
 ARCHS = flags.DEFINE_list(
     "archs", ["found", "random"], "Groups: found, random, spread, or files with a cell a line."

@@ -3,24 +3,23 @@
 The NTK-score of SABoC-NAS (trainability, expressivity, generalisation), Borda count, search
 spaces as data, and search methods as init/ask/tell.
 
-`score`, `rank`, `search`, `correlate` and `train` are the package in five functions. `search` and
-`train` share their names with the modules they stand on: import from those by
-`from saboc_jax.search import ...`. The pure score of gates is `saboc_jax.scorers.base.score`.
+`score`, `rank`, `search`, `correlate` and `train` are the package in five functions. The pure
+score of gates is `saboc_jax.scorers.combine.score`.
 """
 
-from saboc_jax.api import correlate, rank, score, search, train
-from saboc_jax.api_results import Found, Ranked, Score
-from saboc_jax.budgets import Budget
-from saboc_jax.evaluate import Evaluator
+from saboc_jax.api.functions import correlate, rank, score, search, train
+from saboc_jax.api.results import Found, Ranked, Score
+from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.ntk.empirical import NTKOptions, empirical_ntk, empirical_ntks
 from saboc_jax.ntk.network import Network, bind, from_module
-from saboc_jax.ranking import borda
 from saboc_jax.scorers import SCORERS, make_scorer
-from saboc_jax.scorers.base import combine
-from saboc_jax.search import run_search
+from saboc_jax.scorers.combine import combine
 from saboc_jax.searchers import SEARCHERS
+from saboc_jax.searching.budgets import Budget
+from saboc_jax.searching.run import run_search
 from saboc_jax.spaces import SPACES, make_space
 from saboc_jax.spaces.dtype import in_dtype
+from saboc_jax.statistics.ranking import borda
 from saboc_jax.types import Batch, Cost, Scorer, Searcher, SearchSpace
 
 __all__ = [

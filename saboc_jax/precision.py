@@ -43,3 +43,13 @@ def inner_products(a: Float[Array, "n p"], b: Float[Array, "m p"]) -> Float[Arra
         precision=PRECISION,
         preferred_element_type=jnp.promote_types(jnp.result_type(a, b), jnp.float32),
     )
+
+
+def as_dtype(tree: Any, dtype: str) -> Any:
+    """Its floating-point arrays in that type."""
+
+    def cast(leaf: Any) -> Any:
+        floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        return jnp.asarray(leaf, dtype) if floating else leaf
+
+    return jax.tree.map(cast, tree)

@@ -9,7 +9,6 @@ number of active options, so that a supernet averages its active operations.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import jax
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -107,7 +106,7 @@ class SearchSpace(NamedTuple):
             sees it: its `init` and `apply` are theirs, and masks that share a program get equal
             spaces. None: one program serves every mask, and `init` and `apply` are its own;
             else those of this space only raise.
-        chain: the network as `saboc_jax.spaces.chain.Chain`, where `program` gives one whose
+        chain: the network as `saboc_jax.layers.chain.Chain`, where `program` gives one whose
             pieces can be compiled apart: a scorer may then use it instead of `apply`.
         removals: `removals()` gives what pruning takes away at a time; None: one option.
         call: `call()` gives the keyword arguments of every call of a specialised module; None:
@@ -246,8 +245,3 @@ class Searcher(NamedTuple):
     tell: Callable[[Any, Bool[Array, "b decisions options"], Float[Any, "b repeats k"]], Any]
     done: Callable[[Any], bool]
     best: Callable[[Any], Architecture]
-
-
-def fold_name(key: PRNGKey, name: str) -> PRNGKey:
-    """A key for one named purpose, the same on every machine and in every session."""
-    return jax.random.fold_in(key, int.from_bytes(name.encode()[:4].ljust(4, b"\0"), "little"))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from saboc_jax.precision import enable_x64
-from saboc_jax.spaces.nas_bench_201_cells import all_architectures, to_string
+from saboc_jax.spaces.nas_bench_201.cells import all_architectures, to_string
 
 jax.devices()  # JAX runs with one device before a binary opens more
 gc.set_threshold(200_000, 50, 100)  # tracing makes much garbage: collecting it was an eighth

@@ -9,7 +9,7 @@ from rich.console import Console
 
 import saboc_jax as sj
 from saboc_jax import data, progress
-from saboc_jax.search import expected_evaluations
+from saboc_jax.searching.run import expected_evaluations
 
 
 def terminal():

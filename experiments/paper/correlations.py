@@ -6,9 +6,10 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments import common, scoring
-from saboc_jax import benchmarks
+from saboc_jax.benchmarks import tables as benchmarks
 from saboc_jax.types import Scorer
+
+from ..support import common, scoring
 
 PAPER_DATASET = "cifar100"  # of the paper's Tables 1 and 2
 

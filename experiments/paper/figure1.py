@@ -13,10 +13,12 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from experiments import common, correlate_report
-from experiments.paper import correlations
-from saboc_jax import correlation, report_html
-from saboc_jax.report import results_table
+from saboc_jax.reports import html as report_html
+from saboc_jax.reports.tables import results_table
+from saboc_jax.statistics import correlation
+
+from ..support import common, correlate_report
+from . import correlations
 
 # SABoC-NAS, Section 5.2: (with test accuracy, with 100-epoch training accuracy).
 PAPER = {"ntk_score borda": (0.532, 0.509), "zen": (None, 0.551), "te_nas.kappa": (0.397, None)}

@@ -11,10 +11,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from experiments import common, correlate_report
-from experiments.paper import correlations
-from saboc_jax import correlation
-from saboc_jax.report import results_table
+from saboc_jax.reports.tables import results_table
+from saboc_jax.statistics import correlation
+
+from ..support import common, correlate_report
+from . import correlations
 
 TITLES = {"S_t": "trainability", "S_e": "expressivity", "S_g": "generalisation"}
 PAPER = {"S_t": 0.433, "S_e": 0.514, "S_g": 0.513}  # SABoC-NAS, Figure 2 and Table 1

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from saboc_jax.search import evolution_options
 from saboc_jax.searchers import evolution
+from saboc_jax.searching.run import evolution_options
 from saboc_jax.spaces import make_space
-from saboc_jax.spaces import resnet_encoding as encoding
+from saboc_jax.spaces.resnet import encoding
 from saboc_jax.types import Searcher, SearchSpace
 
 SLOTS = 16  # 18 layers at most, two of which are stem and tail

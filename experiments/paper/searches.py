@@ -12,27 +12,29 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments import common, searching
-from experiments.paper.published import Row
-from saboc_jax import benchmarks, report_html
-from saboc_jax import ranking as ranks
-from saboc_jax.benchmarks import Table
+from saboc_jax.benchmarks import tables as benchmarks
+from saboc_jax.benchmarks.tables import Table
 from saboc_jax.data import Dataset
-from saboc_jax.evaluate import Evaluator
+from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.evaluation.store import Store
+from saboc_jax.keys import Purpose, key_for, root_key
 from saboc_jax.progress import Bar
-from saboc_jax.report import results_table
-from saboc_jax.search import SearchResult, evaluations, run_search
+from saboc_jax.reports import html as report_html
+from saboc_jax.reports.tables import results_table
 from saboc_jax.searchers import SEARCHERS
 from saboc_jax.searchers.restrict import without_options
-from saboc_jax.significance import paired_difference
+from saboc_jax.searching.run import SearchResult, evaluations, run_search
 from saboc_jax.spaces.isomorphism import representatives
-from saboc_jax.store import Store
+from saboc_jax.statistics import ranking as ranks
+from saboc_jax.statistics.significance import paired_difference
 from saboc_jax.types import Architecture, PRNGKey, Ranking, Scorer, Searcher, SearchSpace
+
+from ..support import common, searching
+from .published import Row
 
 SEEDS = flags.DEFINE_integer("seeds", 5, "Searches by each method; seeds count from --seed.", 1)
 OUT = flags.DEFINE_string("out", None, "Folder for the tables, and every run.")
@@ -153,7 +155,7 @@ class Laboratory:
     def run(self, name: str, searcher: Searcher, scorer: str, seed: int) -> Run:
         """One search."""
         evaluator = self._evaluators.of(scorer, seed)
-        key = jax.random.fold_in(jax.random.key(seed), 3)
+        key = key_for(root_key(seed), Purpose.SEARCH)
         found = followed(self._bar, f"{name} {scorer} seed {seed}", searcher, evaluator, key)
         counts = evaluator.counts
         accuracies = {

@@ -11,11 +11,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments import common, correlate_report
-from experiments.paper import correlations
-from experiments.paper.published import TABLE_1
-from saboc_jax import correlation, report_html
-from saboc_jax.report import results_table
+from saboc_jax.reports import html as report_html
+from saboc_jax.reports.tables import results_table
+from saboc_jax.statistics import correlation
+
+from ..support import common, correlate_report
+from . import correlations
+from .published import TABLE_1
 
 
 def main() -> None:

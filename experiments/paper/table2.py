@@ -10,10 +10,12 @@ from pathlib import Path
 from absl import flags
 from rich.console import Console
 
-from experiments import common, correlate_report
-from experiments.paper import correlations
-from saboc_jax import correlation, report_html
-from saboc_jax.report import results_table
+from saboc_jax.reports import html as report_html
+from saboc_jax.reports.tables import results_table
+from saboc_jax.statistics import correlation
+
+from ..support import common, correlate_report
+from . import correlations
 
 PAPER = {16: 0.324, 32: 0.401, 64: 0.433, 96: 0.459, 128: 0.477}  # SABoC-NAS, Table 2
 SIZES = flags.DEFINE_list("sizes", ["16", "32", "64", "96", "128"], "Batch sizes, by commas.")

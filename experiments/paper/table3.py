@@ -13,11 +13,12 @@ Examples:
 from absl import flags
 from rich.console import Console
 
-from experiments import common
-from experiments.paper import searches
-from experiments.paper.published import METHODS_3, TABLE_3
 from saboc_jax import progress
-from saboc_jax.store import Store
+from saboc_jax.evaluation.store import Store
+
+from ..support import common
+from . import searches
+from .published import METHODS_3, TABLE_3
 
 METHODS = flags.DEFINE_list("methods", list(METHODS_3), "Scorers, by commas.")
 

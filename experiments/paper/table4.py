@@ -18,22 +18,24 @@ Examples:
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
 from rich.console import Console
 
-from experiments import common, searching, training
-from experiments.paper import searches
-from experiments.paper.published import TABLE_4
-from saboc_jax import benchmarks, progress
+from saboc_jax import progress
+from saboc_jax.benchmarks import tables as benchmarks
 from saboc_jax.data import Dataset
+from saboc_jax.evaluation.store import Store
+from saboc_jax.keys import Purpose, key_for, root_key
 from saboc_jax.progress import Bar
-from saboc_jax.search import evaluations
-from saboc_jax.spaces import darts_codec as codec
-from saboc_jax.spaces.darts_cells import from_genotype
-from saboc_jax.spaces.darts_trained import trained
-from saboc_jax.store import Store
+from saboc_jax.searching.run import evaluations
+from saboc_jax.spaces.darts import codec
+from saboc_jax.spaces.darts.cells import from_genotype
+from saboc_jax.spaces.darts.trained import trained
+
+from ..support import common, searching, training
+from . import searches
+from .published import TABLE_4
 
 METHODS = flags.DEFINE_list("methods", list(TABLE_4), "Scorers, by commas.")
 PRUNE_NUMBER = flags.DEFINE_integer("prune_number", 3, "What a decision loses in a round.", 1)
@@ -92,7 +94,7 @@ class Methods:
         searcher = searching.build_searcher(
             self._space, evaluator.scorer, "pruning", prune_number=PRUNE_NUMBER.value
         )
-        key = jax.random.fold_in(jax.random.key(seed), 3)
+        key = key_for(root_key(seed), Purpose.SEARCH)
         found = searches.followed(self._bar, f"{name} seed {seed}", searcher, evaluator, key)
         text = self._space.to_string(found.arch)
         cost = trained(self._space).cost(found.arch)

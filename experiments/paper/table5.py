@@ -17,18 +17,20 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import flags
 from rich.console import Console
 
-from experiments import common, training
-from experiments.paper import resnets
-from experiments.paper.published import TABLE_5
-from saboc_jax import progress, report_html
-from saboc_jax.report import results_table
-from saboc_jax.search import run_search
+from saboc_jax import progress
+from saboc_jax.evaluation.store import Store
+from saboc_jax.keys import root_key
+from saboc_jax.reports import html as report_html
+from saboc_jax.reports.tables import results_table
+from saboc_jax.searching.run import run_search
 from saboc_jax.spaces.dtype import in_dtype
-from saboc_jax.store import Store
+
+from ..support import common, training
+from . import resnets
+from .published import TABLE_5
 
 METHODS = flags.DEFINE_list("methods", list(TABLE_5), "Scorers, by commas.")
 POPULATION = flags.DEFINE_integer("population", 256, "Members at most.", 4)
@@ -62,7 +64,7 @@ def search(console: Console, name: str, dataset: Any, store: Store | None) -> di
         found = run_search(
             searcher,
             evaluator,
-            jax.random.key(common.SEED.value),
+            root_key(common.SEED.value),
             on_step=lambda step, candidates: bar.reach(step),
             allows=allows,
         )

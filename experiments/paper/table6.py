@@ -11,11 +11,12 @@ Examples:
 from absl import flags
 from rich.console import Console
 
-from experiments import common
-from experiments.paper import searches
-from experiments.paper.published import TABLE_6
 from saboc_jax import progress
-from saboc_jax.store import Store
+from saboc_jax.evaluation.store import Store
+
+from ..support import common
+from . import searches
+from .published import TABLE_6
 
 METHODS = flags.DEFINE_list("methods", ["az_nas", "teg_nas", "ntk_score"], "Scorers, by commas.")
 STEPS = flags.DEFINE_integer("steps", 500, "Evaluations of REINFORCE.", 1)

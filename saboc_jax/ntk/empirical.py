@@ -30,6 +30,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
+from saboc_jax.layers.rules import batch_norm_rule, fast_conv_rule
 from saboc_jax.ntk import _neural_tangents
 from saboc_jax.ntk import one_backward as one
 from saboc_jax.ntk import output_blocks as blocks_of
@@ -41,7 +42,6 @@ from saboc_jax.ntk.network import (
     split_parameters,
 )
 from saboc_jax.precision import PRECISION
-from saboc_jax.spaces.layers import batch_norm_rule, fast_conv_rule
 
 ENGINES = ("auto", "one_backward", "neural_tangents", "jacobian")
 BATCH_NORMS = ("frozen", "batch")

@@ -7,7 +7,7 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from saboc_jax.spaces.base import path_names
+from saboc_jax.layers.tree import path_names
 from saboc_jax.types import Gates, SearchSpace, Variables
 
 Path = tuple[str, ...]

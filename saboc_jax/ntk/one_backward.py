@@ -31,11 +31,9 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from saboc_jax.ntk.network import Network, Path, Predicate, check_outputs
-from saboc_jax.precision import PRECISION, inner_products
-from saboc_jax.spaces.base import flatten
-from saboc_jax.spaces.convolutions import convolve, input_gradient, kernel_gradient_rows
-from saboc_jax.spaces.layers import (
+from saboc_jax.layers.convolutions import convolve, input_gradient, kernel_gradient_rows
+from saboc_jax.layers.ops import ConvNorm
+from saboc_jax.layers.rules import (
     Interceptor,
     batch_norm_parameters,
     batch_norm_statistics,
@@ -47,7 +45,9 @@ from saboc_jax.spaces.layers import (
     kept_statistics,
     only_input,
 )
-from saboc_jax.spaces.ops import ConvNorm
+from saboc_jax.layers.tree import flatten
+from saboc_jax.ntk.network import Network, Path, Predicate, check_outputs
+from saboc_jax.precision import PRECISION, inner_products
 
 GENERIC = tuple(
     getattr(nn, name)

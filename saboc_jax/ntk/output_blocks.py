@@ -16,9 +16,9 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
+from saboc_jax.layers.rules import batch_norm_rule
 from saboc_jax.ntk.network import Network, Predicate, check_outputs
 from saboc_jax.ntk.one_backward import Columns, tap_rule
-from saboc_jax.spaces.layers import batch_norm_rule
 
 ROWS = 256  # gradients at once where nothing else is asked for: images times outputs
 Weights = Float[Array, "b k"]

@@ -5,7 +5,7 @@ output and gives those of its inputs and its own part of the NTK, which is the s
 parts; links before the first with a chosen parameter have none, and do not run backward. So the
 arithmetic is that of `one_backward` on the whole network, plus a second forward pass of each link,
 and what is compiled is small and shared, also by links of other widths, which are padded with
-zeros: see `saboc_jax.spaces.chain`.
+zeros: see `saboc_jax.layers.chain`.
 
 Exact with frozen batch norm only, as `one_backward` is.
 """
@@ -19,11 +19,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from saboc_jax.layers.chain import Chain, Link, Pieces
+from saboc_jax.layers.rules import batch_norm_rule
+from saboc_jax.layers.tree import flatten
 from saboc_jax.ntk.network import NoParameterError, Path, Predicate
 from saboc_jax.ntk.one_backward import tap_rule
-from saboc_jax.spaces.base import flatten
-from saboc_jax.spaces.chain import Chain, Link, Pieces
-from saboc_jax.spaces.layers import batch_norm_rule
 from saboc_jax.types import PRNGKey
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from saboc_jax.scorers.base import load_factory
+from saboc_jax.scorers.combine import load_factory
 from saboc_jax.types import Scorer, SearchSpace
 
 # A new scorer is one file with a factory `f(space, **options) -> Scorer` and one line here.

@@ -17,14 +17,16 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from saboc_jax.keys import Purpose, key_for
+from saboc_jax.layers.initialise import draw_parameters, find_initialiser
+from saboc_jax.layers.ops import Relu
+from saboc_jax.layers.rules import Interceptor, batch_norm_rule, fast_conv_rule, is_call
+from saboc_jax.layers.tree import flatten, path_names
 from saboc_jax.ntk.network import Network
-from saboc_jax.scorers.base import draw_weights
+from saboc_jax.precision import as_dtype
+from saboc_jax.scorers.observables import draw_weights
 from saboc_jax.scorers.plain_relus import plain_relus
-from saboc_jax.spaces.base import draw_parameters, find_initialiser, flatten, path_names
-from saboc_jax.spaces.dtype import as_dtype
-from saboc_jax.spaces.layers import Interceptor, batch_norm_rule, fast_conv_rule, is_call
-from saboc_jax.spaces.ops import Relu
-from saboc_jax.types import Images, PRNGKey, SearchSpace, Variables, fold_name
+from saboc_jax.types import Images, PRNGKey, SearchSpace, Variables
 
 OBSERVED = "observed"
 DRAWN = ("kernel", "scale", "bias")  # names of what an initialiser draws or sets
@@ -45,7 +47,7 @@ def redraw(space: SearchSpace, key: PRNGKey, init: str | None) -> Variables:
         return draw_weights(space, key)
     shapes = jax.eval_shape(space.init, key)["params"]
     drawn = draw_parameters(
-        fold_name(key, "weights"), shapes, find_initialiser(init), space.layers_per_leaf
+        key_for(key, Purpose.WEIGHTS), shapes, find_initialiser(init), space.layers_per_leaf
     )
     drawn = as_dtype(drawn, space.dtype)
     if all(path[-1] in DRAWN for path in flatten(shapes)):
@@ -182,7 +184,7 @@ def measure_relus(
     if not found:
         raise ValueError(
             "the network has no ReLU on feature maps [n, height, width, channels]; allowed: at "
-            "least one, a `saboc_jax.spaces.ops.Relu` or a call of `nn.relu`"
+            "least one, a `saboc_jax.layers.ops.Relu` or a call of `nn.relu`"
         )
     return found, observed
 

@@ -22,19 +22,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from saboc_jax.keys import Purpose, key_for, key_numbered
+from saboc_jax.layers.ops import BLOCK_INPUTS, Block
+from saboc_jax.layers.rules import Interceptor, is_call
+from saboc_jax.layers.tree import flatten
 from saboc_jax.ntk.network import Network, Path, bind
 from saboc_jax.precision import inner_products
-from saboc_jax.scorers.activations import (
-    check_init,
-    cost_rule,
-    layer_costs,
-    put,
-    record,
-    redraw,
-)
-from saboc_jax.spaces.base import flatten
-from saboc_jax.spaces.layers import Interceptor, is_call
-from saboc_jax.spaces.ops import BLOCK_INPUTS, Block
+from saboc_jax.scorers.activations import check_init, cost_rule, layer_costs, put, record, redraw
 from saboc_jax.types import (
     Batch,
     Diagnostics,
@@ -45,7 +39,6 @@ from saboc_jax.types import (
     Scorer,
     SearchSpace,
     Variables,
-    fold_name,
 )
 
 METRICS = ("expressivity", "progressivity", "trainability", "complexity")
@@ -124,14 +117,14 @@ def draw_signs(network: Network, images: Images, key: PRNGKey) -> dict[Path, Arr
     if len(order) < 2:
         raise ValueError(
             f"the network marks {len(order)} block outputs; allowed: 2 or more Linen modules "
-            "`saboc_jax.spaces.ops.Block`, after the stem and after each block"
+            "`saboc_jax.layers.ops.Block`, after the stem and after each block"
         )
 
     def draw(key: PRNGKey, like: Any) -> Array:  # from float32, whatever the network computes in
         return 2 * jax.random.bernoulli(key, jnp.float32(0.5), like.shape).astype(like.dtype) - 1
 
     return {
-        path: draw(jax.random.fold_in(key, index), shapes[*path, "output"])
+        path: draw(key_numbered(key, index), shapes[*path, "output"])
         for index, path in enumerate(order)
     }
 
@@ -242,8 +235,10 @@ class NoiseStatistics:
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> BlockStatistics:
         """Draws inputs and signs from the key."""
         network = bind(self.space, redraw(self.space, key, self.init), gates)
-        images = jax.random.normal(fold_name(key, "azin"), batch.images.shape, batch.images.dtype)
-        signs = draw_signs(network, images, fold_name(key, "azsi"))
+        images = jax.random.normal(
+            key_for(key, Purpose.AZ_NAS_INPUTS), batch.images.shape, batch.images.dtype
+        )
+        signs = draw_signs(network, images, key_for(key, Purpose.AZ_NAS_SIGNS))
         return block_statistics(network, images, signs)
 
 
@@ -255,7 +250,7 @@ def az_nas(space: SearchSpace, *, init: str | None = "kaiming_normal_fan_in") ->
 
     Args:
         space: the search space.
-        init: a name in `ops.INITIALISERS`; None: the space's own.
+        init: a name in `saboc_jax.layers.initialise.INITIALISERS`; None: the space's own.
 
     Raises:
         ValueError: if the initialiser is unknown.

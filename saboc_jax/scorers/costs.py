@@ -16,16 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from saboc_jax.types import (
-    Batch,
-    Diagnostics,
-    Gates,
-    Passes,
-    PRNGKey,
-    Scorer,
-    SearchSpace,
-    fold_name,
-)
+from saboc_jax.keys import Purpose, key_for
+from saboc_jax.types import Batch, Diagnostics, Gates, Passes, PRNGKey, Scorer, SearchSpace
 
 HALF = 1 << 24  # a float32 holds whole numbers up to here
 CHECKS = 32  # random architectures on which a sum over decisions is checked
@@ -120,7 +112,7 @@ class RandomNumber:
         bits = jnp.uint32(1) << jnp.arange(gates.shape[-1], dtype=jnp.uint32)
         codes = jnp.where(gates > 0, bits, 0).sum(-1, dtype=jnp.uint32)
         fold: Callable = lambda key, code: (jax.random.fold_in(key, code), None)  # noqa: E731
-        key = jax.lax.scan(fold, fold_name(key, "rand"), codes)[0]
+        key = jax.lax.scan(fold, key_for(key, Purpose.RANDOM_SCORE), codes)[0]
         return jax.random.uniform(key, dtype=jnp.float32)
 
 

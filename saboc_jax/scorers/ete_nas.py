@@ -12,23 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from saboc_jax.layers.ops import Block
+from saboc_jax.layers.rules import is_call
 from saboc_jax.ntk import regression, spectrum
 from saboc_jax.ntk.network import Network, bind
 from saboc_jax.precision import inner_products
 from saboc_jax.scorers.activations import check_init, put, record, recorded, redraw
-from saboc_jax.scorers.base import require
-from saboc_jax.spaces.layers import is_call
-from saboc_jax.spaces.ops import Block
-from saboc_jax.types import (
-    Batch,
-    Diagnostics,
-    Gates,
-    Images,
-    Passes,
-    PRNGKey,
-    Scorer,
-    SearchSpace,
-)
+from saboc_jax.scorers.observables import require
+from saboc_jax.types import Batch, Diagnostics, Gates, Images, Passes, PRNGKey, Scorer, SearchSpace
 
 VARIANTS = ("nngp_frob", "nngp_mse")
 FEATURES = "features"  # the name of the block before global pooling
@@ -130,7 +121,7 @@ def ete_nas(
         variant: "nngp_frob", the norm of the correlation matrix of the outputs of two batches
             (higher is better); "nngp_mse", the error of NNGP regression (lower is better),
             for which the kernel of the pooled features is our reading.
-        init: a name in `ops.INITIALISERS`; None: the space's own.
+        init: a name in `saboc_jax.layers.initialise.INITIALISERS`; None: the space's own.
 
     Raises:
         ValueError: if an option does not exist.

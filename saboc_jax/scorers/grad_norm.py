@@ -19,16 +19,7 @@ from jaxtyping import Array, Float
 
 from saboc_jax.ntk.network import Network
 from saboc_jax.scorers.loss_gradients import LayerStatistics, LossGradients, layer_statistics
-from saboc_jax.types import (
-    Batch,
-    Diagnostics,
-    Gates,
-    Images,
-    Labels,
-    Passes,
-    Scorer,
-    SearchSpace,
-)
+from saboc_jax.types import Batch, Diagnostics, Gates, Images, Labels, Passes, Scorer, SearchSpace
 
 VARIANTS = ("layer_sum", "global")
 

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from saboc_jax.ntk.network import Network
-from saboc_jax.scorers.base import require
 from saboc_jax.scorers.loss_gradients import bind_drawn, kernel_loss, sum_per_layer
+from saboc_jax.scorers.observables import require
 from saboc_jax.types import (
     Batch,
     Diagnostics,

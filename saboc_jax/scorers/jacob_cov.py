@@ -24,8 +24,8 @@ from jaxtyping import Array, Float
 
 from saboc_jax.ntk.network import Network
 from saboc_jax.precision import inner_products
-from saboc_jax.scorers.base import require
 from saboc_jax.scorers.loss_gradients import bind_drawn, rules
+from saboc_jax.scorers.observables import require
 from saboc_jax.types import (
     Batch,
     Diagnostics,

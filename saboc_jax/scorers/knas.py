@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from saboc_jax.layers.rules import batch_norm_rule
 from saboc_jax.ntk.empirical import NTKOptions, check_options
 from saboc_jax.ntk.network import Network, bind, parameter_predicate, split_parameters
 from saboc_jax.scorers.activations import fast_rules
-from saboc_jax.scorers.base import Kernels, draw_weights, kernel_passes, params_option
-from saboc_jax.spaces.layers import batch_norm_rule
+from saboc_jax.scorers.observables import Kernels, draw_weights, kernel_passes, params_option
 from saboc_jax.types import (
     Batch,
     Diagnostics,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from saboc_jax.ntk.empirical import NTKOptions, check_options
-from saboc_jax.scorers.base import Kernels, kernel_passes, params_option
+from saboc_jax.scorers.observables import Kernels, kernel_passes, params_option
 from saboc_jax.types import Batch, Diagnostics, Gates, Scorer, SearchSpace
 
 

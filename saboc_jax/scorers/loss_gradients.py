@@ -19,11 +19,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from saboc_jax.layers.rules import Interceptor, batch_norm_rule, is_call
+from saboc_jax.layers.tree import flatten
 from saboc_jax.ntk.network import Network, Path, bind, split_parameters
 from saboc_jax.scorers.activations import fast_rules
-from saboc_jax.scorers.base import draw_weights, require
-from saboc_jax.spaces.base import flatten
-from saboc_jax.spaces.layers import Interceptor, batch_norm_rule, is_call
+from saboc_jax.scorers.observables import draw_weights, require
 from saboc_jax.types import Batch, Gates, Images, Labels, PRNGKey, SearchSpace
 
 LAYERS = (nn.Conv, nn.Dense)

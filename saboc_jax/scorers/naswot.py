@@ -15,16 +15,7 @@ from jaxtyping import Array, Bool, Float
 from saboc_jax.ntk.network import Network, bind
 from saboc_jax.precision import inner_products
 from saboc_jax.scorers.activations import check_init, measure_relus, redraw
-from saboc_jax.types import (
-    Batch,
-    Diagnostics,
-    Gates,
-    Images,
-    Passes,
-    PRNGKey,
-    Scorer,
-    SearchSpace,
-)
+from saboc_jax.types import Batch, Diagnostics, Gates, Images, Passes, PRNGKey, Scorer, SearchSpace
 
 
 def agreement(active: Bool[Array, "n units"]) -> Float[Array, "n n"]:
@@ -76,7 +67,7 @@ def naswot(space: SearchSpace, *, init: str | None = "torch_default") -> Scorer:
 
     Args:
         space: the search space.
-        init: a name in `ops.INITIALISERS`; None: the space's own.
+        init: a name in `saboc_jax.layers.initialise.INITIALISERS`; None: the space's own.
 
     Raises:
         ValueError: if the initialiser is unknown.

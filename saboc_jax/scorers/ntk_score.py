@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from saboc_jax.ntk import regression, spectrum
 from saboc_jax.ntk.empirical import NTKOptions, check_options
-from saboc_jax.scorers.base import Kernels, kernel_passes, params_option
+from saboc_jax.scorers.observables import Kernels, kernel_passes, params_option
 from saboc_jax.types import Batch, Diagnostics, Gates, Scorer, SearchSpace
 
 METRICS = ("S_t", "S_e", "S_g")

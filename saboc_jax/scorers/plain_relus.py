@@ -54,7 +54,7 @@ def _call(program: Any, equation: Any, values: list[Any], found: list[Array]) ->
     if not is_relu and any(_has_relu(other) for other, _ in inner):
         raise ValueError(
             f"the network calls a ReLU function in a {name}; allowed there: "
-            "`saboc_jax.spaces.ops.Relu` modules"
+            "`saboc_jax.layers.ops.Relu` modules"
         )
     given = {v: value for v, value in zip(equation.invars, values, strict=True) if _is_variable(v)}
     alone = program.replace(

@@ -18,16 +18,7 @@ from jaxtyping import Array, Float
 
 from saboc_jax.ntk.network import Network
 from saboc_jax.scorers.loss_gradients import LossGradients, layer_statistics
-from saboc_jax.types import (
-    Batch,
-    Diagnostics,
-    Gates,
-    Images,
-    Labels,
-    Passes,
-    Scorer,
-    SearchSpace,
-)
+from saboc_jax.types import Batch, Diagnostics, Gates, Images, Labels, Passes, Scorer, SearchSpace
 
 
 def snip_value(network: Network, images: Images, labels: Labels) -> Float[Array, ""]:

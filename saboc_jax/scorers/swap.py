@@ -23,16 +23,7 @@ from saboc_jax.scorers.activations import (
     recorded,
     redraw,
 )
-from saboc_jax.types import (
-    Batch,
-    Diagnostics,
-    Gates,
-    Images,
-    Passes,
-    PRNGKey,
-    Scorer,
-    SearchSpace,
-)
+from saboc_jax.types import Batch, Diagnostics, Gates, Images, Passes, PRNGKey, Scorer, SearchSpace
 
 
 def unit_codes(active: Bool[Array, "n units"]) -> UInt32[Array, "units words"]:
@@ -96,7 +87,7 @@ def swap(
 
     Args:
         space: the search space.
-        init: a name in `ops.INITIALISERS`; None: the space's own.
+        init: a name in `saboc_jax.layers.initialise.INITIALISERS`; None: the space's own.
         images: how many of the batch's images are looked at (None: all).
         mu: thousands of parameters that are preferred.
         sigma: tolerance around them, thousands of parameters squared.

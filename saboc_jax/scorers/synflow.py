@@ -35,20 +35,12 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from saboc_jax.layers.ops import Block
+from saboc_jax.layers.rules import Interceptor, is_call
+from saboc_jax.layers.tree import path_names
 from saboc_jax.ntk.network import Network, split_parameters
 from saboc_jax.scorers.loss_gradients import bind_drawn, is_kernel, rules
-from saboc_jax.spaces.base import path_names
-from saboc_jax.spaces.layers import Interceptor, is_call
-from saboc_jax.spaces.ops import Block
-from saboc_jax.types import (
-    Batch,
-    Diagnostics,
-    Gates,
-    Passes,
-    PRNGKey,
-    Scorer,
-    SearchSpace,
-)
+from saboc_jax.types import Batch, Diagnostics, Gates, Passes, PRNGKey, Scorer, SearchSpace
 
 VARIANTS = ("log", "plain")
 # (power of a block's maximum, unit of the ends): blocks twice, then ends twice.

@@ -24,7 +24,7 @@ from saboc_jax.scorers.activations import (
     redraw,
     relu_rule,
 )
-from saboc_jax.scorers.base import Kernels, kernel_passes, params_option, require
+from saboc_jax.scorers.observables import Kernels, kernel_passes, params_option, require
 from saboc_jax.types import (
     Batch,
     Diagnostics,
@@ -162,7 +162,8 @@ def te_nas(
         batch_norm: "frozen", or "batch" as in the released code.
         params: which parameters the NTK is over.
         chunk: rows per pass, to bound memory.
-        init: of the thin cell, a name in `ops.INITIALISERS`; None: the space's own.
+        init: of the thin cell, a name in `saboc_jax.layers.initialise.INITIALISERS`;
+            None: the space's own.
         batch_size: crops that share batch-norm statistics.
         precision: see `spectrum.condition_number`; None: its default.
         regions: False: kappa alone.

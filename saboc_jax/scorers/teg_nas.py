@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from saboc_jax.ntk import regression, spectrum
 from saboc_jax.ntk.empirical import NTKOptions, check_options
-from saboc_jax.scorers.base import Kernels, kernel_passes, params_option, require
+from saboc_jax.scorers.observables import Kernels, kernel_passes, params_option, require
 from saboc_jax.scorers.te_nas import region_observables, region_options, region_passes
 from saboc_jax.types import Batch, Diagnostics, Gates, Scorer, SearchSpace
 
@@ -72,7 +72,8 @@ def teg_nas(
         error_params: which parameters the regression's NTK is over.
         chunk: rows per pass, to bound memory.
         jitter: see `regression_error`.
-        init: of the thin cell, a name in `ops.INITIALISERS`; None: the space's own.
+        init: of the thin cell, a name in `saboc_jax.layers.initialise.INITIALISERS`;
+            None: the space's own.
         batch_size: crops that share batch-norm statistics.
         regions: False: kappa and mse alone.
 

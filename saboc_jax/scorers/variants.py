@@ -12,7 +12,7 @@ from types import NoneType
 from typing import Any, get_args
 
 from saboc_jax.scorers import SCORERS, make_scorer
-from saboc_jax.scorers.base import load_factory
+from saboc_jax.scorers.combine import load_factory
 from saboc_jax.types import Scorer, SearchSpace
 
 FORM = "SCORER, or SCORER:OPTION=VALUE, further options after further colons"

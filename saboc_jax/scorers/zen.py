@@ -19,21 +19,12 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
+from saboc_jax.keys import Purpose, key_for
+from saboc_jax.layers.ops import Block
+from saboc_jax.layers.rules import is_call, statistics
 from saboc_jax.ntk.network import Network, bind
 from saboc_jax.scorers.activations import check_init, put, record, recorded, redraw
-from saboc_jax.spaces.layers import is_call, statistics
-from saboc_jax.spaces.ops import Block
-from saboc_jax.types import (
-    Batch,
-    Diagnostics,
-    Gates,
-    Images,
-    Passes,
-    PRNGKey,
-    Scorer,
-    SearchSpace,
-    fold_name,
-)
+from saboc_jax.types import Batch, Diagnostics, Gates, Images, Passes, PRNGKey, Scorer, SearchSpace
 
 FEATURES = "features"  # the name of the block before global pooling
 MOMENTUM = 0.1  # of the running variance, PyTorch's
@@ -118,8 +109,8 @@ class FeatureChange:
         """(change, variances)."""
         network = bind(self.space, redraw(self.space, key, self.init), gates)
         shape, dtype = batch.images.shape, batch.images.dtype
-        x = jax.random.normal(fold_name(key, "zenx"), shape, dtype)
-        e = jax.random.normal(fold_name(key, "zene"), shape, dtype)
+        x = jax.random.normal(key_for(key, Purpose.ZEN_INPUTS), shape, dtype)
+        e = jax.random.normal(key_for(key, Purpose.ZEN_PERTURBATION), shape, dtype)
         return feature_change(network, x, x + self.perturbation * e)
 
 
@@ -133,7 +124,7 @@ def zen(
 
     Args:
         space: the search space.
-        init: a name in `ops.INITIALISERS`; None: the space's own.
+        init: a name in `saboc_jax.layers.initialise.INITIALISERS`; None: the space's own.
         perturbation: standard deviation of the perturbation.
 
     Raises:

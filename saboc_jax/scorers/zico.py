@@ -22,17 +22,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from saboc_jax.ntk.network import Network
-from saboc_jax.scorers.base import require
 from saboc_jax.scorers.loss_gradients import bind_drawn, kernel_loss, sum_per_layer
-from saboc_jax.types import (
-    Batch,
-    Diagnostics,
-    Gates,
-    Passes,
-    PRNGKey,
-    Scorer,
-    SearchSpace,
-)
+from saboc_jax.scorers.observables import require
+from saboc_jax.types import Batch, Diagnostics, Gates, Passes, PRNGKey, Scorer, SearchSpace
 
 
 def zico_layers(

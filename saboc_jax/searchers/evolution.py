@@ -27,11 +27,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from saboc_jax import ranking as ranks
 from saboc_jax.searchers import base
 from saboc_jax.searchers import population as populations
 from saboc_jax.searchers.history import SearchState, best_of, history_searcher
 from saboc_jax.searchers.population import Population, Removal
+from saboc_jax.statistics import ranking as ranks
 from saboc_jax.types import Architecture, PRNGKey, Ranking, Searcher
 
 Mutate = Callable[[PRNGKey, Int[Array, " decisions"]], Int[Array, " decisions"]]

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from saboc_jax import ranking as ranks
 from saboc_jax.searchers.history import SearchState, best_in_history, history_searcher
+from saboc_jax.statistics import ranking as ranks
 from saboc_jax.types import PRNGKey, Ranking, Searcher
 
 _LARGEST = 2**31 - 1

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from saboc_jax import ranking as ranks
 from saboc_jax.searchers import base
+from saboc_jax.statistics import ranking as ranks
 from saboc_jax.types import Architecture, PRNGKey, Ranking, Searcher
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from saboc_jax import ranking as ranks
+from saboc_jax.statistics import ranking as ranks
 from saboc_jax.types import PRNGKey, Ranking
 
 Removal = Literal["distinct", "set"]

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from functools import partial
 
-from saboc_jax import ranking as ranks
 from saboc_jax.searchers import base
 from saboc_jax.searchers.history import best_in_history, history_searcher
+from saboc_jax.statistics import ranking as ranks
 from saboc_jax.types import Ranking, Searcher
 
 

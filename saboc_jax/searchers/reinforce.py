@@ -32,9 +32,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from saboc_jax import ranking as ranks
 from saboc_jax.searchers import base
 from saboc_jax.searchers.history import SearchState, best_in_history, history_searcher
+from saboc_jax.statistics import ranking as ranks
 from saboc_jax.types import PRNGKey, Ranking, Searcher
 
 Reward = Literal["change", "borda"]

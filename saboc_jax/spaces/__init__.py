@@ -7,10 +7,10 @@ from saboc_jax.types import SearchSpace
 
 # A new space is one file with a factory `f(**options) -> SearchSpace` and one line here.
 SPACES = {
-    "darts": "saboc_jax.spaces.darts:darts",
-    "darts_genotypes": "saboc_jax.spaces.darts_genotypes:darts_genotypes",
-    "nas_bench_201": "saboc_jax.spaces.nas_bench_201:nas_bench_201",
-    "resnet": "saboc_jax.spaces.resnet:resnet",
+    "darts": "saboc_jax.spaces.darts.space:darts",
+    "darts_genotypes": "saboc_jax.spaces.darts.genotypes:darts_genotypes",
+    "nas_bench_201": "saboc_jax.spaces.nas_bench_201.space:nas_bench_201",
+    "resnet": "saboc_jax.spaces.resnet.space:resnet",
 }
 
 

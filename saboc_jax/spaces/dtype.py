@@ -7,12 +7,10 @@ kernels, stays in float32 or better (`saboc_jax.precision.inner_products`).
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
+from saboc_jax.precision import as_dtype
 from saboc_jax.types import Gates, PRNGKey, SearchSpace, Variables
 
 DTYPES = ("float32", "bfloat16", "float64")
@@ -23,16 +21,6 @@ def check_dtype(dtype: str) -> str:
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}; allowed: {', '.join(DTYPES)}")
     return dtype
-
-
-def as_dtype(tree: Any, dtype: str) -> Any:
-    """Its floating-point arrays in that type."""
-
-    def cast(leaf: Any) -> Any:
-        floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-        return jnp.asarray(leaf, dtype) if floating else leaf
-
-    return jax.tree.map(cast, tree)
 
 
 @functools.lru_cache(maxsize=256)

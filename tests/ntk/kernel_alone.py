@@ -11,7 +11,7 @@ import numpy as np
 
 from saboc_jax.ntk import one_backward
 from saboc_jax.ntk.empirical import NTKOptions
-from saboc_jax.scorers.base import Kernels
+from saboc_jax.scorers.observables import Kernels
 from saboc_jax.spaces import make_space
 from saboc_jax.types import Batch
 

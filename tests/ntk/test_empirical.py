@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from saboc_jax.ntk.empirical import NTKOptions, choose_engine, empirical_ntk, empirical_ntks
 from saboc_jax.ntk.network import bind, from_module, parameter_predicate
 from saboc_jax.spaces.base import architecture_to_mask, mask_to_gates
-from saboc_jax.spaces.nas_bench_201 import nas_bench_201
+from saboc_jax.spaces.nas_bench_201.space import nas_bench_201
 
 pytestmark = pytest.mark.usefixtures("x64")
 N, M, LENGTH, WIDTH = 4, 3, 4, 5  # as many positions as images: shapes alone do not tell

@@ -13,8 +13,8 @@ from saboc_jax.ntk.empirical import NTKOptions, empirical_ntk, empirical_ntks
 from saboc_jax.ntk.network import bind, from_module
 from saboc_jax.precision import enable_x64
 from saboc_jax.spaces.base import architecture_to_mask, mask_to_gates
-from saboc_jax.spaces.nas_bench_201 import nas_bench_201
-from saboc_jax.spaces.nas_bench_201_torch import load_torch_state
+from saboc_jax.spaces.nas_bench_201.space import nas_bench_201
+from saboc_jax.spaces.nas_bench_201.torch_weights import load_torch_state
 
 CELL = "|nor_conv_3x3~0|+|avg_pool_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
 EXACT = {"rtol": 1e-10, "atol": 1e-10}

@@ -12,13 +12,13 @@ import pytest
 from flax import linen as nn
 
 from saboc_jax import data
-from saboc_jax.evaluate import Evaluator
+from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.ntk.empirical import NTKOptions, empirical_ntks
 from saboc_jax.ntk.network import bind, from_module
 from saboc_jax.ntk.sharded import sharded_ntks
 from saboc_jax.precision import enable_x64
 from saboc_jax.scorers import make_scorer
-from saboc_jax.scorers.base import combine
+from saboc_jax.scorers.combine import combine
 from saboc_jax.spaces import make_space
 from saboc_jax.spaces.base import architecture_to_mask, mask_to_gates
 
@@ -186,7 +186,7 @@ def test_batches_that_the_devices_do_not_divide_are_refused():
             )
     three = jax.devices()[:1] * 3
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("saboc_jax.evaluate.find_devices", lambda number: three)
+        patch.setattr("saboc_jax.evaluation.evaluator.find_devices", lambda number: three)
         with pytest.raises(ValueError, match=r"8 images on 3 devices; allowed .* multiples of 3"):
             evaluator(shard="images")
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from saboc_jax.benchmarks.parity_activations import PARITY_ACTIVATIONS
+from saboc_jax.layers.ops import Block, Relu
 from saboc_jax.ntk.network import bind, from_module
 from saboc_jax.precision import enable_x64
 from saboc_jax.scorers import activations, az_nas, make_scorer, naswot, swap, zen
-from saboc_jax.scorers.parity_activations import PARITY_ACTIVATIONS
-from saboc_jax.spaces.nas_bench_201 import Cell, Reduction, nas_bench_201
-from saboc_jax.spaces.nas_bench_201_torch import load_torch_state
-from saboc_jax.spaces.ops import Block, Relu
+from saboc_jax.spaces.nas_bench_201.space import Cell, Reduction, nas_bench_201
+from saboc_jax.spaces.nas_bench_201.torch_weights import load_torch_state
 
 # Node 1 is dead, and operations read it all the same.
 CELL = "|none~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"

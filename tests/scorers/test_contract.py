@@ -14,17 +14,20 @@ import numpy as np
 import pytest
 from other_programs import in_double, plain
 
-from saboc_jax.evaluate import Evaluator
+from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.layers.initialise import find_initialiser
 from saboc_jax.precision import enable_x64
-from saboc_jax.ranking import borda
 from saboc_jax.scorers import MEASURED, SCORERS, make_scorer
-from saboc_jax.scorers.base import Kernels, combine, load_factory
-from saboc_jax.spaces import SPACES, darts, make_space
-from saboc_jax.spaces.base import architecture_to_mask, find_initialiser
-from saboc_jax.spaces.darts_cells import make_genotype
-from saboc_jax.spaces.darts_codec import write_genotype
-from saboc_jax.spaces.darts_costs import NetworkSize
-from saboc_jax.spaces.darts_trained import ENCODINGS
+from saboc_jax.scorers.combine import combine, load_factory
+from saboc_jax.scorers.observables import Kernels
+from saboc_jax.spaces import SPACES, make_space
+from saboc_jax.spaces.base import architecture_to_mask
+from saboc_jax.spaces.darts import space as darts
+from saboc_jax.spaces.darts.cells import make_genotype
+from saboc_jax.spaces.darts.codec import write_genotype
+from saboc_jax.spaces.darts.costs import NetworkSize
+from saboc_jax.spaces.darts.trained import ENCODINGS
+from saboc_jax.statistics.ranking import borda
 from saboc_jax.types import Batch
 
 N, CLASSES, SHAPE = 5, 3, (4, 4, 3)

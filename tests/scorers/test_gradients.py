@@ -10,19 +10,20 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from saboc_jax.benchmarks.parity_gradients import PARITY_GRADIENTS
+from saboc_jax.layers.ops import Block
+from saboc_jax.layers.tree import flatten
 from saboc_jax.ntk.network import bind, from_module
 from saboc_jax.precision import enable_x64
 from saboc_jax.scorers import fisher, grad_norm, jacob_cov, make_scorer, snip
-from saboc_jax.scorers.base import combine, draw_weights, jitted
+from saboc_jax.scorers.combine import combine, jitted
 from saboc_jax.scorers.jacob_cov import correlation, input_gradients, spectrum_score
 from saboc_jax.scorers.loss_gradients import layer_statistics
-from saboc_jax.scorers.parity_gradients import PARITY_GRADIENTS
+from saboc_jax.scorers.observables import draw_weights
 from saboc_jax.scorers.synflow import log_score, synaptic_flows, synflow_value
 from saboc_jax.scorers.zico import zico_layers
-from saboc_jax.spaces.base import flatten
-from saboc_jax.spaces.nas_bench_201 import nas_bench_201
-from saboc_jax.spaces.nas_bench_201_torch import load_torch_state
-from saboc_jax.spaces.ops import Block
+from saboc_jax.spaces.nas_bench_201.space import nas_bench_201
+from saboc_jax.spaces.nas_bench_201.torch_weights import load_torch_state
 from saboc_jax.types import Batch
 
 GRADIENT_SCORERS = ("fisher", "snip", "synflow", "grasp", "grad_norm", "zico", "jacob_cov")

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from saboc_jax.layers.ops import Relu
+from saboc_jax.layers.rules import batch_norm_rule
 from saboc_jax.ntk.empirical import NTKOptions, empirical_ntks
 from saboc_jax.ntk.network import bind, from_module
 from saboc_jax.precision import enable_x64
-from saboc_jax.scorers import base, ete_nas, knas, lga, make_scorer, te_nas, teg_nas
-from saboc_jax.spaces.layers import batch_norm_rule
-from saboc_jax.spaces.nas_bench_201 import nas_bench_201
-from saboc_jax.spaces.ops import Relu
+from saboc_jax.scorers import combine as combining
+from saboc_jax.scorers import ete_nas, knas, lga, make_scorer, observables, te_nas, teg_nas
+from saboc_jax.spaces.nas_bench_201.space import nas_bench_201
 from saboc_jax.types import Batch
 
 CELL = "|none~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
@@ -275,8 +276,8 @@ def batch():
 def together():
     """One program with all scorers: (space, names, run)."""
     space = nas_bench_201(4, 1, CLASSES, (16, 16, 3))
-    scorer = base.combine([make_scorer(name, space) for name in ALL])
-    return space, scorer, base.jitted(scorer)
+    scorer = combining.combine([make_scorer(name, space) for name in ALL])
+    return space, scorer, combining.jitted(scorer)
 
 
 def test_all_are_finite_in_float32(together, batch):
@@ -297,7 +298,7 @@ def test_the_program_gives_the_kernels_of_another_engine(together, batch):
     space, scorer, run = together
     gates, key = space.gates(space.from_string(CELL)), jax.random.key(7)
     values = dict(zip(scorer.metrics, run(key, gates, batch)[0], strict=True))
-    network = bind(space, base.draw_weights(space, key), gates)
+    network = bind(space, observables.draw_weights(space, key), gates)
     own = jax.jit(lambda x: empirical_ntks(network, x, (), NTKOptions("jacobian"))[0])(batch.images)
     np.testing.assert_allclose(values["te_nas.kappa"], np.linalg.cond(own), rtol=1e-2)
     np.testing.assert_allclose(values["knas"], np.linalg.norm(own), rtol=1e-4)
@@ -334,13 +335,13 @@ def test_a_wider_kernel_serves_a_narrower_one(small, batch, monkeypatch):
         seen.append(self)
         return {name: len(seen) for name in ("images", *self.rows)}
 
-    monkeypatch.setattr(base.Kernels, "__call__", look)
+    monkeypatch.setattr(observables.Kernels, "__call__", look)
     options = NTKOptions()
-    narrow = base.Kernels(small.space, options)
-    wide = base.Kernels(small.space, options, ("test_images", "perturbed_images"))
-    other = base.Kernels(small.space, options._replace(params="cells"))
+    narrow = observables.Kernels(small.space, options)
+    wide = observables.Kernels(small.space, options, ("test_images", "perturbed_images"))
+    other = observables.Kernels(small.space, options._replace(params="cells"))
     scorer = SimpleNamespace(observables={"a": narrow, "b": wide, "c": other, "d": narrow})
-    observed = base.observe(scorer, jax.random.key(0), None, batch)
+    observed = combining.observe(scorer, jax.random.key(0), None, batch)
     assert seen == [wide, other]
     assert observed["a"] is observed["b"] is observed["d"]
     assert observed["c"] == {"images": 2}

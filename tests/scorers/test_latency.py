@@ -8,13 +8,13 @@ import pytest
 from flax import linen as nn
 
 import saboc_jax as sj
-from saboc_jax.evaluate import Evaluator
+from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.evaluation.store import Store
 from saboc_jax.scorers import latency as module
-from saboc_jax.scorers.base import combine, jitted
+from saboc_jax.scorers.combine import combine, jitted
 from saboc_jax.scorers.latency import inference, latency, timed
 from saboc_jax.spaces.base import architecture_to_mask
-from saboc_jax.spaces.module import module_space
-from saboc_jax.store import Store
+from saboc_jax.spaces.modules.space import module_space
 from saboc_jax.types import Batch
 
 KEY = jax.random.key(0)

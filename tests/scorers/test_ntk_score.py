@@ -8,9 +8,10 @@ import pytest
 from saboc_jax.ntk.empirical import NTKOptions
 from saboc_jax.precision import enable_x64
 from saboc_jax.scorers import make_scorer
-from saboc_jax.scorers.base import Kernels, combine, draw_weights, labels_only, observe, score
+from saboc_jax.scorers.combine import combine, labels_only, observe, score
+from saboc_jax.scorers.observables import Kernels, draw_weights
 from saboc_jax.spaces.base import architecture_to_mask, mask_to_gates
-from saboc_jax.spaces.nas_bench_201 import nas_bench_201
+from saboc_jax.spaces.nas_bench_201.space import nas_bench_201
 from saboc_jax.types import Batch
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_3x3~2|"

@@ -11,8 +11,8 @@ from saboc_jax import data
 from saboc_jax.ntk import regression, spectrum
 from saboc_jax.precision import enable_x64
 from saboc_jax.scorers import make_scorer
-from saboc_jax.scorers.base import combine, observe, score
-from saboc_jax.spaces.nas_bench_201 import nas_bench_201
+from saboc_jax.scorers.combine import combine, observe, score
+from saboc_jax.spaces.nas_bench_201.space import nas_bench_201
 
 
 @given(st.integers(2, 40), st.integers(0, 10_000))

@@ -7,10 +7,10 @@ from other_programs import in_double, plain
 from saboc_jax.ntk.network import bind
 from saboc_jax.precision import enable_x64
 from saboc_jax.scorers import make_scorer
-from saboc_jax.scorers.base import draw_weights
+from saboc_jax.scorers.observables import draw_weights
 from saboc_jax.scorers.te_nas import linear_regions
 from saboc_jax.spaces.base import sample_architectures
-from saboc_jax.spaces.darts import darts
+from saboc_jax.spaces.darts.space import darts
 
 SHAPE = (4, 4, 3)
 

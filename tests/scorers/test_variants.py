@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from saboc_jax import data
-from saboc_jax.evaluate import Evaluator
+from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.evaluation.store import Store
 from saboc_jax.scorers import SCORERS, make_scorer, te_nas
-from saboc_jax.scorers.base import combine, params_option
+from saboc_jax.scorers.combine import combine
+from saboc_jax.scorers.observables import params_option
 from saboc_jax.scorers.variants import make_variant, options_of, read_options, split_variant
 from saboc_jax.spaces import make_space
 from saboc_jax.spaces.base import architecture_to_mask
-from saboc_jax.store import Store
 from saboc_jax.types import Batch, Passes
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from saboc_jax.ranking import borda
 from saboc_jax.searchers import base
 from saboc_jax.searchers.exhaustive import exhaustive
 from saboc_jax.searchers.history import best_of
 from saboc_jax.searchers.local import local
 from saboc_jax.searchers.random import random
+from saboc_jax.statistics.ranking import borda
 
 CHOICES = (3, 2, 4, 1, 2)
 DIRECTIONS = (False, True, False)

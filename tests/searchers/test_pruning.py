@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saboc_jax.ranking import AGGREGATIONS, borda
 from saboc_jax.searchers import base
 from saboc_jax.searchers.pruning import (
     improvements,
@@ -17,7 +16,8 @@ from saboc_jax.searchers.pruning import (
     removal_order,
     take_by_quota,
 )
-from saboc_jax.spaces import darts_cells
+from saboc_jax.spaces.darts import cells as darts_cells
+from saboc_jax.statistics.ranking import AGGREGATIONS, borda
 from saboc_jax.types import Removals
 
 NAS_BENCH_201 = (5,) * 6

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from saboc_jax.ranking import borda
 from saboc_jax.searchers.reinforce import (
     Baseline,
     borda_reward,
@@ -16,6 +15,7 @@ from saboc_jax.searchers.reinforce import (
     reinforce,
     update_baseline,
 )
+from saboc_jax.statistics.ranking import borda
 
 CHOICES = (5, 2, 4)
 DIRECTIONS = (False, True, False)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from separable_problem import DIRECTIONS, optimum, run, separable, worth_of
 
-from saboc_jax.ranking import borda
 from saboc_jax.searchers import SEARCHERS
+from saboc_jax.statistics.ranking import borda
 
 CHOICES = (5, 3, 5, 1, 4, 5)
 KEY = jax.random.key(7)

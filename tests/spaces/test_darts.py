@@ -5,17 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from saboc_jax.layers.ops import BatchNorm, Conv, ReluConvNorm
 from saboc_jax.ntk.empirical import NTKOptions, empirical_ntk
 from saboc_jax.ntk.network import bind
 from saboc_jax.ntk.spectrum import condition_number, decompose
 from saboc_jax.precision import enable_x64
-from saboc_jax.spaces import darts_cells as cells
 from saboc_jax.spaces import make_space
 from saboc_jax.spaces.base import architecture_to_mask, mask_to_gates, sample_architectures
-from saboc_jax.spaces.darts import darts, edge_gates
-from saboc_jax.spaces.darts_network import Operation
-from saboc_jax.spaces.darts_supernet import edge_groups
-from saboc_jax.spaces.ops import BatchNorm, Conv, ReluConvNorm
+from saboc_jax.spaces.darts import cells
+from saboc_jax.spaces.darts.network import Operation
+from saboc_jax.spaces.darts.space import darts, edge_gates
+from saboc_jax.spaces.darts.supernet import edge_groups
 
 SHAPE = (4, 4, 3)
 

@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saboc_jax.spaces import darts_cells as cells
-from saboc_jax.spaces import darts_codec as codec
-from saboc_jax.spaces import darts_costs as costs
+from saboc_jax.spaces.darts import cells, codec, costs
 
 
 def rows(name):

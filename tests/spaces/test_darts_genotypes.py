@@ -14,14 +14,11 @@ from hypothesis import strategies as st
 from saboc_jax.ntk.empirical import NTKOptions, empirical_ntk
 from saboc_jax.ntk.network import bind
 from saboc_jax.precision import enable_x64
-from saboc_jax.spaces import darts_cells as cells
-from saboc_jax.spaces import darts_codec as codec
-from saboc_jax.spaces import darts_costs as costs
-from saboc_jax.spaces import darts_genotypes as genotypes
 from saboc_jax.spaces.base import architecture_to_mask, sample_architectures
-from saboc_jax.spaces.darts_network import DartsNet
-from saboc_jax.spaces.darts_trained import genotype_of, trained
-from saboc_jax.spaces.nas_bench_201 import nas_bench_201
+from saboc_jax.spaces.darts import cells, codec, costs, genotypes
+from saboc_jax.spaces.darts.network import DartsNet
+from saboc_jax.spaces.darts.trained import genotype_of, trained
+from saboc_jax.spaces.nas_bench_201.space import nas_bench_201
 
 SHAPE = (4, 4, 3)
 SEP, SKIP, POOL, NONE = "sep_conv_3x3", "skip_connect", "max_pool_3x3", "none"

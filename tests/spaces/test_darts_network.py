@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import training
-from saboc_jax.recipes import RECIPES
-from saboc_jax.spaces import darts_cells as cells
-from saboc_jax.spaces import darts_costs as costs
+from experiments.support import training
 from saboc_jax.spaces.base import sample_architectures
-from saboc_jax.spaces.darts_network import DartsNet
+from saboc_jax.spaces.darts import cells, costs
+from saboc_jax.spaces.darts.network import DartsNet
+from saboc_jax.training.recipes import RECIPES
 
 
 def genotype(seed):

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from saboc_jax import data
-from saboc_jax.correlation import differences
-from saboc_jax.evaluate import Evaluator
+from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.ntk.empirical import NTKOptions, empirical_ntk
 from saboc_jax.ntk.network import bind
 from saboc_jax.precision import enable_x64, inner_products
 from saboc_jax.scorers import make_scorer
-from saboc_jax.scorers.base import Kernels, draw_weights
+from saboc_jax.scorers.observables import Kernels, draw_weights
 from saboc_jax.spaces import make_space
 from saboc_jax.spaces.base import architecture_to_mask
 from saboc_jax.spaces.dtype import in_dtype
+from saboc_jax.statistics.correlation import differences
 
 CELL = "|nor_conv_3x3~0|+|avg_pool_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
 

@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from saboc_jax.evaluate import Evaluator
+from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.scorers import make_scorer
 from saboc_jax.spaces import isomorphism, make_space
-from saboc_jax.spaces import nas_bench_201_cells as cells
 from saboc_jax.spaces.base import architecture_to_mask
+from saboc_jax.spaces.nas_bench_201 import cells
 from saboc_jax.types import Batch
 
 

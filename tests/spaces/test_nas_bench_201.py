@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from saboc_jax.spaces.base import flatten
-from saboc_jax.spaces.nas_bench_201 import layers_per_leaf, nas_bench_201
-from saboc_jax.spaces.nas_bench_201_torch import load_torch_state
+from saboc_jax.layers.tree import flatten
+from saboc_jax.spaces.nas_bench_201.space import layers_per_leaf, nas_bench_201
+from saboc_jax.spaces.nas_bench_201.torch_weights import load_torch_state
 
 SKIP = "|none~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|"
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from saboc_jax.spaces import nas_bench_201_cells as cells
+from saboc_jax.spaces.nas_bench_201 import cells
 
 CONV3 = cells.OPERATIONS.index("nor_conv_3x3")
 BEST = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|none~2|"

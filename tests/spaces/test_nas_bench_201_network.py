@@ -10,11 +10,14 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
+from saboc_jax.layers import ops
+from saboc_jax.layers import rules as layers
 from saboc_jax.precision import enable_x64
-from saboc_jax.spaces import layers, make_space, nas_bench_201_cells, ops
+from saboc_jax.spaces import make_space
 from saboc_jax.spaces.base import mask_to_gates, sample_architectures
-from saboc_jax.spaces.nas_bench_201 import nas_bench_201
-from saboc_jax.spaces.nas_bench_201_torch import load_torch_state
+from saboc_jax.spaces.nas_bench_201 import cells as nas_bench_201_cells
+from saboc_jax.spaces.nas_bench_201.space import nas_bench_201
+from saboc_jax.spaces.nas_bench_201.torch_weights import load_torch_state
 
 DEAD = "|none~0|+|nor_conv_3x3~0|none~1|+|skip_connect~0|nor_conv_1x1~1|avg_pool_3x3~2|"
 
@@ -67,7 +70,7 @@ def test_a_supernet_averages_its_operations(two_cells):
     np.testing.assert_allclose(gates[0], [0, 0.5, 0, 0, 0.5])
     with enable_x64():
         x = jax.random.normal(jax.random.key(2), (2, 8, 8, 2), jnp.float64)
-        from saboc_jax.spaces.nas_bench_201 import _run_cell
+        from saboc_jax.spaces.nas_bench_201.space import _run_cell
 
         params = {
             label: jax.tree.map(lambda leaf: leaf[0], value)

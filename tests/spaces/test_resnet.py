@@ -7,15 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from saboc_jax.evaluate import Evaluator
+from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.layers.chain import Pieces
+from saboc_jax.layers.tree import flatten
 from saboc_jax.ntk.empirical import NTKOptions
 from saboc_jax.ntk.network import NoParameterError
 from saboc_jax.scorers import make_scorer
-from saboc_jax.scorers.base import Kernels
+from saboc_jax.scorers.observables import Kernels
 from saboc_jax.spaces import make_space
-from saboc_jax.spaces import resnet_encoding as encoding
-from saboc_jax.spaces.base import architecture_to_mask, flatten
-from saboc_jax.spaces.chain import Pieces
+from saboc_jax.spaces.base import architecture_to_mask
+from saboc_jax.spaces.resnet import encoding
 from saboc_jax.types import Batch
 
 RELEASED = (

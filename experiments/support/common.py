@@ -1,0 +1,424 @@
+"""Flags and set-up that the binaries share."""
+
+import functools
+import json
+import os
+import re
+import shlex
+import sqlite3
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, flags, logging
+from rich.console import Console
+
+from saboc_jax import data
+from saboc_jax.data import Dataset
+from saboc_jax.devices import SHARDS, cores, open_cores
+from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.evaluation.farm import Executor
+from saboc_jax.evaluation.ray import RayExecutor
+from saboc_jax.evaluation.records import current_versions
+from saboc_jax.evaluation.store import Store
+from saboc_jax.files import read_json as read_json
+from saboc_jax.keys import MAX_SEED, Purpose, repeat_keys, root_key
+from saboc_jax.layers.initialise import INITIALISERS
+from saboc_jax.ntk.empirical import BATCH_NORMS, ENGINES
+from saboc_jax.scorers import MEASURED, SCORERS, variants
+from saboc_jax.scorers.combine import combine
+from saboc_jax.spaces import SPACES, make_space
+from saboc_jax.spaces.darts.trained import trained
+from saboc_jax.spaces.dtype import DTYPES, in_dtype
+from saboc_jax.types import Batch, PRNGKey, Scorer, SearchSpace
+
+from . import flag_help
+
+SPACE = flags.DEFINE_enum("space", "nas_bench_201", sorted(SPACES), "Search space.")
+DATASET = flags.DEFINE_enum(
+    "dataset",
+    "auto",
+    ["auto", *data.DATASETS],
+    "Images to score on; auto: cifar10 where it is found, else digits (built in).",
+)
+SEED = flags.DEFINE_integer("seed", 0, "Seeds weights, images and the search.", 0, MAX_SEED)
+CHANNELS = flags.DEFINE_integer("channels", 8, "C, channels of the scoring network.", 1)
+CELLS = flags.DEFINE_integer("cells", 1, "N, cells a stage of the scoring network.", 1)
+TRAINED_SIZE = flags.DEFINE_string(
+    "trained_size",
+    None,
+    "In the spaces of DARTS, C and cells of the network that will be trained, e.g. 36,20: costs, "
+    "budgets and latency are then that network's; by default the scoring network's.",
+)
+INIT = flags.DEFINE_enum(
+    "init", "kaiming_normal_fan_in", sorted(INITIALISERS), "How weights are drawn."
+)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "n, images of a batch.", 1)
+REPEATS = flags.DEFINE_integer("repeats", 3, "Draws of weights and images to average over.", 1)
+NTK_ENGINE = flags.DEFINE_enum(
+    "ntk_engine",
+    "auto",
+    ENGINES,
+    "How NTKs are computed; auto: one_backward where it applies, else neural_tangents.",
+)
+BATCH_NORM = flags.DEFINE_enum(
+    "batch_norm",
+    "frozen",
+    BATCH_NORMS,
+    "frozen: statistics of the training batch as constants (fast). batch: every batch its own, "
+    "as the papers' codes do (n backward passes).",
+)
+PRECISION = flags.DEFINE_enum(
+    "precision",
+    "float32",
+    DTYPES,
+    "What networks compute in; the second half of a score is always float64.",
+)
+LATENCY_BATCH = flags.DEFINE_integer(
+    "latency_batch", None, "Images of a latency measurement; default: 1.", 1
+)
+LATENCY_IMAGE_SIZE = flags.DEFINE_integer(
+    "latency_image_size", None, "Their height and width; default: those of the dataset.", 1
+)
+DEVICES = flags.DEFINE_string(
+    "devices",
+    "all",
+    "How many local devices share the scoring: a number, or all. A CPU has one for each core in "
+    "binaries that score many architectures.",
+)
+SHARD = flags.DEFINE_enum(
+    "shard",
+    SHARDS[0],
+    SHARDS,
+    "What several devices share. architectures: each scores its own. images: all compute one NTK, "
+    "each of its own images; for large networks or batches.",
+)
+EXECUTOR = flags.DEFINE_enum(
+    "executor",
+    "local",
+    ["local", "ray"],
+    "Who computes scores: this process, or workers on a Ray cluster (extra `ray`).",
+)
+NUM_WORKERS = flags.DEFINE_integer(
+    "num_workers", None, "Workers of --executor=ray; default: one for each CPU of the cluster.", 1
+)
+RAY_ADDRESS = flags.DEFINE_string(
+    "ray_address",
+    None,
+    "Cluster of --executor=ray; default: $RAY_ADDRESS, else a Ray of its own on this machine.",
+)
+GPUS_PER_WORKER = flags.DEFINE_float(
+    "gpus_per_worker", 0.0, "GPUs that each worker of --executor=ray reserves.", 0.0
+)
+PIPED_COLUMNS = "160"  # of tables where output goes to a file: 80 cut most of them in shreds
+ELSEWHERE = ("executor", "num_workers", "ray_address", "gpus_per_worker", "devices", "shard")
+"""Flags that say where scores are computed: no part of what identifies a run."""
+DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Where data lies; else $SABOC_DATA_DIR, else TFDS's own place."
+)
+
+
+def run(main: Callable[[], None], many_devices: bool = False, unread: Sequence[str] = ()) -> None:
+    """Runs a binary; bad input ends it with one line instead of a traceback.
+
+    Args:
+        main: the binary.
+        many_devices: it scores many architectures, so that each core of a CPU shall be a device
+            without being asked.
+        unread: flags of this module that it does not read: it has none of that name.
+    """
+    for name in unread:
+        delattr(flags.FLAGS, name)
+    if not sys.stdout.isatty():
+        os.environ.setdefault("COLUMNS", PIPED_COLUMNS)
+
+    def guarded(arguments: Sequence[str]) -> None:
+        if len(arguments) > 1:
+            raise app.UsageError(f"unexpected arguments {arguments[1:]}; flags start with --")
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.ERROR)  # JAX and TFDS tell what they lack
+        console = Console(stderr=True, highlight=False, markup=False)
+        try:
+            number = devices()
+            here = "executor" in unread or EXECUTOR.value == "local"
+            if here and (number or many_devices):
+                open_cores(min(number, cores()) if number else cores())
+            main()
+        except (ValueError, OSError, ImportError, sqlite3.Error) as error:
+            console.print(f"error: {' '.join([str(error), *getattr(error, '__notes__', [])])}")
+            raise SystemExit(1) from error
+        except KeyboardInterrupt as error:
+            console.print(
+                "interrupted: what is in the store or workdir is served to the same command"
+            )
+            raise SystemExit(130) from error
+
+    if set(sys.argv[1:]) & {"-h", "-help", "--help"}:
+        flag_help.show(main.__globals__["__doc__"] or "")
+        return
+    app.run(guarded)
+
+
+def set_defaults(**values: Any) -> None:
+    """Changes the defaults of flags, for a binary whose study has its own."""
+    for name, value in values.items():
+        flags.FLAGS.set_default(name, value)
+
+
+def network_text() -> str:
+    """The scoring network and batch in words."""
+    return (
+        f"C={CHANNELS.value}, N={CELLS.value}, n={BATCH_SIZE.value}, {REPEATS.value} repeats, "
+        f"seed {SEED.value}"
+    )
+
+
+def load_dataset(name: str | None = None) -> Dataset:
+    """A dataset by name; by default that of `--dataset`.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    name = name or DATASET.value
+    if name not in ("auto", *data.DATASETS):
+        raise ValueError(f"dataset {name!r} is unknown; allowed: auto, {', '.join(data.DATASETS)}")
+    name = data.default_name(DATA_DIR.value) if name == "auto" else name
+    return data.load(name, DATA_DIR.value)
+
+
+def build_space(dataset: Dataset) -> SearchSpace:
+    """The space of `--space` with a scoring network for that dataset.
+
+    Raises:
+        ValueError: if `--trained_size` is not of this space.
+    """
+    # ResNets bring their own widths and depth.
+    sized = {"channels": CHANNELS.value, "num_cells": CELLS.value}
+    space = make_space(
+        SPACE.value,
+        num_classes=dataset.num_classes,
+        image_shape=dataset.image_shape,
+        init=INIT.value,
+        **({} if SPACE.value == "resnet" else sized),
+    )
+    space = trained(space, *_trained_size(TRAINED_SIZE.value)) if TRAINED_SIZE.value else space
+    return in_dtype(space, PRECISION.value)
+
+
+def _trained_size(text: str) -> tuple[int, int]:
+    """Channels and cells of `--trained_size`."""
+    parts = text.split(",")
+    if (
+        not SPACE.value.startswith("darts")
+        or len(parts) != 2
+        or not all(p.isdecimal() and int(p) for p in parts)
+    ):
+        raise ValueError(
+            f"--trained_size={text} with --space={SPACE.value}; allowed: channels "
+            "and cells, e.g. 36,20, with a space of DARTS (other spaces count the scoring network)"
+        )
+    return int(parts[0]), int(parts[1])
+
+
+def space_id(space: SearchSpace) -> str:
+    """Names a space and all that configures its scoring network, for the store."""
+    return (
+        f"{space.name}/c{CHANNELS.value}n{CELLS.value}k{space.num_classes}"
+        f"/{INIT.value}/{'x'.join(map(str, space.image_shape))}{dtype_text(space)}"
+        + (f"/trained{TRAINED_SIZE.value}" if TRAINED_SIZE.value else "")
+    )
+
+
+def dtype_text(space: SearchSpace) -> str:
+    """What a space's name says of its floating-point type: nothing where it is float32."""
+    return "" if space.dtype == "float32" else f"/{space.dtype}"
+
+
+def scorer_names(chosen: list[str]) -> list[str]:
+    """The scorers of a flag; `all` are those that are no measurement."""
+    everything = sorted(set(SCORERS) - MEASURED)
+    return [name for each in chosen for name in (everything if each == "all" else [each])]
+
+
+def build_scorer(names: Sequence[str], space: SearchSpace) -> Scorer:
+    """The scorer of a name, maybe with options (`saboc_jax.scorers.variants`), or several."""
+    shared: dict[str, Any] = {"engine": NTK_ENGINE.value, "batch_norm": BATCH_NORM.value}
+    if not names:
+        raise ValueError(f"no scorers are named; allowed: {', '.join(sorted(SCORERS))}")
+    timing = {"batch_size": LATENCY_BATCH.value or 1, "image_size": LATENCY_IMAGE_SIZE.value}
+    scorers = []
+    for text in names:
+        name = variants.split_variant(text)[0]
+        known = variants.options_of(name)
+        options = {key: value for key, value in shared.items() if key in known}
+        options |= timing if name == "latency" else {}
+        if "regions" in known and space.thin_cell is None:
+            options["regions"] = False  # its other metrics
+        scorers.append(variants.make_variant(text, space, **options))
+    return combine(scorers)
+
+
+def devices() -> int | None:
+    """The number of devices of `--devices`; None: all.
+
+    Raises:
+        ValueError: if it is neither a number nor all.
+    """
+    if DEVICES.value == "all":
+        return None
+    if not DEVICES.value.isdecimal():
+        raise ValueError(f"--devices={DEVICES.value}; allowed: a number, or all")
+    return int(DEVICES.value)
+
+
+def shrunk_text(shrunk: str) -> str:
+    """Says what is computed at once since memory did not suffice (`Counts.shrunk`)."""
+    return f"Memory did not suffice: from then on {shrunk}"
+
+
+def build_evaluator(
+    dataset: Dataset,
+    space: SearchSpace,
+    scorer: Scorer,
+    store: Store | None = None,
+    on_score: Callable[[], None] | None = None,
+    batch_size: int | None = None,
+) -> Evaluator:
+    """An evaluator whose weights and images are seeded by `--seed`, for every repeat.
+
+    Args:
+        dataset: to draw images of.
+        space: to score in.
+        scorer: any.
+        store: where scores are kept.
+        on_score: called after every score.
+        batch_size: images of a batch; None: `--batch_size`.
+    """
+    batch_size = batch_size or BATCH_SIZE.value
+    keys, batches, seeds = draws(dataset, scorer, SEED.value, batch_size)
+    return Evaluator(
+        space,
+        scorer,
+        keys,
+        batches,
+        dataset=f"{dataset.name}/n{batch_size}",
+        store=store,
+        on_score=on_score,
+        seeds=seeds,
+        space_id=space_id(space),
+        devices=devices(),
+        shard=SHARD.value,
+        executor=build_executor(),
+    )
+
+
+def build_executor() -> Executor | None:
+    """The executor of the flags, one for the whole process; None: this process computes.
+
+    Raises:
+        ValueError: if Ray is not installed, or there is no cluster at the address.
+    """
+    if EXECUTOR.value == "local":
+        return None
+    return _ray_executor(NUM_WORKERS.value, RAY_ADDRESS.value, GPUS_PER_WORKER.value)
+
+
+@functools.cache
+def _ray_executor(num_workers: int | None, address: str | None, gpus: float) -> Executor:
+    try:
+        return RayExecutor(num_workers, address, gpus_per_worker=gpus)
+    except (ImportError, ConnectionError) as error:
+        raise ValueError(f"--executor=ray: {error}") from error
+
+
+def draws(
+    dataset: Dataset, scorer: Scorer, seed: int, batch_size: int
+) -> tuple[list[PRNGKey], list[Batch], list[str]]:
+    """The scoring key, the batch and the name of every repeat of a seed."""
+    root, number = root_key(seed), REPEATS.value
+    images = repeat_keys(root, Purpose.IMAGES, number)
+    batches = [data.draw(dataset, key, batch_size, needs=scorer.needs) for key in images]
+    names = [f"{seed}/{repeat}" for repeat in range(number)]
+    return repeat_keys(root, Purpose.SCORING, number), batches, names
+
+
+def flag_values(*ignored: str) -> dict[str, Any]:
+    """The values of the flags that decide a result."""
+    ours = flags.FLAGS.flags_by_module_dict()
+    values = {
+        flag.name: flag.value
+        for module, defined in ours.items()
+        if "experiments" in module or module.endswith((".py", "__main__"))
+        for flag in defined
+    }
+    ignored = ("workdir", "data_dir", *ELSEWHERE, *ignored)
+    return {name: value for name, value in sorted(values.items()) if name not in ignored}
+
+
+def open_workdir(path: str, settings: dict[str, Any]) -> Path:
+    """Makes a workdir, or continues one of the same settings.
+
+    Raises:
+        ValueError: if it holds another run; names the settings that differ.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--workdir={path} cannot be made: {error}") from error
+    record = folder / "settings.json"
+    settings = json.loads(json.dumps(settings))
+    if record.exists():
+        old = read_json(record)
+        differing = [
+            f"{name}: {old.get(name)!r} there, {settings.get(name)!r} now"
+            for name in sorted(set(old) | set(settings))
+            if old.get(name) != settings.get(name)
+        ]
+        if differing:
+            raise ValueError(
+                f"--workdir={path} holds another run ({'; '.join(differing)}); "
+                "choose another --workdir"
+            )
+    elif any(not _is_leftover(path) for path in folder.iterdir()):
+        raise ValueError(
+            f"--workdir={path} is not empty and not a run of ours; choose another --workdir"
+        )
+    else:
+        write_json(record, settings)
+    return folder
+
+
+def _is_leftover(path: Path) -> bool:
+    """Is it what `write_json` leaves of `settings.json` if it is killed?"""
+    return re.fullmatch(r"\.settings\.json\.\d+", path.name) is not None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON whole or not at all, readable by whom the umask lets; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    with unfinished.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1)
+        file.write("\n")
+    unfinished.replace(path)
+
+
+def command() -> str:
+    """The command that runs this program again."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = ["-m", spec.name] if spec else [sys.argv[0]]
+    return shlex.join(["python", *program, *sys.argv[1:]])
+
+
+def environment() -> dict[str, Any]:
+    """What a result depends on besides its flags."""
+    device = jax.devices()[0]
+    return {
+        "command": command(),
+        "versions": current_versions(),
+        "device": f"{device.platform}: {device.device_kind}",
+        "devices": jax.device_count(),
+    }

@@ -1,0 +1,97 @@
+"""What correlation studies keep: tables as JSON, CSV and Markdown, scatter plots, tau matrices."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from saboc_jax.statistics import correlation
+from saboc_jax.types import Scorer
+
+from . import common
+
+Found = Mapping[str, correlation.Candidate]
+
+
+def scatter(found: Found, truth: np.ndarray, label: str) -> Figure:
+    """Every score (mean over repeats) against true accuracy."""
+    width = min(5, len(found))
+    height = -(-len(found) // width)
+    figure = Figure(figsize=(3.2 * width, 2.6 * height), layout="constrained")
+    panels = figure.subplots(height, width, squeeze=False).flat
+    for (name, each), panel in zip(found.items(), panels, strict=False):
+        panel.plot(each.values.mean(1), truth, ".", alpha=0.4, markersize=3)
+        panel.set_xlabel(name, fontsize=8)
+        panel.tick_params(labelsize=7)
+    for panel in list(panels):
+        panel.set_axis_off()
+    figure.supylabel(label)
+    return figure
+
+
+def heatmap(names: list[str], matrix: np.ndarray) -> Figure:
+    """Kendall tau between scores as a picture."""
+    size = 2.5 + 0.28 * len(names)
+    figure = Figure(figsize=(size + 0.8, size), layout="constrained")
+    panel = figure.subplots()
+    image = panel.imshow(matrix, cmap="RdBu", vmin=-1, vmax=1)
+    panel.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    panel.set_yticks(range(len(names)), names, fontsize=7)
+    figure.colorbar(image, label="Kendall tau (higher is better for all)", shrink=0.7)
+    return figure
+
+
+def plot(folder: Path, dataset: str, found: Found, truth: np.ndarray, label: str) -> None:
+    """Draws the scatter plots, and tau between scores as picture and CSV."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scatter(found, truth, label).savefig(folder / f"scatter-{dataset}.png", dpi=80)
+    if len(found) > 1:
+        names, matrix = correlation.tau_matrix(found)
+        heatmap(names, matrix).savefig(folder / f"tau_matrix-{dataset}.png", dpi=90)
+        lines = [
+            [name, *(f"{v:.4f}" for v in row)] for name, row in zip(names, matrix, strict=True)
+        ]
+        write_csv(folder / f"tau_matrix-{dataset}.csv", [["", *names], *lines])
+
+
+def write_scores(
+    path: Path, texts: Sequence[str], scorer: Scorer, scores: np.ndarray, truth: np.ndarray
+) -> None:
+    """Keeps what was correlated as CSV: a line for each architecture, with every repeat.
+
+    Args:
+        path: the file.
+        texts: the architectures.
+        scorer: names the metrics.
+        scores: [n, repeats, k], NaN where bad.
+        truth: [n] accuracies.
+    """
+    repeats = range(1, scores.shape[1] + 1)
+    names = [f"{metric} (repeat {repeat})" for repeat in repeats for metric in scorer.metrics]
+    values = np.concatenate([truth[:, None], scores.reshape(len(scores), -1)], 1)
+    lines = [
+        [text, *(f"{value:.7g}" for value in row)] for text, row in zip(texts, values, strict=True)
+    ]
+    write_csv(path, [["architecture", "accuracy", *names], *lines])
+
+
+def write_csv(path: Path, lines: list[list[str]]) -> None:
+    """Writes lines of texts."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(lines)
+
+
+def write(folder: Path, rows: list[dict[str, Any]], name: str = "correlations") -> None:
+    """Keeps rows as NAME.json (with flags, versions, device), NAME.csv and NAME.md."""
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {"settings": common.flag_values("out", "store"), **common.environment()}
+    common.write_json(folder / f"{name}.json", {**record, "rows": rows})
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[row.get(key, "") for key in names] for row in rows]
+    lines = [[f"{v:.4f}" if isinstance(v, float) else str(v) for v in row] for row in cells]
+    write_csv(folder / f"{name}.csv", [names, *lines])
+    marked = "\n".join(f"| {' | '.join(line)} |" for line in [names, ["---"] * len(names), *lines])
+    (folder / f"{name}.md").write_text(marked + "\n")

@@ -1,0 +1,281 @@
+"""What the search binary is made of: its flags, limits, progress, and what it keeps."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from rich.console import Console
+
+from saboc_jax import progress
+from saboc_jax.benchmarks import tables as benchmarks
+from saboc_jax.data import Dataset
+from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.keys import Purpose, key_for, root_key
+from saboc_jax.reports.tables import results_table
+from saboc_jax.searchers import SEARCHERS
+from saboc_jax.searching.budgets import Allows, Budget, budget_check, latency_of
+from saboc_jax.searching.run import (
+    SearchResult,
+    Step,
+    evolution_options,
+    expected_evaluations,
+    pruning_options,
+    run_search,
+)
+from saboc_jax.searching.trajectory import (
+    Costs,
+    Trajectory,
+    front_figure,
+    progress_figure,
+    trajectory_figure,
+)
+from saboc_jax.statistics import ranking as ranks
+from saboc_jax.types import Architecture, Scorer, Searcher, SearchSpace
+
+from . import common
+
+SEARCHER = flags.DEFINE_enum("searcher", "pruning", sorted(SEARCHERS), "Search method.")
+RANKING = flags.DEFINE_enum(
+    "ranking", "borda", sorted(ranks.AGGREGATIONS), "How several metrics become one order."
+)
+MAX_EVALUATIONS = flags.DEFINE_integer(
+    "max_evaluations", None, "Candidates to score; default: the searcher's own number.", 1
+)
+MAX_PARAMS = flags.DEFINE_integer("max_params", None, "Most parameters of a candidate.", 0)
+MAX_MACS = flags.DEFINE_integer("max_macs", None, "Most multiply-adds of a candidate.", 0)
+MAX_DEPTH = flags.DEFINE_integer("max_depth", None, "Most layers on the longest path.", 0)
+MAX_LATENCY_MS = flags.DEFINE_float(
+    "max_latency_ms",
+    None,
+    "Most milliseconds of a candidate, the median of warm runs measured on this machine.",
+    0.0,
+)
+TIME_BUDGET = flags.DEFINE_float(
+    "time_budget",
+    None,
+    "Seconds of this run after which nothing more is scored; the same command with more time, "
+    "or none, goes on to the same bits. Its value is no part of what identifies a run.",
+    0.0,
+)
+AGAINST = flags.DEFINE_enum(
+    "against",
+    None,
+    ["params", "macs", "depth"],
+    "Searches between the scores and this cost: gives the Pareto front.",
+)
+IGNORED = ("time_budget",)
+Accuracies = tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]
+
+
+def budget() -> Budget:
+    """The budget of the flags, on the costs of the scoring network."""
+    return Budget(MAX_PARAMS.value, MAX_MACS.value, MAX_DEPTH.value, MAX_LATENCY_MS.value)
+
+
+def stopwatch(dataset: Dataset, space: SearchSpace) -> Evaluator | None:
+    """What measures latency, where the flags limit it."""
+    if MAX_LATENCY_MS.value is None:
+        return None
+    return common.build_evaluator(dataset, space, common.build_scorer(["latency"], space))
+
+
+def allows(space: SearchSpace, stopwatch: Evaluator | None) -> Allows | None:
+    """Which masks the budget of the flags allows; None: it has no limit."""
+    limits = budget()
+    latency = latency_of(stopwatch) if stopwatch else None
+    return None if limits == Budget() else budget_check(space, limits, latency)
+
+
+def build_searcher(
+    space: SearchSpace,
+    scorer: Scorer,
+    name: str,
+    allowed: Allows | None = None,
+    against: str | None = None,
+    **options: Any,
+) -> Searcher:
+    """A searcher of that name; pruning starts without the option `none`.
+
+    Args:
+        space: the space.
+        scorer: what it will be told.
+        name: a key of `SEARCHERS`.
+        allowed: the budget, for pruning.
+        against: a cost that it will be told after the scores.
+        **options: of the searcher.
+
+    Raises:
+        ValueError: if pruning is asked for a Pareto front.
+    """
+    options = {"ranking": ranks.AGGREGATIONS[RANKING.value], **options}
+    directions = scorer.higher_is_better + (False,) * bool(against)
+    if name == "pruning":
+        if against:
+            raise ValueError("--against gives a front; pruning ends with one architecture")
+        options |= pruning_options(space, allowed)
+        options.pop("max_evaluations", None)
+    options = evolution_options(space, SEARCHERS[name]) | options
+    return SEARCHERS[name](space.choices, directions, **options)
+
+
+def costs_of(space: SearchSpace, quantity: str, masks: np.ndarray) -> np.ndarray:
+    """[n] one cost of architectures."""
+    return np.array([getattr(space.cost(arch), quantity) for arch in masks.argmax(-1)], float)
+
+
+def truth(space: SearchSpace, trained_on: str) -> Accuracies | None:
+    """True accuracies of architectures, and of all of them, where a table is found."""
+    if space.name != "nas_bench_201":
+        return None
+    try:
+        table = benchmarks.load_nas_bench_201(common.DATA_DIR.value)
+    except FileNotFoundError:
+        return None
+    trained_on = trained_on if trained_on in benchmarks.DATASETS else "cifar10"
+    return lambda archs: table.accuracy(trained_on, archs), table.column(trained_on)
+
+
+def costs_told(space: SearchSpace) -> Costs | None:
+    """The costs that the searcher is told after the scores; None: there are none."""
+    quantity = AGAINST.value
+    return (lambda masks: costs_of(space, quantity, masks)[:, None]) if quantity else None
+
+
+def follow(space: SearchSpace, scorer: Scorer, known: Accuracies | None) -> Trajectory:
+    """Follows a search of the flags, by what its searcher is told."""
+    return Trajectory(
+        known[0] if known else None,
+        scorer.higher_is_better + (False,) * bool(AGAINST.value),
+        ranks.AGGREGATIONS[RANKING.value],
+        costs=costs_told(space),
+    )
+
+
+def standing(trajectory: Trajectory, metrics: Sequence[str]) -> str:
+    """Where a search stands, in words."""
+    point, scores = trajectory.points[-1], trajectory.scores()
+    known = not math.isnan(point.found)
+    if point.members > 1 and not known:
+        return f"the supernet holds {point.members:,} architectures"
+    if point.members > 1:
+        found, best = f"true accuracy {point.found:.2f} %", f"{point.best:.2f} %"
+        return f"{found} is the mean of what the supernet held, {best} its best"
+    if scores is None:
+        return "nothing has a finite score yet"
+    values = ", ".join(f"{n} {v:.4g}" for n, v in zip(metrics, scores, strict=False))
+    accuracy = f"true accuracy {point.found:.2f} %, " if known else ""
+    best = f"; {point.best:.2f} % is the best seen" if known else ""
+    place = f"rank {point.position:.0f} of {trajectory.distinct}"
+    return f"{accuracy}{place} ({values}) would be returned{best}"
+
+
+def search(
+    console: Console,
+    evaluator: Evaluator,
+    searcher: Searcher,
+    allowed: Allows | None,
+    trajectory: Trajectory,
+) -> SearchResult:
+    """Runs the search under a progress bar; says when what it would return, or has seen, changes.
+
+    Args:
+        console: to print on.
+        evaluator: scores the candidates.
+        searcher: of `build_searcher`.
+        allowed: the budget; None: there is none.
+        trajectory: of `follow`; takes in the search.
+    """
+    last = ""
+    repeats, metrics = len(evaluator.keys), evaluator.scorer.metrics
+    told = len(metrics) + bool(AGAINST.value)
+    total = expected_evaluations(searcher, told, allowed, MAX_EVALUATIONS.value)
+    with progress.bar("compiling", total and total * repeats, console) as bar:
+        evaluator.on_score = bar.advance
+
+        def on_step(step: int, candidates: int) -> None:
+            bar.describe(f"step {step + 1}")
+            if total is None:
+                bar.expect(bar.done + candidates * repeats)
+
+        def on_told(history: list[Step], best: Callable[[], Architecture | None]) -> None:
+            nonlocal last
+            point = trajectory.update(history, best())
+            bar.reach(point.evaluations * repeats)  # those over budget were not scored
+            now = repr((trajectory.returned[-1], point.members, point.best, point.found))
+            if now != last:
+                last = now
+                said = standing(trajectory, metrics)
+                console.print(f"{point.evaluations} evaluations: {said}", soft_wrap=True)
+
+        found = run_search(
+            searcher,
+            evaluator,
+            key_for(root_key(common.SEED.value), Purpose.SEARCH),
+            on_step,
+            on_told=on_told,
+            allows=allowed,
+            costs=costs_told(evaluator.space),
+            max_evaluations=MAX_EVALUATIONS.value,
+            time_budget=TIME_BUDGET.value,
+        )
+    evaluator.on_score = None
+    return found
+
+
+def pareto(
+    space: SearchSpace, scorer: Scorer, history: list[Step], known: Accuracies | None
+) -> tuple[list[dict[str, Any]], np.ndarray, np.ndarray, np.ndarray]:
+    """The front between rank by the scores and the cost: its rows, and [n] costs, ranks, front.
+
+    The rank is among all distinct architectures that have a finite score.
+    """
+    masks = np.concatenate([masks for masks, _ in history])
+    scores = np.concatenate([scores for _, scores in history]).mean(1)
+    archs, rows = np.unique(masks.argmax(-1), axis=0, return_index=True)
+    finite = np.isfinite(scores[rows]).any(1)
+    archs, scores = archs[finite], scores[rows][finite]
+    cost = costs_of(space, AGAINST.value or "macs", masks[rows][finite])
+    rank = ranks.AGGREGATIONS[RANKING.value](scores, scorer.higher_is_better)
+    front = ranks.pareto_front(np.stack([rank, cost], 1), (False, False))
+    listing = [
+        {
+            "text": space.to_string(archs[i]),
+            AGAINST.value or "macs": int(cost[i]),
+            "rank": float(rank[i]),
+            **{name: float(scores[i, j]) for j, name in enumerate(scorer.metrics)},
+            **({"true accuracy %": float(known[0](archs[i][None])[0])} if known else {}),
+        }
+        for i in np.flatnonzero(front)[np.argsort(cost[front])]
+    ]
+    return listing, cost, np.asarray(rank), front
+
+
+def keep_front(
+    console: Console,
+    folder: Path,
+    space: SearchSpace,
+    scorer: Scorer,
+    found: SearchResult,
+    known: Accuracies | None,
+) -> list[dict[str, Any]]:
+    """Prints and draws the front; gives its rows."""
+    rows, cost, rank, front = pareto(space, scorer, found.history, known)
+    console.print(results_table(rows, title=f"Pareto front: {scorer.name} against {AGAINST.value}"))
+    labels = (str(AGAINST.value), f"{RANKING.value} rank by {scorer.name}, lower is better")
+    front_figure(list(cost), list(rank), list(front), labels).savefig(folder / "front.png", dpi=150)
+    return rows
+
+
+def keep_trajectory(
+    folder: Path, trajectory: Trajectory, known: Accuracies | None
+) -> list[dict[str, Any]]:
+    """Draws the trajectory; gives its points."""
+    if known:
+        figure = trajectory_figure(trajectory.points, known[1], f"{SEARCHER.value}: true accuracy")
+    else:
+        figure = progress_figure(trajectory, f"{SEARCHER.value}: what it would return")
+    figure.savefig(folder / "trajectory.png", dpi=150)
+    return [point._asdict() for point in trajectory.points]

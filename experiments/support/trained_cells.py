@@ -1,0 +1,226 @@
+"""Which NAS-Bench-201 cells a training study takes, and what it makes of their accuracies."""
+
+import glob
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.stats
+from matplotlib.figure import Figure
+
+from saboc_jax.benchmarks.tables import Table
+from saboc_jax.keys import root_key
+from saboc_jax.progress import Bar
+from saboc_jax.spaces.base import architecture_to_mask, sample_architectures
+from saboc_jax.spaces.nas_bench_201.cells import is_connected, to_string
+from saboc_jax.statistics import correlation
+from saboc_jax.training.recipes import Recipe
+from saboc_jax.training.run import METRICS, read_lines
+from saboc_jax.training.train import Examples, Metrics
+from saboc_jax.types import SearchSpace
+
+from . import common, training
+
+Row = dict[str, Any]
+GROUPS = ("found", "random", "spread")
+
+
+def cells(name: str, number: int, seed: int, table: Table, searches: str) -> list[str]:
+    """The cells of a group, as texts without repetition.
+
+    Args:
+        name: found: of finished searches; random: connected cells drawn uniformly; spread:
+            connected cells in the middles of `number` equal parts of the table, ordered by its
+            CIFAR-10 test accuracy; else a file with a cell a line.
+        number: how many are random or spread.
+        seed: of the draw.
+        table: true accuracies.
+        searches: pattern of the results of `experiments.search`, for found.
+
+    Raises:
+        ValueError: if there is no such file.
+    """
+    if name == "found":
+        texts = [common.read_json(Path(path))["text"] for path in sorted(glob.glob(searches))]
+    elif name == "random":
+        drawn = sample_architectures(root_key(seed), (5,) * 6, 4 * number + 16)
+        texts = [to_string(arch) for arch in drawn if _connected(arch)]
+    elif name == "spread":
+        accuracies = table.column("cifar10")
+        ordered = table.architectures[np.lexsort((table.indices, accuracies))]
+        kept = [arch for arch in ordered if _connected(arch)]
+        middles = (np.arange(number) + 0.5) / number * len(kept)
+        texts = [to_string(kept[int(place)]) for place in middles]
+    elif Path(name).is_file():
+        texts = [line.strip() for line in Path(name).read_text().splitlines() if line.strip()]
+    else:
+        raise ValueError(f"--archs={name}; allowed: {', '.join(GROUPS)}, or a file of cells")
+    unique = list(dict.fromkeys(texts))
+    return unique[:number] if name == "random" else unique
+
+
+def _connected(arch: np.ndarray) -> bool:
+    return is_connected(architecture_to_mask(arch, 5))
+
+
+def as_runs(
+    groups: Mapping[str, Sequence[str]], results: Mapping[tuple[str, int], Metrics], table: Table
+) -> list[Row]:
+    """A row for every group, cell and seed."""
+    return [
+        {
+            "group": group,
+            "cell": text,
+            "seed": seed,
+            "top1 %": 100 * line["test_top1"],
+            "train loss": line["train_loss"],
+            "table %": float(table.accuracy("cifar10", text)),
+        }
+        for group, texts in groups.items()
+        for (text, seed), line in results.items()
+        if text in texts
+    ]
+
+
+def per_cell(runs: Sequence[Row]) -> list[Row]:
+    """One row a cell of a group: the mean of its accuracies over seeds, and their deviation."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for run in runs:
+        found.setdefault((run["group"], run["cell"]), []).append(run)
+    rows = []
+    for (group, cell), own in found.items():
+        top1 = np.array([run["top1 %"] for run in own])
+        rows.append(
+            {
+                "group": group,
+                "cell": cell,
+                "top1 %": float(top1.mean()),
+                "sd of seeds": _deviation(top1),
+                "seeds": len(own),
+                "table %": own[0]["table %"],
+            }
+        )
+    return rows
+
+
+def per_group(rows: Sequence[Row]) -> list[Row]:
+    """One row a group: mean and deviation over its cells, trained here and in the table."""
+    summary = []
+    for group in dict.fromkeys(row["group"] for row in rows):
+        own = [row for row in rows if row["group"] == group]
+        top1, truth = (np.array([row[name] for row in own]) for name in ("top1 %", "table %"))
+        summary.append(
+            {
+                "group": group,
+                "cells": len(own),
+                "top1 %": float(top1.mean()),
+                "sd of cells": _deviation(top1),
+                "table %": float(truth.mean()),
+                "table sd": _deviation(truth),
+            }
+        )
+    return summary
+
+
+def difference(rows: Sequence[Row], one: str, other: str) -> Row:
+    """Mean of a group minus that of another, over cells: Welch's t interval and p-value."""
+    a, b = ([row["top1 %"] for row in rows if row["group"] == name] for name in (one, other))
+    row: Row = {"groups": f"{one} - {other}", "difference": float(np.mean(a) - np.mean(b))}
+    if min(len(a), len(b)) > 1:
+        test = scipy.stats.ttest_ind(a, b, equal_var=False)
+        low, high = test.confidence_interval(0.95)
+        row |= {"low": float(low), "high": float(high), "p": float(test.pvalue)}
+    return row
+
+
+def correlations(runs: Sequence[Row], table: Table, group: str, resamples: int = 1000) -> list[Row]:
+    """How the accuracies of a group after our training order the table's, see `statistics`."""
+    own = [run for run in runs if run["group"] == group]
+    texts, seeds = (list(dict.fromkeys(run[name] for run in own)) for name in ("cell", "seed"))
+    values = {(run["cell"], run["seed"]): run["top1 %"] for run in own}
+    top1 = np.array([[values[text, seed] for seed in seeds] for text in texts])
+    rows = []
+    for truth in ("test", "12ep"):
+        accuracies = table.accuracy("cifar10", texts, truth)
+        row = correlation.statistics("top1 %", top1, accuracies, True, resamples=resamples)
+        rows.append({"group": group, "truth": truth, **row})
+    return rows
+
+
+def summary(runs: Sequence[Row], table: Table, resamples: int = 1000) -> dict[str, list[Row]]:
+    """Tables by name: cells, groups, differences of the first group to the others, tau."""
+    rows = per_cell(runs)
+    groups = list(dict.fromkeys(row["group"] for row in rows))
+    tables = {"cells": rows, "groups": per_group(rows)}
+    if len(groups) > 1:
+        tables["differences"] = [difference(rows, groups[0], other) for other in groups[1:]]
+    # Two cells have an order but no correlation.
+    large = [row["group"] for row in tables["groups"] if row["cells"] > 2]
+    taus = [row for group in large for row in correlations(runs, table, group, resamples)]
+    return tables | ({"correlations": taus} if taus else {})
+
+
+def plot(rows: Sequence[Row]) -> Figure:
+    """Accuracy after our training over the table's; bars are deviations over seeds."""
+    figure = Figure(figsize=(5.5, 4), layout="constrained")
+    axes = figure.subplots()
+    for group in dict.fromkeys(row["group"] for row in rows):
+        own = [row for row in rows if row["group"] == group]
+        truth, top1 = ([row[name] for row in own] for name in ("table %", "top1 %"))
+        bars = np.nan_to_num([row["sd of seeds"] for row in own])
+        axes.errorbar(truth, top1, yerr=bars, fmt="o", capsize=2, label=group)
+    axes.set(xlabel="test accuracy in NAS-Bench-201 (%)", ylabel="test accuracy trained here (%)")
+    axes.legend()
+    return figure
+
+
+def finish(
+    of: SearchSpace,
+    texts: Sequence[str],
+    seeds: Sequence[int],
+    examples: tuple[Examples, Examples],
+    settings: Recipe,
+    folder: Path,
+    show: Callable[[str, int, Metrics], None],
+    bar: Bar | None = None,
+) -> dict[tuple[str, int], Metrics]:
+    """Trains every cell with every seed, a folder each; what is finished there is read.
+
+    All cells come before the next seed, so that a study that is stopped has whole seeds.
+
+    Args:
+        of: the space, whose `specialise` gives the networks.
+        texts: the cells.
+        seeds: of weights, order and augmentation.
+        examples: to train on, to evaluate on.
+        settings: of training.
+        folder: of the runs; exists.
+        show: called with the last epoch of every run that was trained now.
+        bar: told of the steps of training that are done.
+
+    Returns:
+        {(cell, seed): the metrics of its last epoch}.
+    """
+    results = {}
+    steps = settings.epochs * (len(examples[0].images) // settings.batch_size)
+    if bar:
+        bar.expect(steps * len(texts) * len(seeds))
+    for seed in seeds:
+        for text in texts:
+            arch = of.from_string(text)
+            own = folder / f"{''.join(map(str, arch))}-seed{seed}"
+            own.mkdir(exist_ok=True)
+            lines = read_lines(own / METRICS)
+            if len(lines) < settings.epochs:
+                on_batch = bar.advance if bar else None
+                lines = training.train_on(of, arch, *examples, settings, seed, own, None, on_batch)
+                show(text, seed, lines[-1])
+            results[text, seed] = lines[-1]
+            if bar:
+                bar.reach(steps * len(results))  # what is read counts, too
+    return results
+
+
+def _deviation(values: np.ndarray) -> float:
+    return float(values.std(ddof=1)) if len(values) > 1 else float("nan")

@@ -1,0 +1,1 @@
+"""The functions at the top of the package."""

@@ -1,0 +1,407 @@
+"""The package in five functions: `score`, `rank`, `search`, `correlate`, `train`.
+
+They are thin: a space of the candidates, a scorer, an evaluator, and what comes out in a form
+that prints. Runs that must survive an interruption, several datasets, figures: use
+`saboc_jax.evaluation.evaluator.Evaluator` with a `Store`, or the binaries.
+
+Every function takes images as a `Dataset` (each repeat draws its own batch, 64 images unless
+`batch_size` says otherwise) or as a `Batch` (the same for every repeat). Repeats also draw their
+own weights, so the spread between them is the noise of a score. With `jax.random.key(seed)` the
+draws are those of the binaries with `--seed`.
+
+The images of the examples are small, and so are the networks, for they run as tests; they say
+nothing about which network is better.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Float
+
+from saboc_jax.api.inputs import (
+    Candidate,
+    Candidates,
+    Scorers,
+    build_evaluator,
+    check_candidate,
+    check_dataset,
+    check_no_space,
+    examples,
+    find_architecture,
+    find_budget,
+    find_candidates,
+    find_space,
+    score_all,
+    scored,
+    space_of_modules,
+)
+from saboc_jax.api.results import Found, Ranked, Score
+from saboc_jax.data import Dataset
+from saboc_jax.keys import Purpose, key_for
+from saboc_jax.progress import bar
+from saboc_jax.searchers import SEARCHERS
+from saboc_jax.searching.budgets import Allows, Budget
+from saboc_jax.searching.run import (
+    evolution_options,
+    expected_evaluations,
+    pruning_options,
+    run_search,
+)
+from saboc_jax.spaces.isomorphism import representatives
+from saboc_jax.statistics import correlation
+from saboc_jax.statistics import ranking as rankings
+from saboc_jax.training.recipes import RECIPES, Recipe
+from saboc_jax.training.run import one_epoch, run
+from saboc_jax.training.train import State, make_trainer
+from saboc_jax.types import Batch, PRNGKey, Scorer, Searcher, SearchSpace
+
+
+def score(
+    candidate: Candidate,
+    images: Batch | Dataset,
+    key: PRNGKey,
+    scorers: Scorers = ("ntk_score",),
+    *,
+    space: SearchSpace | str | None = None,
+    repeats: int = 3,
+    batch_size: int = 64,
+    call: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> Score:
+    """Scores one Flax module, or one architecture of a space.
+
+    Args:
+        candidate: a Linen module that gives [n, classes], or an architecture of `space`.
+        images: a batch or a dataset.
+        key: seeds weights and images; consumed.
+        scorers: names from `saboc_jax.SCORERS`, scorers of the space, or factories `f(space)`.
+        space: of the architecture, or its name (then with its default network, on a dataset).
+        repeats: draws of weights (and of images, from a dataset).
+        batch_size: images of a batch drawn from a dataset.
+        call: keyword arguments of every call of a module, e.g. {"train": False}.
+        progress: draw a bar on a terminal or in a notebook.
+
+    Returns:
+        The scores; print it, or see `Score.mean`.
+
+    Raises:
+        ValueError: says which argument is wrong and what is allowed.
+
+    Examples:
+        >>> import jax
+        >>> import saboc_jax as sj
+        >>> from flax import linen as nn
+        >>> from saboc_jax import data
+        >>> class Net(nn.Module):
+        ...     width: int
+        ...     @nn.compact
+        ...     def __call__(self, images):
+        ...         x = nn.relu(nn.Conv(self.width, (3, 3), strides=4)(images))
+        ...         return nn.Dense(10)(x.mean((1, 2)))
+        >>> digits = data.load("digits")
+        >>> scored = sj.score(Net(4), digits, jax.random.key(0), repeats=2, batch_size=8)
+        >>> scored.metrics, scored.values.shape, scored.cost.params
+        (('S_t', 'S_e', 'S_g'), (2, 3), 162)
+    """
+    check_candidate(candidate)
+    if isinstance(candidate, nn.Module):
+        check_no_space(space)
+        space, archs = space_of_modules([candidate], images, call)
+    else:
+        space = find_space(space, images)
+        archs = [find_architecture(candidate, space)]
+    return score_all(space, archs, images, key, scorers, repeats, batch_size, progress)[1][0]
+
+
+def rank(
+    candidates: Candidates,
+    images: Batch | Dataset,
+    key: PRNGKey,
+    scorers: Scorers = ("ntk_score",),
+    *,
+    space: SearchSpace | str | None = None,
+    repeats: int = 3,
+    ranking: str = "borda",
+    batch_size: int = 64,
+    call: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> Ranked:
+    """Orders Flax modules, or architectures of a space, the best first.
+
+    Args:
+        candidates: modules (a list, or a mapping from names to them) or architectures of `space`.
+        images: a batch or a dataset; all candidates see the same.
+        key: seeds weights and images; consumed.
+        scorers: whose metrics are ranked together.
+        space: of the architectures, or its name.
+        repeats: draws of weights (and images) that metrics are averaged over.
+        ranking: a key of `saboc_jax.statistics.ranking.AGGREGATIONS`.
+        batch_size: images of a batch drawn from a dataset.
+        call: keyword arguments of every call of a module.
+        progress: draw a bar on a terminal or in a notebook.
+
+    Returns:
+        The candidates in order. One that is dead or not finite is last, never dropped.
+
+    Raises:
+        ValueError: says which argument is wrong and what is allowed.
+
+    Examples:
+        >>> import jax
+        >>> import saboc_jax as sj
+        >>> from saboc_jax import data
+        >>> digits = data.load("digits")
+        >>> space = sj.make_space("nas_bench_201", channels=2, num_cells=1)
+        >>> archs = [[3, 3, 3, 3, 3, 3], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0]]
+        >>> key = jax.random.key(0)
+        >>> ranked = sj.rank(archs, digits, key, ["params"], space=space, batch_size=8)
+        >>> ranked.order.tolist(), ranked.ranks.tolist(), ranked.scores[2].flag
+        ([0, 1, 2], [1.0, 2.0, 3.0], 'disconnected')
+    """
+    if ranking not in rankings.AGGREGATIONS:
+        raise ValueError(f"ranking={ranking!r}; allowed: {', '.join(rankings.AGGREGATIONS)}")
+    space, archs = find_candidates(candidates, images, space, call)
+    scorer, scores = score_all(space, archs, images, key, scorers, repeats, batch_size, progress)
+    means = np.stack([score.values for score in scores]).mean(1)
+    how, directions = rankings.AGGREGATIONS[ranking], scorer.higher_is_better
+    order = np.asarray(rankings.best_first(means, directions, ranking=how))
+    return Ranked(tuple(scores), ranking, np.asarray(how(means, directions)), order)
+
+
+def search(
+    space: SearchSpace | str | Sequence[nn.Module] | Mapping[str, nn.Module],
+    images: Batch | Dataset,
+    key: PRNGKey,
+    scorers: Scorers = ("ntk_score",),
+    *,
+    searcher: str = "pruning",
+    repeats: int = 3,
+    budget: Budget | None = None,
+    max_evaluations: int | None = None,
+    time_budget: float | None = None,
+    batch_size: int = 64,
+    call: Mapping[str, Any] | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Found:
+    """Searches a space without training.
+
+    Args:
+        space: a space, its name, or modules to choose from.
+        images: a batch or a dataset.
+        key: seeds weights, images and the searcher; consumed.
+        scorers: whose metrics the search ranks by.
+        searcher: a key of `saboc_jax.SEARCHERS`.
+        repeats: draws of weights (and images) per candidate.
+        budget: limits on the costs of an architecture; latency is that of one image.
+        max_evaluations: a step that would exceed it is not begun.
+        time_budget: seconds after which nothing more is scored.
+        batch_size: images of a batch drawn from a dataset.
+        call: keyword arguments of every call of a module.
+        progress: draw a bar on a terminal or in a notebook.
+        **options: of the searcher's factory.
+
+    Raises:
+        ValueError: says which argument is wrong, or that the limits leave nothing to return.
+
+    Examples:
+        >>> import jax
+        >>> import saboc_jax as sj
+        >>> from saboc_jax import data
+        >>> space = sj.make_space("nas_bench_201", channels=2, num_cells=1)
+        >>> found = sj.search(
+        ...     space, data.load("digits"), jax.random.key(0), "params",
+        ...     searcher="random", max_evaluations=8, repeats=1, batch_size=8,
+        ... )
+        >>> found.score.metrics, found.search.stopped
+        (('params',), None)
+    """
+    if not isinstance(space, SearchSpace | str):
+        space = space_of_modules(space, images, call)[0]
+    space = find_space(space, images)
+    evaluator = build_evaluator(space, images, key, scorers, repeats, batch_size)
+    if space.program is None:  # else the cost of every architecture would be traced
+        evaluator.stands_for = representatives(space)
+    allows = find_budget(space, budget, images, key, batch_size)
+    if searcher != "pruning" and max_evaluations is not None:
+        options["max_evaluations"] = max_evaluations
+    method = _searcher(searcher, space, evaluator.scorer, allows, options)
+    told = len(evaluator.scorer.metrics)
+    total = expected_evaluations(method, told, allows, max_evaluations)
+    with bar("searching", total and total * repeats, live=progress, lines=False) as shown:
+        evaluator.on_score = shown.advance
+        result = run_search(
+            method,
+            evaluator,
+            key_for(key, Purpose.SEARCH),
+            allows=allows,
+            max_evaluations=max_evaluations,
+            time_budget=time_budget,
+        )
+    evaluator.on_score = None
+    arch = np.asarray(result.arch)
+    return Found(space, arch, scored(evaluator, arch), result)
+
+
+def _searcher(
+    name: str, space: SearchSpace, scorer: Scorer, allows: Allows | None, options: dict[str, Any]
+) -> Searcher:
+    """The searcher of a name; pruning starts without the option `none`, as the binary's does."""
+    if name not in SEARCHERS:
+        raise ValueError(f"searcher={name!r}; allowed: {', '.join(SEARCHERS)}")
+    if name == "pruning":
+        options = pruning_options(space, allows) | options
+    options = evolution_options(space, SEARCHERS[name]) | options
+    try:
+        return SEARCHERS[name](space.choices, scorer.higher_is_better, **options)
+    except TypeError as error:
+        raise ValueError(f"searcher {name!r}: {error}") from error
+
+
+def correlate(
+    candidates: Candidates,
+    accuracies: Sequence[float] | Float[np.ndarray, " n"],
+    images: Batch | Dataset,
+    key: PRNGKey,
+    scorers: Scorers = ("ntk_score",),
+    *,
+    space: SearchSpace | str | None = None,
+    repeats: int = 3,
+    aggregations: Sequence[str] = ("borda",),
+    resamples: int = 1000,
+    batch_size: int = 64,
+    call: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> list[correlation.Row]:
+    """How well scores order candidates whose trained accuracy is known.
+
+    Args:
+        candidates: modules or architectures, see `rank`.
+        accuracies: [n] of each, higher is better, finite.
+        images: a batch or a dataset.
+        key: seeds weights and images; consumed.
+        scorers: whose metrics are correlated.
+        space: of the architectures, or its name.
+        repeats: draws of weights (and images).
+        aggregations: keys of `saboc_jax.statistics.ranking.AGGREGATIONS`, each a row of its own.
+        resamples: of the bootstrap over candidates.
+        batch_size: images of a batch drawn from a dataset.
+        call: keyword arguments of every call of a module.
+        progress: draw a bar on a terminal or in a notebook.
+
+    Returns:
+        A row for every metric and aggregation, see `saboc_jax.statistics.correlation.statistics`:
+        signed Kendall tau of raw values with its interval, so where lower is better -1 is perfect.
+
+    Raises:
+        ValueError: says which argument is wrong and what is allowed.
+
+    Examples:
+        >>> import jax
+        >>> import saboc_jax as sj
+        >>> from saboc_jax import data
+        >>> space = sj.make_space("nas_bench_201", channels=2, num_cells=1)
+        >>> archs = [[3, 3, 3, 3, 3, 3], [2, 2, 2, 2, 2, 2], [1, 1, 1, 1, 1, 1]]
+        >>> (row,) = sj.correlate(
+        ...     archs, [94.0, 93.0, 85.0], data.load("digits"), jax.random.key(0), "params",
+        ...     space=space, batch_size=8,
+        ... )
+        >>> row["score"], row["better"], row["tau"]
+        ('params', 'higher', 1.0)
+    """
+    truth = np.asarray(accuracies, float)
+    space, archs = find_candidates(candidates, images, space, call)
+    if truth.shape != (len(archs),) or not np.isfinite(truth).all():
+        raise ValueError(
+            f"accuracies={accuracies!r}; allowed: {len(archs)} finite numbers, one per candidate"
+        )
+    unknown = sorted(set(aggregations) - set(rankings.AGGREGATIONS))
+    if unknown:
+        raise ValueError(f"aggregations {unknown}; allowed: {', '.join(rankings.AGGREGATIONS)}")
+    scorer, scores = score_all(space, archs, images, key, scorers, repeats, batch_size, progress)
+    values = np.stack([score.values for score in scores])
+    return correlation.table(scorer, values, truth, aggregations=aggregations, resamples=resamples)
+
+
+def train(
+    candidate: Candidate,
+    dataset: Dataset,
+    recipe: Recipe | str = "tiny",
+    *,
+    seed: int = 0,
+    space: SearchSpace | str | None = None,
+    folder: str | Path | None = None,
+    max_examples: int | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    progress: bool = True,
+) -> tuple[State, list[dict[str, Any]]]:
+    """Trains one module or architecture on all devices, and evaluates it after every epoch.
+
+    Args:
+        candidate: a Linen module, or an architecture of `space`.
+        dataset: to train on; its test split is evaluated.
+        recipe: settings, or a key of `saboc_jax.training.recipes.RECIPES`. Its `channels` and
+            `cells` count in the binary only: here the network is the module's, or that of `space`.
+        seed: of weights, order and augmentation.
+        space: of the architecture, or its name.
+        folder: keeps checkpoints and metrics there, and goes on from its last checkpoint; made
+            where it is missing. It must hold runs of one candidate, recipe and seed. None:
+            nothing is kept.
+        max_examples: only the first training images; None: all.
+        on_epoch: called with the metrics of every epoch.
+        progress: draw a bar on a terminal or in a notebook.
+
+    Returns:
+        (state with `params` and `batch_stats`, one dictionary an epoch: epoch, train_loss,
+        train_top1, test_loss, test_top1, test_top5).
+
+    Raises:
+        ValueError: says which argument is wrong, or that the training diverged.
+
+    Examples:
+        >>> import saboc_jax as sj
+        >>> from flax import linen as nn
+        >>> from saboc_jax import data
+        >>> class Linear(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, images):
+        ...         return nn.Dense(10)(images.reshape(len(images), -1))
+        >>> state, epochs = sj.train(Linear(), data.load("digits"), "tiny")
+        >>> len(epochs), epochs[-1]["test_top1"] > 0.5
+        (2, True)
+    """
+    check_dataset(dataset)
+    if isinstance(recipe, str) and recipe not in RECIPES:
+        raise ValueError(f"recipe={recipe!r}; allowed: {', '.join(RECIPES)}")
+    settings = RECIPES[recipe] if isinstance(recipe, str) else recipe
+    check_candidate(candidate)
+    if isinstance(candidate, nn.Module):
+        check_no_space(space)
+        module = candidate
+    else:
+        space = find_space(space, dataset)
+        module = space.specialise(find_architecture(candidate, space))
+    own, held_out = examples(dataset, "train", max_examples), examples(dataset, "test", None)
+    steps = len(own.images) // settings.batch_size
+    with bar("training", settings.epochs * steps, live=progress, lines=False) as shown:
+        trainer = make_trainer(
+            module, own, dataset.num_classes, settings, seed, on_batch=shown.advance
+        )
+
+        def told(line: dict[str, Any]) -> None:
+            shown.reach(line["epoch"] * steps)  # epochs of an earlier run, too
+            if on_epoch:
+                on_epoch(line)
+
+        if folder is not None:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            return run(trainer, held_out, settings.epochs, Path(folder), told)
+        state, lines = trainer.init(), []
+        for epoch in range(settings.epochs):
+            state, line = one_epoch(trainer, state, epoch, held_out)
+            lines.append(line)
+            told(line)
+        return state, lines

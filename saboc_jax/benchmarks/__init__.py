@@ -1,0 +1,1 @@
+"""True accuracies, and values of other implementations."""

@@ -1,0 +1,189 @@
+"""Values of other implementations on fixed weights and images, compared with ours."""
+
+import json
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Set
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from saboc_jax.benchmarks.parity_activations import PARITY_ACTIVATIONS
+from saboc_jax.benchmarks.parity_gradients import PARITY_GRADIENTS
+from saboc_jax.layers.rules import batch_norm_rule
+from saboc_jax.ntk.empirical import NTKOptions, empirical_ntks
+from saboc_jax.ntk.network import Network, bind, from_module
+from saboc_jax.ntk.spectrum import condition_number, decompose
+from saboc_jax.precision import enable_x64
+from saboc_jax.scorers.jacob_cov import correlation, input_gradients, spectrum_score
+from saboc_jax.spaces.nas_bench_201.space import nas_bench_201
+from saboc_jax.spaces.nas_bench_201.torch_weights import load_torch_state
+from saboc_jax.types import SearchSpace
+
+Golden = Mapping[str, Any]
+Row = dict[str, Any]
+KERNELS = ("ntk_train", "ntk_test_train", "ntk_pert_train")
+PERTURBATION = 0.01  # times the file's standard normal noise
+
+
+def load(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads a golden file.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is damaged or lacks a part.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no golden file {path}")
+    try:
+        with np.load(path) as archive:
+            golden = dict(archive)
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
+        raise ValueError(f"golden file {path} is damaged: {error}") from error
+    needed = {"meta", "x1", "y1", "x2", "y2", "x_test", "y_test", "noise"}
+    if missing := sorted(needed - set(golden)):
+        raise ValueError(f"golden file {path} lacks {missing}")
+    return golden
+
+
+def compare(
+    path: str | Path, on_net: Callable[[int, int], None] | None = None
+) -> tuple[list[Row], list[str]]:
+    """Computes every known quantity of a golden file.
+
+    Args:
+        path: the file.
+        on_net: called as `on_net(done, nets)` before every network.
+
+    Returns:
+        Rows (net, quantity, program, ours, theirs, error), and the quantities not known here.
+    """
+    golden = load(path)
+    meta = json.loads(str(golden["meta"]))
+    rows: list[Row] = []
+    unknown: set[str] = set()
+    with enable_x64():
+        arrays = {
+            name: jnp.asarray(value, jnp.float64 if value.dtype.kind == "f" else None)
+            for name, value in golden.items()
+            if "/" not in name and value.dtype.kind in "fiu"
+        }
+        space = nas_bench_201(meta["C"], meta["N"], meta["num_classes"], golden["x1"].shape[1:])
+        held = {index: _theirs(golden, index, net) for index, net in meta["nets"].items()}
+        wanted = {name for theirs in held.values() for name in theirs}
+        wanted |= {"input_gradients"} if "jacob_cov" in wanted else set()
+        quantities = partial(_quantities, wanted, arrays)
+        gated = jax.jit(lambda variables, gates: quantities(bind(space, variables, gates)))
+        summed: dict[str, Any] = {}
+        for done, (index, theirs) in enumerate(held.items()):
+            if on_net:
+                on_net(done, len(held))
+            text = meta["nets"][index]["arch"]
+            for program, ours in _programs(space, gated, quantities, golden, index, text):
+                gradients = ours.pop("input_gradients", 0.0)
+                summed[program] = summed.get(program, 0.0) + gradients
+                if "jacob_cov" in theirs:
+                    candidates = (gradients, summed[program])
+                    ours["jacob_cov"] = _jacob_cov(candidates, float(theirs["jacob_cov"]))
+                unknown |= set(theirs) - set(ours)
+                rows += [
+                    _row(index, name, program, ours[name], value)
+                    for name, value in theirs.items()
+                    if name in ours
+                ]
+    return rows, sorted(unknown)
+
+
+def _jacob_cov(candidates: tuple[Any, ...], theirs: float) -> Any:
+    """The released code adds each network's input gradients to those of the networks before.
+
+    It reads `x.grad` and never clears it, so the first network's value is its own and every
+    later one belongs to the sum. Files of networks run apart hold their own: the nearer counts.
+    """
+    values = [spectrum_score(correlation(gradients)) for gradients in candidates]
+    return min(values, key=lambda value: abs(float(value) - theirs))
+
+
+def _theirs(golden: Golden, index: str, net: Mapping[str, Any]) -> dict[str, Any]:
+    values = {name: value for name, value in net.items() if name != "arch"}
+    arrays = {
+        name.split("/", 1)[1]: value
+        for name, value in golden.items()
+        if name.startswith(f"{index}/") and not name.startswith(f"{index}/w/")
+    }
+    return arrays | values
+
+
+def _programs(
+    space: SearchSpace,
+    gated: Callable[..., Any],
+    quantities: Callable[[Network], dict[str, Any]],
+    golden: Golden,
+    index: str,
+    text: str,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Our quantities by the gated program, then by the specialised module."""
+    arch = space.from_string(text)
+    prefix = f"{index}/w/"
+    state = {
+        name.removeprefix(prefix): value.astype(np.float64)
+        for name, value in golden.items()
+        if name.startswith(prefix)
+    }
+    variables = load_torch_state(space, arch, state)
+    yield "gated", gated(variables, space.gates(arch))
+    module = space.specialise(arch)
+    own = space.extract(variables, arch)
+
+    def specialised(own: Any) -> dict[str, Any]:
+        return quantities(from_module(module, own)._replace(in_cells=space.in_cells))
+
+    yield "specialised", jax.jit(specialised)(own)
+
+
+def _quantities(wanted: Set[str], arrays: Golden, network: Network) -> dict[str, Any]:
+    """Those wanted of the quantities we know, of one network; the compiler drops the others."""
+    with nn.intercept_methods(batch_norm_rule("batch")):
+        logits = network.apply(network.variables, arrays["x1"])[0]
+    perturbed = arrays["x_test"] + PERTURBATION * arrays["noise"]
+    options = NTKOptions(engine="jacobian", batch_norm="batch")
+    kernels = empirical_ntks(network, arrays["x1"], (arrays["x_test"], perturbed), options)
+    kappa = condition_number(decompose(kernels[0]).values, precision=0)
+    values = {
+        name: value(network, arrays)
+        for name, value in {**PARITY_GRADIENTS, **PARITY_ACTIVATIONS}.items()
+        if name != "jacob_cov"
+    }
+    known = {
+        "input_gradients": input_gradients(network, arrays["x1"]),
+        "logits": logits,
+        **dict(zip(KERNELS, kernels, strict=True)),
+        "te_nas_kappa": kappa,
+        **values,
+    }
+    return {name: value for name, value in known.items() if name in wanted}
+
+
+def _row(net: str, name: str, program: str, ours: Any, theirs: Any) -> Row:
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    if ours.shape != theirs.shape:
+        raise ValueError(f"{name} of net {net}: ours has shape {ours.shape}, theirs {theirs.shape}")
+    finite = theirs[np.isfinite(theirs)]
+    scale = np.abs(finite).max(initial=0.0)
+    # Equal infinities have no difference: it would be NaN.
+    same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
+    apart = np.abs(np.where(same, 0.0, ours) - np.where(same, 0.0, theirs)).max(initial=0.0)
+    error = float(apart / (scale if scale else 1.0))
+    norm = partial(np.linalg.norm) if ours.ndim else float
+    return {
+        "net": net,
+        "quantity": name,
+        "program": program,
+        "ours": float(norm(ours)),
+        "theirs": float(norm(theirs)),
+        "error": error if np.isfinite(error) else float("inf"),
+    }

@@ -1,0 +1,248 @@
+"""The data sets by name: how each is found, opened, normalised and described.
+
+Channel means and deviations of CIFAR and ImageNet16 are those NAS-Bench-201 trained with.
+"""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from saboc_jax.data import sources as data_sources
+from saboc_jax.data import tfds as data_tfds
+from saboc_jax.data.sources import Source, Split
+
+Directory = str | os.PathLike[str] | None
+STANDIN = "imagenet16_120_standin.npz"
+
+
+class Dataset(NamedTuple):
+    """An image classification data set.
+
+    Attributes:
+        name: a word, as in `--dataset`.
+        num_classes: number of classes.
+        image_shape: (height, width, channels).
+        mean: of each channel, of pixels in [0, 1].
+        std: of each channel.
+        class_names: one per class, or empty.
+        train: the training split.
+        test: the held-out split.
+        description: what it is, with source and licence.
+    """
+
+    name: str
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...]
+    train: Split
+    test: Split
+    description: str
+
+
+class _Entry(NamedTuple):
+    """How a data set is found (a builder of TFDS, else a file, else embedded) and described."""
+
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    description: str
+    builder: str = ""
+    test_split: str = "test"
+    first_classes: int | None = None
+    file: str = ""
+
+
+def _of_255(*values: float) -> tuple[float, ...]:
+    return tuple(value / 255 for value in values)
+
+
+_IMAGENET16 = (_of_255(122.68, 116.66, 104.01), _of_255(63.22, 61.26, 65.09))
+_REGISTRY = {
+    "cifar10": _Entry(
+        10,
+        (32, 32, 3),
+        _of_255(125.3, 123.0, 113.9),
+        _of_255(63.0, 62.1, 66.7),
+        "CIFAR-10 (Krizhevsky, 2009), 32x32; no licence stated, cite the technical report.",
+        builder="cifar10",
+    ),
+    "cifar100": _Entry(
+        100,
+        (32, 32, 3),
+        _of_255(129.3, 124.1, 112.4),
+        _of_255(68.2, 65.4, 70.4),
+        "CIFAR-100 (Krizhevsky, 2009), 32x32; no licence stated, cite the technical report.",
+        builder="cifar100",
+    ),
+    "imagenet16_120": _Entry(
+        120,
+        (16, 16, 3),
+        *_IMAGENET16,
+        "ImageNet16-120: the first 120 classes of the downsampled ImageNet (Chrabaszcz et al., "
+        "2017), 16x16, as in NAS-Bench-201; its validation split is held out. ImageNet's terms: "
+        "non-commercial research and education.",
+        builder="imagenet_resized/16x16",
+        test_split="validation",
+        first_classes=120,
+    ),
+    "imagenet16_120_standin": _Entry(
+        120,
+        (16, 16, 3),
+        *_IMAGENET16,
+        "A stand-in for ImageNet16-120, not that data set: 120 classes of Tiny-ImageNet reduced "
+        "to 16x16. ImageNet's terms: non-commercial research and education.",
+        file=STANDIN,
+    ),
+    "digits": _Entry(
+        10,
+        (32, 32, 3),
+        None,
+        None,
+        "1,797 handwritten digits (Alpaydin and Kaynak, 1998; UCI, CC BY 4.0) that come with "
+        "scikit-learn, 8x8 grey enlarged to 32x32x3; the last fifth of each class is held out.",
+    ),
+}
+DATASETS = tuple(_REGISTRY)
+
+
+def load(name: str, data_dir: Directory = None) -> Dataset:
+    """Opens a data set; images are decoded only when they are asked for.
+
+    Args:
+        name: one of `DATASETS`.
+        data_dir: where TFDS directories and files lie, themselves or in its directory `tfds`;
+            by default the environment variable SABOC_DATA_DIR, else TFDS_DATA_DIR, else
+            ~/tensorflow_datasets. Not looked at for "digits".
+
+    Raises:
+        ValueError: there is no such data set, or its files are damaged or incomplete.
+        FileNotFoundError: it is not there; the message says where it was looked for, how to
+            get it and what is available.
+    """
+    if name not in _REGISTRY:
+        raise ValueError(f"no data set {name!r}; there are {', '.join(DATASETS)}")
+    entry = _REGISTRY[name]
+    source = _open(name, entry, default_directory(data_dir))
+    stored = {len(source.class_names)} - {0, entry.num_classes}
+    if stored:
+        raise ValueError(
+            f"{source.train.where()}: {stored.pop()} classes, {name} has {entry.num_classes}"
+        )
+    train, test = (
+        Split(f"{name}/{split}", entry.image_shape, entry.num_classes, reader)
+        for split, reader in (("train", source.train), ("test", source.test))
+    )
+    for split in (train, test):
+        if not len(split):
+            raise ValueError(f"{split.reader.where()}: {split.name} is empty")
+        split.fetch([0])  # Images of a wrong shape are better found now than in a long run.
+    mean, std = (entry.mean, entry.std) if entry.mean and entry.std else _statistics(train)
+    return Dataset(
+        name,
+        entry.num_classes,
+        entry.image_shape,
+        mean,
+        std,
+        source.class_names,
+        train,
+        test,
+        entry.description,
+    )
+
+
+def available(data_dir: Directory = None) -> tuple[str, ...]:
+    """The names of the data sets that are there. Their files are not opened."""
+    base = default_directory(data_dir)
+    return tuple(name for name, entry in _REGISTRY.items() if _find(entry, base) is not None)
+
+
+def default_name(data_dir: Directory = None) -> str:
+    """The data set to use if none is named: CIFAR-10 if it is there, else the digits."""
+    return "cifar10" if "cifar10" in available(data_dir) else "digits"
+
+
+def default_directory(data_dir: Directory = None) -> Path:
+    """Where data is looked for: `data_dir`, SABOC_DATA_DIR, TFDS_DATA_DIR, TFDS's own place."""
+    default = os.environ.get("SABOC_DATA_DIR") or os.environ.get("TFDS_DATA_DIR")
+    return Path(data_dir or default or "~/tensorflow_datasets").expanduser()
+
+
+def prepare(name: str, data_dir: Directory = None) -> Path:
+    """Has TFDS download a data set and write it as array_record files, unless it is there.
+
+    TFDS shows its own progress. It needs TensorFlow for this, not for reading.
+
+    Args:
+        name: one of `DATASETS`.
+        data_dir: as of `load`.
+
+    Returns:
+        The directory of the version.
+
+    Raises:
+        ValueError: there is no such data set, it does not come from TFDS, or TFDS failed; the
+            message says what to do instead.
+    """
+    if name not in _REGISTRY:
+        raise ValueError(f"no data set {name!r}; there are {', '.join(DATASETS)}")
+    entry, base = _REGISTRY[name], default_directory(data_dir)
+    if not entry.builder:
+        known = ", ".join(other for other, one in _REGISTRY.items() if one.builder)
+        what = f"it is the file {base / entry.file}" if entry.file else "it comes with scikit-learn"
+        raise ValueError(f"{name} is not prepared by TFDS: {what}; allowed: {known}")
+    if _find(entry, base) is None:
+        data_tfds.prepare_tfds(entry.builder, base)
+    found = _find(entry, base)
+    if found is None:
+        raise ValueError(f"TFDS prepared {entry.builder}, but it is not under {base}")
+    return found
+
+
+def _find(entry: _Entry, base: Path) -> Path | None:
+    """Its directory or file; for an embedded data set, which needs none, `base`."""
+    if entry.builder:
+        return data_tfds.find_tfds(entry.builder, (base / "tfds", base))
+    path = base / entry.file
+    return path if not entry.file or path.is_file() else None
+
+
+def _open(name: str, entry: _Entry, base: Path) -> Source:
+    path = _find(entry, base)
+    if path is None:
+        raise FileNotFoundError(_not_found(name, entry, base))
+    if entry.builder:
+        return data_tfds.read_tfds(entry.builder, path, entry.test_split, entry.first_classes)
+    if entry.file:
+        return data_sources.read_npz(path, entry.image_shape, entry.num_classes)
+    return data_sources.read_digits()
+
+
+def _not_found(name: str, entry: _Entry, base: Path) -> str:
+    if entry.builder:
+        looked = f"{base / 'tfds' / entry.builder}/<version> and {base / entry.builder}/<version>"
+        get = (
+            f"Prepare it on a machine with TensorFlow by `saboc fetch_data --prepare={name}`, or "
+            f"by `{data_tfds.build_command(entry.builder, base)}`"
+        )
+    else:
+        looked = str(base / entry.file)
+        get = (
+            "It holds uint8 train_images and test_images [n, 16, 16, 3], integer train_labels "
+            "and test_labels [n], and class_names [120]"
+        )
+    return (
+        f"data set {name} is not there: looked for {looked}. {get}, or name the directory that "
+        f"holds it by data_dir (--data_dir) or SABOC_DATA_DIR. "
+        f"Available: {', '.join(available(base))}."
+    )
+
+
+def _statistics(train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each channel of pixels in [0, 1]."""
+    pixels = train.fetch(np.arange(len(train)))[0].reshape(-1, train.image_shape[-1]) / 255
+    return tuple(pixels.mean(0).tolist()), tuple(pixels.std(0).tolist())

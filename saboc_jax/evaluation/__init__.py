@@ -1,0 +1,1 @@
+"""Scores of many architectures: one loop, here or on workers, kept in a store."""

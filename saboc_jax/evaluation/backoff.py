@@ -1,0 +1,95 @@
+"""What is done where memory does not suffice: less at once, and on.
+
+A device takes a chunk of jobs, one (architecture, repeat) each, and runs them one after another.
+Where that does not fit, the chunk is halved; at one job, the images that a kernel takes in one
+pass are halved, which is what needs the memory. Either makes another program, whose float
+additions may come in another order: the scores are the same to rounding.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, TypeGuard
+
+from saboc_jax.scorers.observables import Kernels
+from saboc_jax.types import Batch, Scorer
+
+_SIGNS = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
+
+
+@dataclass
+class Chunk:
+    """How much is computed at once.
+
+    Attributes:
+        jobs: (architecture, repeat) pairs that a device takes at a time, 1 or more.
+        images: images of one pass of a kernel besides those of its columns; None: all.
+        halvings: how often it was made smaller.
+    """
+
+    jobs: int = 1
+    images: int | None = None
+    halvings: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("jobs", "images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} of a chunk; allowed: 1 or more")
+
+    def halve(self, scorer: Scorer, batch: Batch) -> bool:
+        """Makes the chunk smaller.
+
+        Args:
+            scorer: whose kernels may take fewer images in a pass.
+            batch: the images.
+
+        Returns:
+            Whether anything was left to halve.
+        """
+        images = self.images or batch.images.shape[0]
+        if self.jobs > 1:
+            self.jobs //= 2
+        elif images > 1 and any(_takes_passes(see) for see in scorer.observables.values()):
+            self.images = images // 2
+        else:
+            return False
+        self.halvings += 1
+        return True
+
+    def __str__(self) -> str:
+        if self.images is None:
+            return f"{self.jobs} at a time on a device"
+        return f"1 at a time on a device, {self.images} images in a pass"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Does an error say that memory did not suffice, on the host or on a device?"""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+    )
+
+
+def in_passes(scorer: Scorer, images: int | None) -> Scorer:
+    """The scorer whose kernels take so many images in one pass; None: as it is."""
+    if images is None:
+        return scorer
+    observables: dict[str, Any] = {
+        name: replace(
+            see, options=see.options._replace(chunk=min(images, see.options.chunk or images))
+        )
+        if _takes_passes(see)
+        else see
+        for name, see in scorer.observables.items()
+    }
+    return scorer._replace(observables=observables)
+
+
+def _takes_passes(see: object) -> TypeGuard[Kernels]:
+    """Is it a kernel whose memory its option `chunk` bounds?
+
+    Batch statistics need all images together; the Jacobian is taken row by row anyway.
+    """
+    return (
+        isinstance(see, Kernels)
+        and see.options.batch_norm == "frozen"
+        and see.options.engine != "jacobian"
+    )

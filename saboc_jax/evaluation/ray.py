@@ -1,0 +1,251 @@
+"""Scores on a Ray cluster: one warm actor for each worker, fed by `saboc_jax.evaluation.farm.Farm`.
+
+    with RayExecutor(num_workers=8, address="auto") as executor:
+        evaluator = Evaluator(space, scorer, keys, batches, executor=executor)
+        scores = evaluator.evaluate(masks)
+
+Ray is an extra (`pip install '.[ray]'` in the clone) and is imported when an executor is made.
+Every node needs this package in the driver's versions: others are refused, for results are kept
+under the driver's.
+
+**Bits.** XLA adds in an order that depends on its flags and on how many threads it has. Workers
+therefore get the driver's `JAX_*`, `XLA_*` and `NPROC` variables, and give the bits of the local
+executor on machines of one kind. `NPROC=1` for a run gives every worker one thread, wherever.
+(A Ray that the caller has initialised keeps the variables that it has.)
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+
+from saboc_jax.evaluation.evaluator import Counts, Evaluator, Job
+from saboc_jax.evaluation.farm import Answer, Farm, Message, WorkerLostError
+from saboc_jax.evaluation.records import current_versions
+
+PASSED_ON = ("JAX_", "XLA_", "NPROC")
+"""Beginnings of the environment variables that workers get."""
+
+
+class Worker:
+    """Holds an evaluator and computes jobs with it; what it compiles stays with it."""
+
+    def load(self, setup: Mapping[str, Any]) -> dict[str, Any]:
+        """Makes the evaluator.
+
+        Args:
+            setup: its arguments, see `setup_of`.
+
+        Returns:
+            `takes`: how many jobs it computes at once, `pid`, `versions`.
+        """
+        self._evaluator = Evaluator(**setup)
+        return {
+            "takes": self._evaluator.at_once,
+            "pid": os.getpid(),
+            "versions": current_versions(),
+        }
+
+    def compute(self, message: Message) -> Answer:
+        """Computes the jobs of a message."""
+        evaluator, answer = self._evaluator, Answer([], [], Counts())
+        evaluator.counts = answer.counts
+        for start in range(0, len(message.jobs), evaluator.at_once):
+            jobs = message.jobs[start : start + evaluator.at_once]
+            rows, seconds = evaluator.compute(message.missing, jobs)
+            answer.rows.extend(rows)
+            answer.seconds.extend(seconds)
+        return answer
+
+
+def setup_of(evaluator: Evaluator) -> dict[str, Any]:
+    """The arguments that make the same evaluator in another process, without store or executor."""
+    names = ("space", "scorer", "keys", "dataset", "seeds", "space_id", "max_programs")
+    setup = {name: getattr(evaluator, name) for name in (*names, "devices", "shard")}
+    setup["batches"] = [jax.tree.map(np.asarray, batch) for batch in evaluator.batches]
+    return setup if evaluator.pieces is not None else setup | {"pieces": None}
+
+
+@dataclass
+class RayPool:
+    """Actors of one evaluator.
+
+    Attributes:
+        ray: the module.
+        setup: reference to the evaluator's arguments.
+        size: number of workers.
+        resources: what an actor asks for, as `num_cpus` and `num_gpus`.
+        pids: process of each ready worker.
+    """
+
+    ray: ModuleType
+    setup: Any
+    size: int
+    resources: Mapping[str, float]
+    pids: dict[int, int] = field(default_factory=dict)
+    _actors: dict[int, Any] = field(default_factory=dict)
+    _starting: dict[Any, int] = field(default_factory=dict)
+
+    def start(self, worker: int) -> Any:
+        self._end(worker)
+        actor = self.ray.remote(Worker).options(**self.resources, max_restarts=0).remote()
+        self._actors[worker] = actor
+        ticket = actor.load.remote(self.setup)
+        self._starting[ticket] = worker
+        return ticket
+
+    def send(self, worker: int, message: Message) -> Any:
+        return self._actors[worker].compute.remote(message)
+
+    def wait(self, tickets: Sequence[Any], timeout: float | None) -> Any:
+        self.ray.wait(list(tickets), num_returns=1, timeout=timeout)
+        done, _ = self.ray.wait(list(tickets), num_returns=len(tickets), timeout=0)
+        return min(done, key=tickets.index, default=None)
+
+    def answer(self, ticket: Any) -> Any:
+        worker = self._starting.pop(ticket, None)
+        try:
+            answer = self.ray.get(ticket)
+        except (self.ray.exceptions.RayActorError, self.ray.exceptions.ObjectLostError) as error:
+            raise WorkerLostError(str(error)) from error
+        if worker is None:
+            return answer
+        ours = current_versions()
+        if answer["versions"] != ours:
+            raise ValueError(
+                f"a worker has the versions {answer['versions']}; allowed: the driver's {ours}"
+            )
+        self.pids[worker] = answer["pid"]
+        return answer["takes"]
+
+    def close(self) -> None:
+        """Ends all actors."""
+        for worker in list(self._actors):
+            self._end(worker)
+
+    def _end(self, worker: int) -> None:
+        self.pids.pop(worker, None)
+        actor = self._actors.pop(worker, None)
+        if actor is not None:
+            self.ray.kill(actor, no_restart=True)
+
+
+class RayExecutor:
+    """Computes an evaluator's jobs on Ray; use as a context manager.
+
+    The actors belong to one evaluator, and stay warm for all its calls; another evaluator gets
+    new ones.
+
+    Args:
+        num_workers: actors; None: one for each CPU of the cluster.
+        address: of a running cluster, "auto" for the one of this machine; None: `RAY_ADDRESS`,
+            and where that is unset a Ray of our own on this machine.
+        cpus_per_worker: CPUs that an actor reserves.
+        gpus_per_worker: GPUs that an actor reserves; without any it sees none.
+        in_flight: most messages that a worker has.
+        retries: how often a job is tried again after its worker was lost.
+
+    Raises:
+        ImportError: if Ray is not installed.
+        ConnectionError: if there is no cluster at the address.
+        ValueError: if a number is not allowed.
+    """
+
+    def __init__(
+        self,
+        num_workers: int | None = None,
+        address: str | None = None,
+        *,
+        cpus_per_worker: float = 1.0,
+        gpus_per_worker: float = 0.0,
+        in_flight: int = 2,
+        retries: int = 3,
+    ) -> None:
+        if num_workers is not None and num_workers < 1:
+            raise ValueError(f"num_workers={num_workers}; allowed: 1 or more")
+        self._ray = _import_ray()
+        self._owns_ray = not self._ray.is_initialized()
+        if self._owns_ray:
+            _connect(self._ray, address, num_workers, cpus_per_worker)
+        self._resources = {"num_cpus": cpus_per_worker, "num_gpus": gpus_per_worker}
+        cpus = self._ray.cluster_resources().get("CPU", 1.0)
+        self.num_workers = num_workers or max(1, int(cpus // max(cpus_per_worker, 1.0)))
+        self._in_flight, self._retries = in_flight, retries
+        self._of: Evaluator | None = None
+        self._pool: RayPool | None = None
+        self._farm: Farm | None = None
+
+    def __enter__(self) -> "RayExecutor":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def pids(self) -> dict[int, int]:
+        """Processes of the workers that are ready."""
+        return dict(self._pool.pids) if self._pool else {}
+
+    @property
+    def restarts(self) -> int:
+        """Workers that were lost, and started again."""
+        return self._farm.restarts if self._farm else 0
+
+    def run(
+        self, evaluator: Evaluator, missing: Sequence[str], jobs: Sequence[Job]
+    ) -> Iterator[tuple[Sequence[Job], Answer]]:
+        """See `saboc_jax.evaluation.farm.Executor`."""
+        return self.warm(evaluator).run(missing, jobs)
+
+    def warm(self, evaluator: Evaluator) -> Farm:
+        """Starts the evaluator's workers, unless they are there."""
+        if self._farm is None or self._of is not evaluator:
+            self._let_go()
+            setup = self._ray.put(setup_of(evaluator))
+            self._pool = RayPool(self._ray, setup, self.num_workers, self._resources)
+            self._farm, self._of = Farm(self._pool, self._in_flight, self._retries), evaluator
+        return self._farm
+
+    def stop(self) -> None:
+        """See `saboc_jax.evaluation.farm.Executor`."""
+        if self._farm:
+            self._farm.stop()
+
+    def close(self) -> None:
+        """Ends the workers, and Ray where it was started or joined here."""
+        if self._ray.is_initialized():
+            self._let_go()
+            if self._owns_ray:
+                self._ray.shutdown()
+
+    def _let_go(self) -> None:
+        if self._pool:
+            self._pool.close()
+        self._pool, self._farm, self._of = None, None, None
+
+
+def _import_ray() -> ModuleType:
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError("a Ray executor needs Ray: pip install '.[ray]' in the clone") from error
+    return ray
+
+
+def _connect(
+    ray: ModuleType, address: str | None, num_workers: int | None, cpus_per_worker: float
+) -> None:
+    """Joins the cluster at the address, or starts a Ray on this machine."""
+    passed_on = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+    options: dict[str, Any] = {"runtime_env": {"env_vars": passed_on}} if passed_on else {}
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        options["include_dashboard"] = False
+        if num_workers:  # as many as asked for, also beyond the CPUs
+            options["num_cpus"] = max(os.cpu_count() or 1, int(num_workers * cpus_per_worker))
+    ray.init(address=address, log_to_driver=False, configure_logging=False, **options)

@@ -1,0 +1,119 @@
+"""One compiled program over all local devices: a chunk of jobs, shared out evenly.
+
+A job is one architecture in one repeat. The program's axis of jobs is sharded over a mesh of
+devices; weights' keys and images are on all of them. Each device runs its own jobs one after
+another, so that `lax.cond` still skips the operations that an architecture does not have
+(under `vmap` all would run), and devices need not wait for each other within a chunk.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from saboc_jax.devices import unchecked_shard_map
+from saboc_jax.types import Batch, Gates, PRNGKey
+
+AXIS = "jobs"
+
+
+Look = Callable[[PRNGKey, Gates, Batch], Any]
+"""What is observed of one architecture on one batch."""
+
+
+def share_out(jobs: int, devices: int, places: int) -> Int[np.ndarray, "devices places"]:
+    """Which job each device runs at each of its places, -1 where none.
+
+    The numbers of jobs of two devices differ by at most one.
+    """
+    table = np.arange(devices * places).reshape(places, devices).T
+    return np.where(table < jobs, table, -1)
+
+
+def stacked(
+    keys: Sequence[PRNGKey], batches: Sequence[Batch], devices: Sequence[jax.Device]
+) -> tuple[Array, Batch]:
+    """Keys and batches of all repeats, with an axis for them, on every device.
+
+    Raises:
+        ValueError: if the batches of two repeats differ in shape.
+    """
+    shapes = {str(jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), each)) for each in batches}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"batches of {len(shapes)} different shapes; allowed on several devices: one shape"
+        )
+    everywhere = NamedSharding(_mesh(devices), PartitionSpec())
+    together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
+    return jax.device_put((jnp.stack(keys), together), everywhere)
+
+
+def arranged(
+    places: Int[np.ndarray, "devices places"],
+    gates: Float[np.ndarray, "jobs decisions options"],
+    repeats: Int[np.ndarray, " jobs"],
+    devices: Sequence[jax.Device],
+) -> tuple[Array, Array]:
+    """Gates and repeats of every place, on its device; repeat -1 where there is no job.
+
+    Args:
+        places: as `share_out` gives them.
+        gates: of each job.
+        repeats: of each job.
+        devices: to run on.
+    """
+    flat = places.ravel()
+    filled = np.where(flat[:, None, None] >= 0, gates[flat], 0)
+    numbers = np.where(flat >= 0, repeats[flat], -1).astype(np.int32)
+    return jax.device_put((filled, numbers), NamedSharding(_mesh(devices), PartitionSpec(AXIS)))
+
+
+def collected(observed: Any, places: Int[np.ndarray, "devices places"]) -> list[Any]:
+    """What was observed of each job, on the host, in the order of the jobs."""
+    on_host, flat = jax.device_get(observed), places.ravel()
+    ends = np.argsort(flat)[(flat < 0).sum() :]
+    return [jax.tree.map(lambda leaf: leaf[end], on_host) for end in ends]  # noqa: B023
+
+
+def sharded(look: Look, devices: Sequence[jax.Device]) -> Callable[..., Any]:
+    """The function that looks at a chunk of jobs, to be compiled.
+
+    It takes the gates [devices * places, decisions, options] and the repeat of each job (-1 where
+    there is none), both as `arranged` gives them, and the keys and batches as `stacked` does. It
+    gives what `look` gives, with an axis for the jobs; zeros where there is none.
+
+    Args:
+        look: what is observed of one architecture.
+        devices: to run on.
+    """
+    jobs, everywhere = PartitionSpec(AXIS), PartitionSpec()
+    return unchecked_shard_map(
+        partial(_one_device, look), _mesh(devices), (jobs, jobs, everywhere, everywhere), jobs
+    )
+
+
+def _one_device(look: Look, gates: Array, repeats: Array, keys: Array, batches: Batch) -> Any:
+    """What one device does: its jobs one after another, nothing where there is none."""
+
+    @jax.jit  # traced once for its shapes and for its use
+    def run(job: tuple[Array, Array]) -> Any:
+        gates, repeat = job
+        batch = jax.tree.map(lambda leaf: leaf[repeat], batches)
+        return look(keys[repeat], gates, batch)
+
+    shapes = jax.eval_shape(run, (gates[0], repeats[0]))
+
+    def nothing(job: tuple[Array, Array]) -> Any:
+        return jax.tree.map(jnp.zeros_like, shapes)
+
+    return lax.map(lambda job: lax.cond(job[1] >= 0, run, nothing, job), (gates, repeats))
+
+
+def _mesh(devices: Sequence[jax.Device]) -> Mesh:
+    return Mesh(np.asarray(devices), (AXIS,))

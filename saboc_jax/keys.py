@@ -1,0 +1,82 @@
+"""Keys of pseudo-random numbers: every purpose of a key is named here, once.
+
+A key is split by purpose (`key_for`) and by number (`key_numbered`), never by a number that stands
+for a purpose. The whole name of a purpose is hashed, so no two of them share bits:
+
+    root_key(seed) -> SCORING -> repeat r -> WEIGHTS, ZEN_INPUTS, ...   the network of a repeat
+                   -> IMAGES  -> repeat r -> TRAIN_IMAGES, TEST_IMAGES, ...   its batch
+                   -> SEARCH  -> SEARCH_START, SEARCH_STEP -> step      the searcher
+"""
+
+import enum
+import hashlib
+
+import jax
+from jaxtyping import Array, Int
+
+from saboc_jax.types import PRNGKey
+
+MAX_SEED = 2**32 - 1  # JAX keeps the lower 32 bits of a seed
+
+
+class Purpose(enum.StrEnum):
+    """What a key is for. The text is what is hashed: to change it changes bits."""
+
+    # Of a run.
+    SCORING = "scoring"  # networks of the repeats
+    IMAGES = "images"  # batches of the repeats
+    SEARCH = "search"
+    # Of a repeat's network.
+    WEIGHTS = "weights"
+    RANDOM_SCORE = "random score"
+    ZEN_INPUTS = "zen inputs"
+    ZEN_PERTURBATION = "zen perturbation"
+    AZ_NAS_INPUTS = "az_nas inputs"
+    AZ_NAS_SIGNS = "az_nas signs"
+    # Of a repeat's batch.
+    TRAIN_IMAGES = "train images"
+    TEST_IMAGES = "test images"
+    NOISE = "noise"  # on test images
+    CROPS = "crops"
+    CROP_CORNERS = "crop corners"
+    # Of a search.
+    SEARCH_START = "search start"
+    SEARCH_STEP = "search step"
+
+
+def _hash(name: str) -> int:
+    """32 bits of a whole name, the same on every machine and in every session."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
+
+
+def root_key(seed: int) -> PRNGKey:
+    """The key of a seed.
+
+    Raises:
+        ValueError: if it is no whole number from 0 to 4294967295, for JAX would drop what is above.
+    """
+    return jax.random.key(check_seed(seed))
+
+
+def check_seed(seed: int) -> int:
+    """The seed as it is; ValueError if JAX cannot tell it from others."""
+    whole = hasattr(seed, "__index__") and not isinstance(seed, bool)
+    if not whole or not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"seed={seed!r}; allowed: a whole number from 0 to {MAX_SEED}")
+    return int(seed)
+
+
+def key_for(key: PRNGKey, purpose: Purpose) -> PRNGKey:
+    """The key of one purpose; `key` may be asked for others as well."""
+    return jax.random.fold_in(key, _hash(Purpose(purpose).value))
+
+
+def key_numbered(key: PRNGKey, number: int | Int[Array, ""]) -> PRNGKey:
+    """The key of one of several alike, such as a repeat or a step."""
+    return jax.random.fold_in(key, number)
+
+
+def repeat_keys(key: PRNGKey, purpose: Purpose, repeats: int) -> list[PRNGKey]:
+    """A key of one purpose for each repeat of a run."""
+    own = key_for(key, purpose)
+    return [key_numbered(own, repeat) for repeat in range(repeats)]

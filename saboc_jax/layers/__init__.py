@@ -1,0 +1,1 @@
+"""Machinery of networks: operations, rules applied from outside, gating, weights."""

@@ -1,0 +1,241 @@
+"""The sections of a report: of a search, of a training, of a study."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from saboc_jax.files import read_json
+from saboc_jax.reports import charts
+from saboc_jax.reports.page import Section, folded, note, picture, plain, row, table, text
+
+CURVES = {"loss": "loss (nats)", "top1": "top-1 accuracy"}
+"""Metrics of training that are drawn over epochs."""
+
+CANDIDATES = "candidates.json"
+"""All that a search scored, as columns."""
+
+_CELLS = {
+    "cell.png": "The cell",
+    "cell-normal.png": "The normal cell",
+    "cell-reduce.png": "The reduction cell",
+}
+_PICTURES = {name: f"{heading} that was found" for name, heading in _CELLS.items()} | {
+    "trajectory.png": "How the search came to it",
+    "front.png": "Scores against cost, and the Pareto front",
+}
+_MOST_ROWS = 2000  # of the table of candidates
+
+
+# --- a search -------------------------------------------------------------------------------------
+
+
+def search(folder: Path, record: Mapping[str, Any]) -> list[Section]:
+    """What was asked, what was found, and what it was chosen among."""
+    sections = [("What was asked", _asked(record)), ("What was found", _found(record))]
+    sections.append(("True accuracy", _accuracies(record.get("accuracies", {}))))
+    sections += _pictures(folder, _PICTURES)
+    if record.get("blocks"):
+        sections.append(("Its blocks, in order", table(record["blocks"])))
+    if record.get("pareto_front"):
+        sections.append(("Architectures on the front", table(record["pareto_front"])))
+    return sections + _spectra(record) + _candidates(folder, record)
+
+
+def _pictures(folder: Path, headings: Mapping[str, str]) -> list[Section]:
+    """Those of the pictures that are there."""
+    there = {name: heading for name, heading in headings.items() if (folder / name).is_file()}
+    return [(heading, picture(folder / name, heading)) for name, heading in there.items()]
+
+
+def score_rows(scores: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The scores of what a search found, as rows of a table."""
+    return [
+        {
+            "metric": name,
+            "mean": value["mean"],
+            "standard error": value["standard_error"],
+            "better": value["better"],
+        }
+        for name, value in scores.items()
+    ]
+
+
+def _asked(record: Mapping[str, Any]) -> str:
+    asked, counts = record.get("settings", {}), record.get("counts", {})
+    told = (
+        f"<p>Searched by {text(asked.get('searcher', '?'))} with "
+        f"{text(asked.get('scorer', '?'))}, seed {text(asked.get('seed', '?'))}, "
+        f"{text(asked.get('repeats', '?'))} repeats: {record['evaluations']} networks, "
+        f"{counts.get('scored', 0)} scores computed, {counts.get('served', 0)} served, "
+        f"{record['search_seconds']:.1f} s.</p>"
+    )
+    if record.get("stopped"):
+        told += f"<p>Stopped by --{text(record['stopped'])} before its own end.</p>"
+    return told
+
+
+def _found(record: Mapping[str, Any]) -> str:
+    cost = record["cost"]
+    whose = "Trained" if record.get("settings", {}).get("trained_size") else "Scoring"
+    return (
+        f"<p><code>{text(record['text'])}</code></p><p>{whose} network: {cost['params']:,} "
+        f"parameters, {cost['macs'] / 1e6:.1f} M multiply-adds, {cost['depth']} layers deep.</p>"
+        f"{table(score_rows(record['scores']))}"
+        + note(
+            "A score orders architectures of one space on one batch; differences within the "
+            "standard error are noise."
+        )
+    )
+
+
+def _accuracies(truth: Mapping[str, Any]) -> str:
+    """True accuracies, or why there are none."""
+    if not truth or "missing" in truth:
+        return note(f"Unknown: {truth.get('missing', 'no table')}")
+    return table([{"trained on": name, **values} for name, values in truth.items()])
+
+
+def _spectra(record: Mapping[str, Any]) -> list[Section]:
+    """Eigenvalues of what was found, over those of a few others of the run."""
+    spectra = record.get("spectra") or {}
+    found = spectra.get("found") or record.get("eigenvalues")
+    if not found:
+        return []
+    others = spectra.get("others", {})
+    chart = charts.spectrum(found, list(others.values()))
+    words = "Largest first. A flat line is easy to train. Blue: what was found, a line a repeat."
+    if others:
+        words += f" Grey: {len(others)} others that were scored, spread evenly over the search."
+    return [("Eigenvalues of the kernel", row(chart) + note(words))]
+
+
+def _candidates(folder: Path, record: Mapping[str, Any]) -> list[Section]:
+    """Scatter plots of all that was scored, and the table of it; means over repeats."""
+    path = folder / CANDIDATES
+    if not path.is_file():
+        return []
+    columns = read_json(path)
+    names = [name for name in record["scores"] if name in columns]
+    texts = np.array(columns["architecture"])
+    if not names or not len(texts):
+        return []
+    supernet = np.char.startswith(texts, "supernet:")
+    values = {n: np.array(columns[n], float) for n in ("params", "macs", *names)}
+    sections: list[Section] = []
+    if plots := _scatters(names, *_with_found(record, values, texts, supernet)):
+        words = "Orange: found. " + ("Hollow: supernets." if supernet.any() else "")
+        sections.append(("Scores of all candidates", row(plots) + note(words)))
+    kept = np.flatnonzero(~supernet)[:_MOST_ROWS]
+    rows = [
+        {"architecture": str(texts[i]), **{name: float(v[i]) for name, v in values.items()}}
+        for i in kept
+    ]
+    if rows:
+        sections.append(("Architectures scored", folded(f"Show {len(rows)}", table(rows))))
+    return sections
+
+
+def _with_found(
+    record: Mapping[str, Any],
+    values: Mapping[str, np.ndarray],
+    texts: np.ndarray,
+    supernet: np.ndarray,
+) -> tuple[Mapping[str, np.ndarray], np.ndarray, np.ndarray]:
+    """(Values, is a supernet, is what was found); what pruning found it scored after the search."""
+    found = texts == record["text"]
+    if found.any():
+        return values, supernet, found
+    own = record["cost"] | {name: value["mean"] for name, value in record["scores"].items()}
+    # A mean that is not finite is kept as null.
+    more = {name: [np.nan if own[name] is None else own[name]] for name in values}
+    values = {name: np.append(column, more[name]) for name, column in values.items()}
+    return values, np.append(supernet, False), np.append(found, True)
+
+
+def _scatters(
+    names: Sequence[str], values: Mapping[str, np.ndarray], supernet: np.ndarray, found: np.ndarray
+) -> str:
+    """Metrics against one another; a single one against parameters and multiply-adds."""
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]][:3]
+    if not pairs:
+        pairs = [(cost, names[0]) for cost in ("params", "macs") if cost != names[0]]
+    return "".join(
+        charts.scatter(values[a], values[b], (a, b), faint=supernet, marked=found)
+        for a, b in pairs
+        if np.isfinite(values[a]).any()
+    )
+
+
+# --- a training -----------------------------------------------------------------------------------
+
+
+def training(folder: Path, record: Mapping[str, Any]) -> list[Section]:
+    """Curves of loss and accuracy, every epoch, and the recipe."""
+    epochs = record["epochs"]
+    last, best = epochs[-1], max(epochs, key=lambda line: line["test_top1"])
+    told = (
+        f"<p>After {last['epoch']} epochs: test top-1 {last['test_top1']:.2%}, top-5 "
+        f"{last['test_top5']:.2%}, loss {last['test_loss']:.4g}; the best top-1 of an epoch was "
+        f"{best['test_top1']:.2%}, in epoch {best['epoch']}.</p>"
+    )
+    if seconds := sum(line.get("seconds", 0) for line in epochs):
+        told += f"<p>{seconds:,.0f} s of training and evaluation.</p>"
+    plots = "".join(
+        charts.lines(
+            {split: curves(epochs, f"{split}_{name}") for split in ("train", "test")},
+            ("epoch", label),
+        )
+        for name, label in CURVES.items()
+    )
+    sections: list[Section] = [("What was trained", _trained(record)), ("What came out", told)]
+    sections += _pictures(folder, _CELLS)
+    sections += [("Loss and accuracy", row(plots)), ("Epochs", table(epochs))]
+    if recipe := record.get("recipe"):
+        rows = [{"setting": name, "value": plain(value)} for name, value in recipe.items()]
+        sections.append(("Recipe", folded(f"{len(rows)} settings of training", table(rows))))
+    return sections
+
+
+def curves(epochs: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float], list[float]]:
+    """Epochs, and one metric in each that has it."""
+    kept = [line for line in epochs if name in line]
+    return [line["epoch"] for line in kept], [line[name] for line in kept]
+
+
+def _trained(record: Mapping[str, Any]) -> str:
+    settings, cost = record.get("settings", {}), record.get("cost")
+    architecture = record.get("text", settings.get("architecture", ""))
+    told = f"<p><code>{text(architecture)}</code></p>"
+    if cost:
+        told += (
+            f"<p>{cost['params']:,} parameters, {cost['macs'] / 1e6:.1f} M multiply-adds, "
+            f"{cost['depth']} layers deep.</p>"
+        )
+    return told + (
+        f"<p>Recipe {text(settings.get('recipe', '?'))} on {text(settings.get('dataset', '?'))}, "
+        f"seed {text(settings.get('seed', '?'))}.</p>"
+    )
+
+
+# --- a study --------------------------------------------------------------------------------------
+
+
+def study(folder: Path, records: Mapping[str, Mapping[str, Any]]) -> list[Section]:
+    """The tables of every record, then its runs, then all pictures of the folder."""
+    sections: list[Section] = []
+    for name, record in records.items():
+        if record.get("caption"):
+            sections.append(("What was measured", note(record["caption"])))
+        if "rows" in record:
+            known = name == "correlations" and any("tau" in row for row in record["rows"])
+            heading = "Kendall tau and its interval" if known else name.replace("_", " ")
+            sections.append((heading, table(record["rows"])))
+        for title, rows in record.get("tables", {}).items():
+            sections.append((title, table(rows)))
+        if runs := record.get("runs"):
+            sections.append(("Every run", folded(f"Show {len(runs)}", table(runs))))
+    for path in sorted(folder.glob("*.png")):
+        sections.append((path.stem.replace("_", " ").replace("-", ", "), picture(path, path.stem)))
+    return sections

@@ -1,0 +1,243 @@
+"""Scorers together: quantities that are observed once, direction and policy."""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from saboc_jax.devices import SHARDS
+from saboc_jax.layers.chain import Pieces
+from saboc_jax.scorers.observables import Kernels
+from saboc_jax.types import (
+    Batch,
+    Diagnostics,
+    Gates,
+    Passes,
+    PRNGKey,
+    Scorer,
+    SearchSpace,
+)
+
+
+def check_storable(scorer: Scorer) -> None:
+    """Raises ValueError if an option has no text that tells it from others."""
+    for part in scorer.parts or (scorer,):
+        for name, value in part.options.items():
+            if callable(value):
+                raise ValueError(
+                    f"scorer {part.name!r}: {name}={value!r} cannot be kept in a store, where it "
+                    "would be mistaken for another; allowed: a name, or a function that is "
+                    "defined at the top of a module"
+                )
+
+
+def on_space(scorer: Scorer, space: SearchSpace, pieces: Pieces | None = None) -> Scorer:
+    """The scorer whose observables look at another space, as `SearchSpace.program` gives it.
+
+    Args:
+        scorer: of a space where architectures have their own programs.
+        space: of one of them.
+        pieces: where compiled links of a chain are kept; None: kernels are one program.
+    """
+
+    def move(see: Any) -> Any:
+        if isinstance(see, Kernels):
+            return replace(see, space=space, pieces=pieces)
+        return replace(see, space=space) if hasattr(see, "space") else see
+
+    moved = {name: move(see) for name, see in scorer.observables.items()}
+    return scorer._replace(observables=moved)
+
+
+def shared_by(scorer: Scorer, shard: str, devices: int) -> Scorer:
+    """The scorer as several devices share it: one of `saboc_jax.devices.SHARDS`.
+
+    Args:
+        scorer: any for "architectures", which leaves it as it is.
+        shard: "images": every kernel shares its images over the devices.
+        devices: how many local ones.
+
+    Raises:
+        ValueError: if there is no such way, or images are to be shared where anything is observed
+            but kernels of frozen batch norm in one backward pass.
+    """
+    if shard not in SHARDS:
+        raise ValueError(f"shard={shard!r}; allowed: {SHARDS}")
+    if shard != "images":
+        return scorer
+    parts = scorer.parts or (scorer,)
+    others = [p.name for p in parts if not all(map(_shares_images, p.observables.values()))]
+    if others:
+        raise ValueError(
+            f"scorers {others} cannot share images over devices; allowed: scorers that observe "
+            "nothing but NTKs, with batch_norm='frozen' and engine 'auto' or 'one_backward'"
+        )
+    kernels: dict[str, Any] = {
+        name: replace(see, devices=devices)
+        for name, see in scorer.observables.items()
+        if isinstance(see, Kernels)  # all are
+    }
+    return scorer._replace(observables=kernels)
+
+
+def _shares_images(see: object) -> bool:
+    """Is it a kernel whose images several devices can share?"""
+    return (
+        isinstance(see, Kernels)
+        and see.options.batch_norm == "frozen"
+        and see.options.engine in ("auto", "one_backward")
+    )
+
+
+def split_apart(scorer: Scorer) -> tuple[Scorer, Scorer]:
+    """The scorer with the observables that are one program, and with those that run apart."""
+    apart = {
+        name: see for name, see in scorer.observables.items() if getattr(see, "runs_apart", False)
+    }
+    rest = {name: see for name, see in scorer.observables.items() if name not in apart}
+    return scorer._replace(observables=rest), scorer._replace(observables=apart)
+
+
+def with_program(scorer: Scorer, gates: Gates) -> Scorer:
+    """The scorer on the program of these gates; as it is where one program serves all.
+
+    Raises:
+        ValueError: if each architecture has its own program and the gates are traced.
+    """
+    spaces: Any = (getattr(see, "space", None) for see in scorer.observables.values())
+    space = next((space for space in spaces if space is not None), None)
+    if space is None or space.program is None:
+        return scorer
+    if isinstance(gates, jax.core.Tracer):
+        raise ValueError(
+            f"space {space.name!r} has a program for each architecture, but the gates are "
+            "traced; allowed: gates that are known when the scorer is traced (close over them)"
+        )
+    return on_space(scorer, space.program(np.asarray(gates) > 0))
+
+
+def observe(scorer: Scorer, key: PRNGKey, gates: Gates, batch: Batch) -> dict[str, Any]:
+    """The quantities a scorer reads; equal ones are computed once.
+
+    Kernels are also read from wider ones that are computed anyway.
+    """
+    scorer = with_program(scorer, gates)
+    wanted = dict.fromkeys(scorer.observables.values())
+    kernels = [see for see in wanted if isinstance(see, Kernels)]
+    kernels.sort(key=lambda see: len(see.rows), reverse=True)
+    source = {see: next((wide for wide in kernels if wide.covers(see)), see) for see in wanted}
+    done = {see: see(key, gates, batch) for see in dict.fromkeys(source.values())}
+    return {name: done[source[see]] for name, see in scorer.observables.items()}
+
+
+def labels_only(batch: Batch) -> Batch:
+    """The batch without its images: what `finish` may read."""
+    return batch._replace(
+        images=None,  # type: ignore[arg-type]  # nobody reads them there
+        test_images=None,
+        perturbed_images=None,
+        more_images=None,
+        crops=None,
+    )
+
+
+def check_needs(scorer: Scorer, batch: Batch) -> None:
+    """Raises ValueError if a field that the scorer needs is None."""
+    missing = sorted(name for name in scorer.needs if getattr(batch, name) is None)
+    if missing:
+        raise ValueError(f"scorer {scorer.name!r} needs the batch fields {missing}, got None")
+
+
+def combine(scorers: Sequence[Scorer], name: str | None = None) -> Scorer:
+    """Several scorers as one, whose metrics are all of theirs.
+
+    They are named "scorer.metric", or just as the scorer where both names are equal.
+
+    Observables that are equal (the same NTK, the same forward pass) are computed once. The
+    parts of a combination among them are taken by themselves.
+
+    Raises:
+        ValueError: if two have the same name.
+    """
+    if len(scorers) == 1 and name is None:
+        return scorers[0]
+    scorers = tuple(part for scorer in scorers for part in scorer.parts or (scorer,))
+    names = [scorer.name for scorer in scorers]
+    if len(set(names)) < len(names):
+        raise ValueError(f"scorers {names}; allowed: each name once")
+
+    def finish(
+        observed: Mapping[str, Any], gates: Gates, batch: Batch
+    ) -> tuple[Float[Array, " k"], Diagnostics]:
+        values: list[Array] = []
+        notes: Diagnostics = {}
+        for index, scorer in enumerate(scorers):
+            own = {key: observed[f"{index}.{key}"] for key in scorer.observables}
+            scores, diagnostics = scorer.finish(own, gates, batch)
+            values.append(scores)
+            notes |= {f"{scorer.name}.{key}": value for key, value in diagnostics.items()}
+        return jnp.concatenate(values), notes
+
+    return Scorer(
+        name=name or "+".join(scorer.name for scorer in scorers),
+        metrics=tuple(
+            metric if metric == s.name else f"{s.name}.{metric}"
+            for s in scorers
+            for metric in s.metrics
+        ),
+        higher_is_better=tuple(up for s in scorers for up in s.higher_is_better),
+        needs=frozenset().union(*(s.needs for s in scorers)),
+        passes=Passes(*(sum(kind) for kind in zip(*(s.passes for s in scorers), strict=True))),
+        observables={
+            f"{index}.{key}": see
+            for index, s in enumerate(scorers)
+            for key, see in s.observables.items()
+        },
+        finish=finish,
+        options={s.name: dict(s.options) for s in scorers},
+        parts=scorers,
+        measured=any(s.measured for s in scorers),
+    )
+
+
+def load_factory(registry: Mapping[str, str], name: str) -> Callable[..., Scorer]:
+    """The factory registered under a name as "module:function".
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if name not in registry:
+        raise ValueError(f"scorer {name!r} is unknown; allowed: {', '.join(sorted(registry))}")
+    module, function = registry[name].split(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def score(
+    scorer: Scorer, key: PRNGKey, gates: Gates, batch: Batch
+) -> tuple[Float[Array, " k"], Diagnostics]:
+    """Scores one architecture or supernet in one pure function.
+
+    `saboc_jax.evaluation.evaluator` does the same for many, with the second
+    half in float64 on the host.
+
+    Args:
+        scorer: any scorer.
+        key: seeds the weights; consumed.
+        gates: of the architecture or supernet.
+        batch: the images; see `Scorer.needs`.
+
+    Raises:
+        ValueError: if the batch lacks a field.
+    """
+    check_needs(scorer, batch)
+    return scorer.finish(observe(scorer, key, gates, batch), gates, labels_only(batch))
+
+
+def jitted(scorer: Scorer) -> Callable[[PRNGKey, Gates, Batch], tuple[Array, Diagnostics]]:
+    """`score` of one scorer, compiled; one program for every architecture of the space."""
+    return jax.jit(lambda key, gates, batch: score(scorer, key, gates, batch))

@@ -1,0 +1,1 @@
+"""Runs of search methods: limits, results, how a search went."""

@@ -1,0 +1,245 @@
+"""Runs a searcher over a space with a scorer, and says what came out.
+
+Candidates that a budget forbids are told to the searcher as NaN without being scored: they are
+evaluations, are ranked last, and are never the result.
+
+A search is a pure function of its key and the scores, so a run whose scores are in a store is
+resumed by running it again. That also holds for a run that a time budget stopped: what it
+scored is kept, the stop is recorded in its result, and the same run with more time goes on to
+the bits that it would have reached without a stop. Only where it stops depends on the clock.
+"""
+
+import inspect
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float
+
+from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.keys import Purpose, key_for, key_numbered
+from saboc_jax.searchers.history import SearchState
+from saboc_jax.searchers.pruning import PruningState
+from saboc_jax.searching.budgets import Allows
+from saboc_jax.spaces.base import architecture_to_mask
+from saboc_jax.statistics.ranking import standard_error
+from saboc_jax.types import Architecture, PRNGKey, Searcher, SearchSpace
+
+Step = tuple[np.ndarray, np.ndarray]
+"""Masks [b, d, o] and scores [b, repeats, k] of one step; rejected candidates are NaN."""
+
+
+class _OutOfTimeError(Exception):
+    """The time budget is used up."""
+
+
+@dataclass
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        arch: the architecture.
+        scores: [repeats, k] its metrics.
+        diagnostics: of its first repeat.
+        history: of every step that was finished.
+        rejected: candidates over budget.
+        stopped: the limit that ended the search before its own end; None: none did.
+    """
+
+    arch: Architecture
+    scores: Float[np.ndarray, "repeats k"]
+    diagnostics: dict[str, Any]
+    history: list[Step]
+    rejected: int = 0
+    stopped: str | None = None
+
+    def mean(self) -> Float[np.ndarray, " k"]:
+        """Mean of each metric over repeats."""
+        return self.scores.mean(0)
+
+    def standard_error(self) -> Float[np.ndarray, " k"]:
+        """Standard error of that mean; NaN for one repeat."""
+        return standard_error(self.scores)
+
+
+def pruning_options(space: SearchSpace, allows: Allows | None) -> dict[str, Any]:
+    """What pruning must know of a space; it starts without the option `none`, as TE-NAS does."""
+    has_none = any("none" in names for names in space.option_names)
+    return {
+        "initially_pruned": ("none",) * has_none,
+        "option_names": space.option_names,
+        "allows": allows,
+        "removals": space.removals and space.removals(),
+    }
+
+
+def evolution_options(space: SearchSpace, factory: Callable[..., Searcher]) -> dict[str, Any]:
+    """What a searcher must know of a space to breed in it; {} if it does not mutate."""
+    known = inspect.signature(factory).parameters
+    options = space.evolution() if space.evolution and "mutate" in known else {}
+    return {name: value for name, value in options.items() if name in known}
+
+
+def evaluations(history: list[Step]) -> int:
+    """How many candidates a history holds, rejected ones included."""
+    return sum(len(masks) for masks, _ in history)
+
+
+def expected_evaluations(
+    searcher: Searcher, metrics: int, allows: Allows | None = None, most: int | None = None
+) -> int | None:
+    """How many candidates a search will ask for; None: not known beforehand.
+
+    Args:
+        searcher: any.
+        metrics: how many it is told.
+        allows: the budget. Which removals it forbids, and so the length of pruning, is seen on
+            the way only.
+        most: after which it is stopped.
+    """
+    own = None if allows else _own_evaluations(searcher, metrics)
+    return min(filter(None, (own, most)), default=None)
+
+
+def _own_evaluations(searcher: Searcher, metrics: int) -> int | None:
+    """The searcher's own number; pruning is rehearsed with equal scores, which gives it."""
+    state = searcher.init(jax.random.key(0))
+    if isinstance(state, SearchState):
+        return len(state.history.scores)
+    if not isinstance(state, PruningState):
+        return None
+    while not searcher.done(state):
+        masks, state = searcher.ask(jax.random.key(0), state)
+        state = searcher.tell(state, masks, np.ones((len(masks), 1, metrics)))
+    return int(state.evaluations)
+
+
+def run_search(
+    searcher: Searcher,
+    evaluator: Evaluator,
+    key: PRNGKey,
+    on_step: Callable[[int, int], None] | None = None,
+    *,
+    on_told: Callable[[list[Step], Callable[[], Architecture | None]], None] | None = None,
+    allows: Allows | None = None,
+    costs: Callable[[Bool[np.ndarray, "b d o"]], Float[np.ndarray, "b m"]] | None = None,
+    max_evaluations: int | None = None,
+    time_budget: float | None = None,
+) -> SearchResult:
+    """Asks, evaluates and tells until the searcher is done or a limit is reached.
+
+    Args:
+        searcher: any searcher over the evaluator's space.
+        evaluator: scores the candidates.
+        key: seeds the searcher; consumed.
+        on_step: called as `on_step(step, candidates)` before a step is evaluated.
+        on_told: called after every step as `on_told(history, best)`; `best()` is what the
+            searcher would return now, None where it cannot say yet.
+        allows: see `saboc_jax.searching.budgets.budget_check`; None: no budget.
+        costs: further metrics that are told to the searcher after the scores, for a search
+            between objectives; they are not in the history.
+        max_evaluations: a step that would exceed it is not begun.
+        time_budget: seconds from now after which nothing more is scored; the step that was
+            under way is not told to the searcher, but what it scored stays in the store.
+
+    Raises:
+        ValueError: if a limit leaves nothing to return.
+    """
+    state = searcher.init(key_for(key, Purpose.SEARCH_START))
+    steps = key_for(key, Purpose.SEARCH_STEP)
+    history: list[Step] = []
+    rejected, stopped = 0, None
+    deadline = None if time_budget is None else time.monotonic() + time_budget
+    while not searcher.done(state):
+        asked, state = searcher.ask(key_numbered(steps, len(history)), state)
+        masks = np.asarray(asked, bool)
+        if max_evaluations is not None and evaluations(history) + len(masks) > max_evaluations:
+            stopped = "max_evaluations"
+            break
+        if on_step:
+            on_step(len(history), len(masks))
+        allowed = np.array([allows is None or allows(mask) for mask in masks])
+        try:
+            scores = _evaluate(evaluator, masks, allowed, deadline)
+        except _OutOfTimeError:
+            stopped = "time_budget"
+            break
+        told = scores
+        if costs:
+            further = np.repeat(costs(masks)[:, None], scores.shape[1], axis=1)
+            told = np.concatenate([scores, np.where(allowed[:, None, None], further, np.nan)], 2)
+        state = searcher.tell(state, asked, told)
+        history.append((masks, scores))
+        rejected += int((~allowed).sum())
+        if on_told:
+            on_told(history, partial(_returned, searcher, state))
+    arch = _best(searcher, state, allows, history, rejected, stopped)
+    mask = architecture_to_mask(arch, max(evaluator.space.choices))
+    repeats = [evaluator.score(mask, repeat) for repeat in range(len(evaluator.keys))]
+    return SearchResult(
+        arch, np.stack([s for s, _ in repeats]), repeats[0][1], history, rejected, stopped
+    )
+
+
+def _returned(searcher: Searcher, state: Any) -> Architecture | None:
+    """What a searcher would return now; None: nothing yet."""
+    try:
+        return np.asarray(searcher.best(state))
+    except ValueError:
+        return None
+
+
+def _evaluate(
+    evaluator: Evaluator,
+    masks: Bool[np.ndarray, "b d o"],
+    allowed: Bool[np.ndarray, " b"],
+    deadline: float | None,
+) -> Float[np.ndarray, "b repeats k"]:
+    """Scores of the allowed masks, NaN for the others."""
+    shape = (len(masks), len(evaluator.keys), len(evaluator.scorer.metrics))
+    scores = np.full(shape, np.nan)
+    inner = evaluator.on_score
+
+    def watch() -> None:
+        if inner:
+            inner()
+        if deadline is not None and time.monotonic() > deadline:
+            raise _OutOfTimeError
+
+    evaluator.on_score = watch
+    try:
+        if allowed.any():
+            scores[allowed] = evaluator.evaluate(masks[allowed])
+    finally:
+        evaluator.on_score = inner
+    return scores
+
+
+def _best(
+    searcher: Searcher,
+    state: Any,
+    allows: Allows | None,
+    history: list[Step],
+    rejected: int,
+    stopped: str | None,
+) -> Architecture:
+    """The searcher's best, within the budget."""
+    count = evaluations(history)
+    try:
+        arch = np.asarray(searcher.best(state))
+    except ValueError as error:
+        why = f"stopped by {stopped} after {count} evaluations" if stopped else f"{count} done"
+        raise ValueError(
+            f"the search found nothing to return: {why}, {rejected} of them over budget; {error}"
+        ) from error
+    options = history[0][0].shape[-1] if history else int(arch.max()) + 1
+    if allows and not allows(architecture_to_mask(arch, options)):
+        raise ValueError(
+            f"{searcher.name} ended with an architecture over budget, {rejected} of {count} "
+            "candidates were; allowed: larger limits, or another searcher"
+        )
+    return arch

@@ -1,0 +1,1 @@
+"""DARTS: cells of seven nodes, and all genotypes."""

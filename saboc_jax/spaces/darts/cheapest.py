@@ -1,0 +1,90 @@
+"""The cheapest genotypes that a supernet of DARTS holds, for budgets.
+
+Parameters and multiply-accumulates are sums over the edges that nodes keep, so each node takes the
+pair of inputs that is cheapest with the cheapest operations on it: exact. Depth is a longest path;
+each node takes the pair that makes its own path shortest, for inputs of equal depth: a member that
+is nearly the least deep.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from saboc_jax.spaces.darts import cells
+from saboc_jax.spaces.darts.costs import NetworkSize, operation_cost
+from saboc_jax.types import Architecture, Cost
+
+
+@lru_cache(16)
+def edge_costs(size: NetworkSize) -> Int[np.ndarray, "3 2 14 8"]:
+    """What each operation on each edge of each kind of cell adds to each field of `Cost`.
+
+    Depth is of the operation; parameters and multiply-accumulates are of all cells of the kind.
+
+    Args:
+        size: the network.
+    """
+    found = np.zeros((3, len(cells.CELLS), cells.NUM_EDGES, len(cells.OPERATIONS)), int)
+    side, channels = size.image_size, size.channels
+    for layer in range(size.layers):
+        kind = int(size.reduces(layer))
+        channels *= 1 + kind
+        side = -(-side // 2) if kind else side
+        for edge, (source, _) in enumerate(cells.EDGES):
+            for option, name in enumerate(cells.OPERATIONS):
+                strided = bool(kind) and source < 2
+                params, macs, depth = operation_cost(name, channels, side, strided, size.affine)
+                found[:2, kind, edge, option] += params, macs
+                found[2, kind, edge, option] = depth
+    return found
+
+
+def added(costs: Int[np.ndarray, " 8"], quantity: str, reached: int) -> Int[np.ndarray, " 8"]:
+    """What each operation on an edge adds to its node: its cost, or the depth of its path.
+
+    Args:
+        costs: of the operations.
+        quantity: a field of `Cost`.
+        reached: the depth of a path to what the edge reads; 0: there is none.
+    """
+    if quantity != "depth":
+        return costs
+    paths = np.where(reached, costs + reached, 0)
+    paths[0] = 0  # `none` ends every path
+    return paths
+
+
+def cheapest(mask: Any, quantity: str, size: NetworkSize) -> Architecture:
+    """An architecture of a supernet that costs least.
+
+    Args:
+        mask: [36, 10] with an active option of each decision.
+        quantity: a field of `Cost`.
+        size: the network whose cost counts.
+    """
+    active = np.asarray(mask, bool)
+    arch = active.argmax(1).astype(np.int32)
+    costs = edge_costs(size)[Cost._fields.index(quantity)]
+    for cell in range(len(cells.CELLS)):
+        reached = [1, 1]  # depths of paths to the nodes; 0: none
+        for node, pairs in enumerate(cells.PAIRS):
+            best = []
+            for option in np.flatnonzero(active[cells.FIRST_PAIR + cell * cells.STEPS + node]):
+                chosen = {}
+                for source in pairs[option]:
+                    edge = cells.edge_number(source, 2 + node)
+                    values = added(costs[cell, edge], quantity, reached[source])
+                    decision = cell * cells.NUM_EDGES + edge
+                    values = np.where(active[decision, : len(values)], values, np.inf)
+                    chosen[decision] = (values.min(), int(values.argmin()))
+                amounts = [value for value, _ in chosen.values()]
+                total = max(amounts) if quantity == "depth" else sum(amounts)
+                best.append((total, int(option), chosen))
+            total, pair, chosen = min(best, key=lambda found: found[:2])
+            arch[cells.FIRST_PAIR + cell * cells.STEPS + node] = pair
+            for decision, (_, operation) in chosen.items():
+                arch[decision] = operation
+            reached.append(int(total))
+    return arch

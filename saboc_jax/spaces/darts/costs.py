@@ -1,0 +1,184 @@
+"""Parameters, multiply-accumulates and depth of a DARTS network, from formulas.
+
+Network: a 3x3 stem of `stem_multiplier` C channels with batch norm, then cells of C channels;
+the cells at one and two thirds are reduction cells and double C. Each cell first brings its
+two inputs to C channels (1x1 convolution and batch norm; two shifted 1x1 convolutions of stride
+2 for an input from before a reduction). The classifier pools and is one dense layer.
+
+The `params` of NAS-Bench-Suite-Zero's 725 genotypes were counted with `PUBLISHED`: C=32, 8
+cells, stem multiplier 3, no auxiliary head, and batch norms without scale and bias inside the
+operations, with both in the stem and at the cells' inputs. That was found by fitting, and
+all 725 numbers are reproduced exactly. So are their `flops`, by `published_flops`, which counts
+more than multiply-accumulates.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from saboc_jax.spaces.darts import cells
+from saboc_jax.spaces.darts.cells import Edge, Genotype
+from saboc_jax.types import Cost
+
+
+class NetworkSize(NamedTuple):
+    """The macro network around the cells; defaults are those DARTS trains on CIFAR-10.
+
+    Attributes:
+        channels: C of the first cells.
+        layers: cells.
+        stem_multiplier: the stem has this many times C channels.
+        auxiliary: with the auxiliary head at two thirds.
+        affine: batch norms inside the operations have scale and bias.
+        num_classes: width of the outputs.
+        image_size: height and width of an image.
+        reduction_cells: which cells are reduction cells; None: those at one and two thirds.
+        last_activation: batch norm and ReLU after the last cell, as TE-NAS's networks have.
+        thin: without stem and classifier; outputs are feature maps.
+    """
+
+    channels: int = 36
+    layers: int = 20
+    stem_multiplier: int = 3
+    auxiliary: bool = False
+    affine: bool = True
+    num_classes: int = 10
+    image_size: int = 32
+    reduction_cells: tuple[int, ...] | None = None
+    last_activation: bool = False
+    thin: bool = False
+
+    def reduces(self, layer: int) -> bool:
+        """Is that cell a reduction cell?"""
+        found = self.reduction_cells
+        return layer in (reductions(self.layers) if found is None else found)
+
+
+TRAINED = NetworkSize()
+PUBLISHED = NetworkSize(channels=32, layers=8, affine=False)
+
+
+def reductions(layers: int) -> tuple[int, ...]:
+    """Which cells are reduction cells."""
+    return tuple(sorted({layers // 3, 2 * layers // 3}))
+
+
+def cost(genotype: Genotype, size: NetworkSize = TRAINED) -> Cost:
+    """Counts one genotype's network.
+
+    Multiply-accumulates leave out the auxiliary head, which is not there after training; its
+    parameters are counted where `size.auxiliary`. The depth is of the longest path from the
+    image to the outputs, 0 if there is none.
+
+    Args:
+        genotype: the two cells.
+        size: the network.
+
+    Raises:
+        ValueError: if a size is not positive, or the network is thin.
+    """
+    if min(size.channels, size.layers, size.stem_multiplier, size.num_classes) < 1:
+        raise ValueError(f"{size}; allowed: channels, layers, multiplier and classes of 1 or more")
+    if size.thin:
+        raise ValueError(f"{size}; allowed: networks with stem and classifier")
+    stem = size.stem_multiplier * size.channels
+    side, channels = size.image_size, size.channels
+    params, macs = 27 * stem + 2 * stem, 27 * stem * side**2
+    widths, depths = (stem, stem), (1, 1)
+    for layer in range(size.layers):
+        is_reduction = size.reduces(layer)
+        channels *= 1 + is_reduction
+        # Both inputs have the side of the last cell's output once they are preprocessed.
+        params += sum(width * channels + 2 * channels for width in widths)
+        macs += sum(width * channels * side**2 for width in widths)
+        edges = genotype.cells()[is_reduction]
+        found = _cell(edges, is_reduction, channels, side, size.affine, depths)
+        params, macs = params + found.params, macs + found.macs
+        side = -(-side // 2) if is_reduction else side
+        widths, depths = (widths[1], cells.STEPS * channels), (depths[1], found.depth)
+        if size.auxiliary and layer == 2 * size.layers // 3:
+            params += _auxiliary(widths[1], size.num_classes)
+    params += (widths[1] + 1) * size.num_classes + 2 * widths[1] * size.last_activation
+    depth = depths[1] + 1 if depths[1] else 0
+    return Cost(params, macs + widths[1] * size.num_classes, depth)
+
+
+def published_flops(genotype: Genotype, size: NetworkSize = PUBLISHED) -> int:
+    """The `flops` of NAS-Bench-Suite-Zero's table, for one image.
+
+    They are TensorWatch's: the multiply-accumulates of `cost`, then for each element of a tensor
+    1 by a ReLU, 1 by a batch norm and 2 by one with scale and bias, 9 by a 3x3 pool (of its
+    output), and (side + 1)^2 for each channel by the last pool. The networks counted have a
+    batch norm without scale and bias behind each pool in a cell, as DARTS's code has.
+
+    Args:
+        genotype: the two cells.
+        size: the network.
+
+    Raises:
+        ValueError: as `cost`.
+    """
+    stem, side, channels = size.stem_multiplier * size.channels, size.image_size, size.channels
+    total = cost(genotype, size).macs + 2 * stem * side**2
+    inputs = [(stem, side), (stem, side)]  # (channels, side) of what a cell reads
+    for layer in range(size.layers):
+        is_reduction = size.reduces(layer)
+        channels *= 1 + is_reduction
+        # At the cell's inputs: a ReLU on each, and two batch norms once they are preprocessed.
+        total += sum(width * own**2 for width, own in inputs) + 4 * channels * side**2
+        side = -(-side // 2) if is_reduction else side
+        for operation, source in genotype.cells()[is_reduction]:
+            times = _elementwise(operation, is_reduction and source < 2, size.affine)
+            total += times * channels * side**2
+        inputs = [inputs[1], (cells.STEPS * channels, side)]
+    return total + inputs[1][0] * (side + 1) ** 2
+
+
+def _elementwise(operation: str, strided: bool, affine: bool) -> int:
+    """What `published_flops` adds to the multiply-accumulates, for each element of the output."""
+    norm, first_relu = 1 + affine, 4 if strided else 1
+    if operation.startswith("sep_conv"):
+        return first_relu + norm + 1 + norm
+    if operation.startswith("dil_conv") or (operation == "skip_connect" and strided):
+        return first_relu + norm
+    return 10 if operation.endswith("pool_3x3") else 0
+
+
+def _cell(
+    edges: Sequence[Edge],
+    is_reduction: bool,
+    channels: int,
+    side: int,
+    affine: bool,
+    depths: tuple[int, int],
+) -> Cost:
+    """The operations of one cell; depths of paths to its inputs are 0 where there is none."""
+    params = macs = 0
+    longest = [depth + 1 if depth else 0 for depth in depths]
+    for node in range(cells.STEPS):
+        paths = [0]
+        for operation, source in edges[2 * node : 2 * node + 2]:
+            strided = is_reduction and source < 2
+            out = -(-side // 2) if is_reduction else side
+            found = operation_cost(operation, channels, out, strided, affine)
+            params, macs = params + found.params, macs + found.macs
+            if longest[source] and operation != "none":
+                paths.append(longest[source] + found.depth)
+        longest.append(max(paths))
+    return Cost(params, macs, max(longest[2:]))
+
+
+def operation_cost(operation: str, channels: int, side: int, strided: bool, affine: bool) -> Cost:
+    """One operation whose output has `side`; both convolutions of a separable one act there."""
+    norm = 2 * channels * affine
+    if operation == "skip_connect" and strided:
+        return Cost(channels**2 + norm, channels**2 * side**2, 1)
+    if operation.startswith(("sep_conv", "dil_conv")):
+        times = 2 if operation.startswith("sep") else 1
+        weights = int(operation[-1]) ** 2 * channels + channels**2
+        return Cost(times * (weights + norm), times * weights * side**2, 2 * times)
+    return Cost(0, 0, 0)
+
+
+def _auxiliary(width: int, num_classes: int) -> int:
+    """Parameters of the auxiliary head: 1x1 to 128, 2x2 to 768, batch norms, dense layer."""
+    return width * 128 + 2 * 128 + 4 * 128 * 768 + 2 * 768 + (768 + 1) * num_classes

@@ -1,0 +1,208 @@
+"""The DARTS space (Liu, Simonyan and Yang 2019) with a small network to score in.
+
+The scoring network has two stages of N cells with C and 2C channels; the second starts with
+the reduction cell. With C = 1 and N = 1 (one normal and one reduction cell) it is of the size
+that TE-NAS takes its NTK of, with its batch norm and ReLU after the last cell, which the
+network that DARTS trains does not have. Both have a third stage, which adds no other cell.
+
+An edge counts if any active pair of its node holds it: with all pairs active a node sums over
+all its inputs, as TE-NAS's supernet does; with one it sums over two, as a genotype does.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from saboc_jax.layers.initialise import Initialiser, find_initialiser
+from saboc_jax.spaces.base import apply_supernet, as_gates, init_supernet
+from saboc_jax.spaces.darts import cells, codec
+from saboc_jax.spaces.darts import costs as darts_costs
+from saboc_jax.spaces.darts.cells import Genotype
+from saboc_jax.spaces.darts.cheapest import cheapest
+from saboc_jax.spaces.darts.costs import NetworkSize
+from saboc_jax.spaces.darts.network import DartsNet
+from saboc_jax.spaces.darts.supernet import Encoding, GatedDartsNet, edge_groups
+from saboc_jax.types import Architecture, Gates, SearchSpace, Variables
+
+THIN_SHAPE = (3, 3, 1)  # of an input of the thin network
+
+
+def edge_gates(gates: Gates, reduction: bool) -> Float[Array, "14 8"]:
+    """The weight of every operation on every edge of one kind of cell.
+
+    Args:
+        gates: [36, 10] of all decisions.
+        reduction: of the reduction cell, else of the normal one.
+    """
+    start = reduction * cells.NUM_EDGES
+    operations = gates[start : start + cells.NUM_EDGES, : len(cells.OPERATIONS)]
+    start = cells.FIRST_PAIR + reduction * cells.STEPS
+    pairs = gates[start : start + cells.STEPS] > 0
+    kept = (pairs[..., None] & _edges_of_pairs()).any((0, 1))
+    return operations * kept[:, None]
+
+
+def _edges_of_pairs() -> np.ndarray:
+    """[4, 10, 14] which edges each pair of inputs of each node keeps."""
+    found = np.zeros((cells.STEPS, max(map(len, cells.PAIRS)), cells.NUM_EDGES), bool)
+    for node, pairs in enumerate(cells.PAIRS):
+        for option, pair in enumerate(pairs):
+            found[node, option, [cells.edge_number(source, 2 + node) for source in pair]] = True
+    return found
+
+
+ENCODING = Encoding(
+    name="darts",
+    choices=cells.CHOICES,
+    option_names=cells.OPTION_NAMES,
+    copies=1,
+    edge_gates=edge_gates,
+    to_genotype=cells.to_genotype,
+    from_genotype=cells.from_genotype,
+    canonical=codec.canonical,
+    is_connected=cells.is_connected,
+    cheapest=cheapest,
+)
+
+
+def darts(
+    channels: int = 8,
+    num_cells: int = 1,
+    num_classes: int = 10,
+    image_shape: tuple[int, int, int] = (32, 32, 3),
+    init: str = "kaiming_normal_fan_in",
+) -> SearchSpace:
+    """The DARTS space with a scoring network of a given size.
+
+    Args:
+        channels: C, channels of the first stage and of the stem.
+        num_cells: N, cells of each of the two stages.
+        num_classes: width of the outputs.
+        image_shape: (height, width, channels) of one image.
+        init: a name in `saboc_jax.layers.initialise.INITIALISERS`.
+
+    Raises:
+        ValueError: if a size is not positive, an image side is odd, or the initialiser is
+            unknown.
+    """
+    size = scoring_size(channels, num_cells, num_classes, image_shape)
+    space = encoded(ENCODING, size, image_shape, find_initialiser(init))
+    return space._replace(removals=cells.removals)
+
+
+def scoring_size(
+    channels: int, num_cells: int, num_classes: int, image_shape: tuple[int, int, int]
+) -> NetworkSize:
+    """The scoring network; arguments and errors as `darts`."""
+    _check_sizes(channels, num_cells, num_classes, image_shape)
+    return NetworkSize(
+        channels=channels,
+        layers=2 * num_cells,
+        stem_multiplier=1,
+        num_classes=num_classes,
+        image_size=image_shape[0],
+        reduction_cells=(num_cells,),
+        last_activation=True,
+    )
+
+
+def encoded(
+    encoding: Encoding,
+    size: NetworkSize,
+    image_shape: tuple[int, int, int],
+    initialiser: Initialiser,
+) -> SearchSpace:
+    """The space of an encoding, with the network of that size."""
+    space = SearchSpace(
+        name=encoding.name,
+        choices=encoding.choices,
+        option_names=encoding.option_names,
+        num_classes=size.num_classes,
+        image_shape=image_shape,
+        gates=partial(as_gates, choices=encoding.choices),
+        cost=lambda arch: darts_costs.cost(encoding.to_genotype(arch), size),
+        to_string=lambda arch: codec.write_genotype(encoding.to_genotype(arch)),
+        from_string=lambda text: encoding.from_genotype(codec.read_genotype(text)),
+        **network(encoding, size, image_shape, initialiser),
+        canonical=encoding.canonical,
+        is_connected=encoding.is_connected,
+        in_cells=lambda path: path[0].startswith("cells_"),
+        layers_per_leaf=layers_per_leaf,
+        cheapest=lambda mask, quantity: encoding.cheapest(mask, quantity, size),
+    )
+    thin = size._replace(channels=1, layers=2, reduction_cells=(1,), thin=True)
+    fields = network(encoding, thin, THIN_SHAPE, initialiser)
+    thin_space = space._replace(image_shape=THIN_SHAPE, **fields)
+    return space._replace(thin_cell=lambda: thin_space)
+
+
+def network(
+    encoding: Encoding,
+    size: NetworkSize,
+    image_shape: tuple[int, int, int],
+    initialiser: Initialiser,
+) -> dict[str, Any]:
+    """The fields of a space that depend on the network around the cells."""
+    module = GatedDartsNet(size, encoding)
+    return {
+        "init": partial(
+            init_supernet, module, encoding.choices, image_shape, initialiser, layers_per_leaf
+        ),
+        "apply": partial(apply_supernet, module),
+        "specialise": lambda arch: DartsNet(encoding.to_genotype(arch), size),
+        "extract": partial(_extract, encoding, size),
+    }
+
+
+def layers_per_leaf(path: tuple[str, ...]) -> int:
+    """Leading axes of a supernet parameter that count layers: the edges of a group."""
+    return int(path[0].startswith("cells_") and "_input_" not in path[0])
+
+
+def _check_sizes(
+    channels: int, num_cells: int, num_classes: int, image_shape: tuple[int, int, int]
+) -> None:
+    sizes = {"channels": channels, "num_cells": num_cells, "num_classes": num_classes}
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name}={value}; allowed: 1 or more")
+    if len(image_shape) != 3 or any(side < 4 or side % 2 for side in image_shape[:2]):
+        raise ValueError(
+            f"image_shape={image_shape}; allowed: (height, width, channels) with even sides of "
+            "4 or more, for the network halves them"
+        )
+
+
+def _extract(
+    encoding: Encoding, size: NetworkSize, variables: Variables, arch: Architecture
+) -> Variables:
+    """The variables of `specialise(arch)` out of the supernet's, collection by collection."""
+    genotype = encoding.to_genotype(arch)
+    return {
+        collection: _extract_collection(encoding.copies, size, tree, genotype)
+        for collection, tree in variables.items()
+    }
+
+
+def _extract_collection(
+    copies: int, size: NetworkSize, tree: Any, genotype: Genotype
+) -> dict[str, Any]:
+    out = {key: value for key, value in tree.items() if not key.startswith("cells_")}
+    for layer in range(size.layers):
+        inputs = {f"input_{i}": tree.get(f"cells_{layer}_input_{i}") for i in (0, 1)}
+        cell = {name: value for name, value in inputs.items() if value}
+        reduction = size.reduces(layer)
+        groups = edge_groups(layer, reduction, copies)
+        for number, (operation, source) in enumerate(genotype.cells()[reduction]):
+            edge = cells.edge_number(source, 2 + number // 2) * copies + number % copies
+            group = next(group for group in groups if edge in group.edges)
+            stack = tree.get(f"{group.name}_{operation}")
+            if stack:
+                place = group.edges.index(edge)
+                cell[f"edge_{number}"] = jax.tree.map(lambda leaf, p=place: leaf[p], stack)
+        if cell:
+            out[f"cells_{layer}"] = cell
+    return out

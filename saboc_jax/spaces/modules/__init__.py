@@ -1,0 +1,1 @@
+"""Modules of anybody as a search space."""

@@ -1,0 +1,389 @@
+"""The NAS-Bench-201 space (Dong & Yang 2020): its macro network, gated and specialised.
+
+Macro network: stem (3x3 convolution, batch norm), three stages of N cells with C, 2C and 4C
+channels, a residual block of stride 2 between stages, then batch norm, ReLU, global average
+pooling and a dense layer. A cell has four nodes and six edges; every edge chooses one of five
+operations (`nas_bench_201_cells`).
+
+**One program for every cell.** The gated network holds the parameters of every operation of
+every edge, stacked as [cells of the stage, edges, ...]. `lax.scan` runs over cells and edges, so
+the program's size does not depend on N, and `lax.cond` runs only operations whose gate is
+positive, so a one-hot cell costs what the cell alone would. With several positive gates on an
+edge the gated outputs are added: the supernet of pruning.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+from saboc_jax.layers.edges import Operation, add_edges
+from saboc_jax.layers.gating import COLLECTIONS, apply_within, merge
+from saboc_jax.layers.initialise import find_initialiser
+from saboc_jax.layers.ops import (
+    BLOCK_INPUTS,
+    BatchNorm,
+    Block,
+    Conv,
+    ConvNorm,
+    Features,
+    Relu,
+    ReluConvNorm,
+    Within,
+    average_pool,
+)
+from saboc_jax.spaces.base import apply_supernet, as_gates, check_architecture, init_supernet
+from saboc_jax.spaces.nas_bench_201 import cells
+from saboc_jax.types import Architecture, Gates, Images, SearchSpace, Variables
+
+PARAMETRIC = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}  # operations with parameters: kernel size
+STAGES = 3
+NUM_EDGES = len(cells.EDGES)
+THIN_SHAPE = (3, 3, 1)  # of an input of `ThinNet`
+
+
+class Reduction(nn.Module):
+    """The residual block between stages: two ReLU-conv-norm, shortcut pool and 1x1 conv."""
+
+    features: int
+    train: bool = True
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        y = ReluConvNorm(self.features, 3, 2, self.train, name="conv_a")(x)
+        y = ReluConvNorm(self.features, 3, 1, self.train, name="conv_b")(y)
+        shortcut = average_pool(x, 2, 2)
+        return y + Conv(self.features, 1, name="shortcut")(shortcut)
+
+
+class Stem(nn.Module):
+    """3x3 convolution and batch norm."""
+
+    features: int
+    train: bool = True
+
+    @nn.compact
+    def __call__(self, x: Images) -> Features:
+        conv, norm = Conv(self.features, 3, name="conv"), BatchNorm(self.train, name="norm")
+        return ConvNorm(conv, norm)(x)
+
+
+class Head(nn.Module):
+    """Batch norm, ReLU, global average pooling, dense layer."""
+
+    num_classes: int
+    train: bool = True
+
+    @nn.compact
+    def __call__(self, x: Features) -> Float[Array, "n classes"]:
+        x = Relu(name="relu")(BatchNorm(self.train, name="norm")(x))
+        x = Block(name="features")(x)
+        return nn.Dense(self.num_classes, name="classifier")(x.mean((1, 2)))
+
+
+def _operation(name: str, channels: int, train: bool = True) -> Callable[..., nn.Module]:
+    return partial(ReluConvNorm, channels, PARAMETRIC[name], train=train)
+
+
+class Edge(nn.Module):
+    """One operation by name, as in a specialised network."""
+
+    operation: str
+    features: int
+    train: bool = True
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        if self.operation in PARAMETRIC:
+            return _operation(self.operation, self.features, self.train)(name=self.operation)(x)
+        if self.operation == "avg_pool_3x3":
+            return average_pool(x)
+        return x if self.operation == "skip_connect" else jnp.zeros_like(x)
+
+
+class Cell(nn.Module):
+    """One cell of a specialised network.
+
+    Attributes:
+        operations: the name of the operation on each of the six edges.
+        features: channels.
+        train: batch statistics or running ones.
+    """
+
+    operations: tuple[str, ...]
+    features: int
+    train: bool = True
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        nodes = [x] + [jnp.zeros_like(x)] * 3
+        for number, (source, target) in enumerate(cells.EDGES):
+            edge = Edge(self.operations[number], self.features, self.train, name=f"edge_{number}")
+            nodes[target] = nodes[target] + edge(nodes[source])
+        return nodes[3]
+
+
+class MacroNet(nn.Module):
+    """The macro network of one cell: a plain module, to train or to look at.
+
+    Attributes:
+        operations: the name of the operation on each of the six edges.
+        channels: C, channels of the first stage.
+        cells: N, cells a stage.
+        num_classes: width of the outputs.
+    """
+
+    operations: tuple[str, ...]
+    channels: int = 16
+    cells: int = 5
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, images: Images, train: bool = False) -> Float[Array, "n classes"]:
+        x = Block(name="stem_output")(Stem(self.channels, train, name="stem")(images))
+        for stage in range(STAGES):
+            features = self.channels * 2**stage
+            if stage:
+                x = Reduction(features, train, name=f"reduction_{stage}")(x)
+                x = Block(name=f"reduction_{stage}_output")(x)
+            for number in range(self.cells):
+                name = f"cells_{stage}_{number}"
+                x = Cell(self.operations, features, train, name=name)(x)
+                x = Block(name=f"{name}_output")(x)
+        return Head(self.num_classes, train, name="head")(x)
+
+
+class GatedMacroNet(nn.Module):
+    """The macro network of every cell and of every supernet; the cell is data.
+
+    Attributes:
+        channels: C, channels of the first stage.
+        cells: N, cells a stage.
+        num_classes: width of the outputs.
+    """
+
+    channels: int = 16
+    cells: int = 5
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, images: Images, gates: Gates) -> Float[Array, "n classes"]:
+        x = Block(name="stem_output")(Stem(self.channels, name="stem")(images))
+        for stage in range(STAGES):
+            features = self.channels * 2**stage
+            if stage:
+                x = Reduction(features, name=f"reduction_{stage}")(x)
+                x = Block(name=f"reduction_{stage}_output")(x)
+            x = self._stage(f"cells_{stage}", features, x, gates)
+        return Head(self.num_classes, name="head")(x)
+
+    def _stage(self, name: str, features: int, x: Features, gates: Gates) -> Features:
+        labels = {f"{name}_{operation}": operation for operation in PARAMETRIC}
+        params = {
+            label: self.param(label, self._init_stack, operation, features)
+            for label, operation in labels.items()
+        }
+        if self.is_initializing():
+            return x
+        mutable = tuple(c for c in COLLECTIONS if self.is_mutable_collection(c))
+        stored: Any = {
+            label: self.get_variable("batch_stats", label, default={}) for label in labels
+        }
+        given: Any = self.get_variable(BLOCK_INPUTS, f"{name}_output", default={})
+        run = partial(_run_cell, name, features, gates, mutable)
+        x, states = lax.scan(run, x, ({"params": params, "batch_stats": stored}, given))
+        for collection in mutable:
+            for key, value in states.get(collection, {}).items():
+                self.put_variable(collection, key, value)
+        return x
+
+    def _init_stack(self, key: Array, operation: str, features: int) -> Any:
+        """Parameters [cells, edges, ...] of one operation in one stage, all alike."""
+        sample = jnp.zeros((1, 4, 4, features))
+        params = _operation(operation, features)().init(key, sample)["params"]
+        stack = (self.cells, NUM_EDGES)
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, stack + leaf.shape), params)
+
+
+class ThinNet(MacroNet):
+    """One cell, batch norm, ReLU: TE-NAS's network for counting linear regions."""
+
+    @nn.compact
+    def __call__(self, images: Images, train: bool = False) -> Features:
+        x = Cell(self.operations, self.channels, train, name="cells_0_0")(images)
+        return Relu(name="relu")(BatchNorm(train, name="norm")(x))
+
+
+class GatedThinNet(GatedMacroNet):
+    """`ThinNet` of every cell; the cell is data."""
+
+    @nn.compact
+    def __call__(self, images: Images, gates: Gates) -> Features:
+        x = self._stage("cells_0", self.channels, images, gates)
+        return Relu(name="relu")(BatchNorm(name="norm")(x))
+
+
+def _run_cell(
+    name: str, features: int, gates: Gates, mutable: Sequence[str], x: Features, variables: Any
+) -> tuple[Features, Variables]:
+    """Scan body over the cells of a stage: scans over the six edges."""
+    layers, given = variables
+    nodes = jnp.zeros((cells.NUM_NODES, *x.shape), x.dtype).at[0].set(x)
+    operations = [
+        Operation(option, partial(_run_option, name, features, operation))
+        for option, operation in enumerate(cells.OPERATIONS)
+        if operation != "none"
+    ]
+    nodes, states = add_edges(operations, cells.EDGES, nodes, None, gates, layers, mutable)
+    mark = Within(f"{name}_output", Block)
+    inputs = {BLOCK_INPUTS: {mark.label: given}} if given else {}
+    x, state = mark.apply(inputs, nodes[-1], mutable=list(mutable))
+    return x, merge(states, state)
+
+
+def _run_option(
+    name: str,
+    features: int,
+    operation: str,
+    collections: Variables,
+    mutable: Sequence[str],
+    x: Features,
+) -> tuple[Features, Variables]:
+    """One operation at an edge's collections."""
+    if operation not in PARAMETRIC:
+        return (x if operation == "skip_connect" else average_pool(x)), {}
+    module = Within(f"{name}_{operation}", _operation(operation, features))
+    return apply_within(module, collections, mutable, x)
+
+
+# --- the space --------------------------------------------------------------------------------
+
+
+def nas_bench_201(
+    channels: int = 16,
+    num_cells: int = 1,
+    num_classes: int = 10,
+    image_shape: tuple[int, int, int] = (32, 32, 3),
+    init: str = "kaiming_normal_fan_in",
+) -> SearchSpace:
+    """The NAS-Bench-201 space with a scoring network of a given size.
+
+    Args:
+        channels: C, channels of the first stage (the benchmark trained with 16).
+        num_cells: N, cells a stage (the benchmark trained with 5).
+        num_classes: width of the outputs.
+        image_shape: (height, width, channels) of one image.
+        init: a name in `saboc_jax.layers.initialise.INITIALISERS`.
+
+    Raises:
+        ValueError: if a size is not positive, an image side is no multiple of 4, or the
+            initialiser is unknown.
+    """
+    _check_sizes(channels, num_cells, num_classes, image_shape)
+    module = GatedMacroNet(channels, num_cells, num_classes)
+    thin = GatedThinNet(channels=1, cells=1)
+    choices = (len(cells.OPERATIONS),) * NUM_EDGES
+    initialiser = find_initialiser(init)
+
+    def init_gated(module: nn.Module, shape: tuple[int, int, int]) -> Callable[..., Variables]:
+        return partial(init_supernet, module, choices, shape, initialiser, layers_per_leaf)
+
+    gates = partial(as_gates, choices=choices)
+    costs = partial(
+        cells.cost,
+        channels=channels,
+        cells=num_cells,
+        num_classes=num_classes,
+        image_size=image_shape[0],
+    )
+    space = SearchSpace(
+        name="nas_bench_201",
+        choices=choices,
+        option_names=(cells.OPERATIONS,) * NUM_EDGES,
+        num_classes=num_classes,
+        image_shape=image_shape,
+        init=init_gated(module, image_shape),
+        apply=partial(apply_supernet, module),
+        gates=gates,
+        cost=costs,
+        to_string=cells.to_string,
+        from_string=cells.from_string,
+        specialise=lambda arch: MacroNet(operation_names(arch), channels, num_cells, num_classes),
+        extract=partial(_extract, num_cells),
+        canonical=cells.canonical,
+        is_connected=cells.is_connected,
+        in_cells=lambda path: path[0].startswith("cells_"),
+        layers_per_leaf=layers_per_leaf,
+    )
+    thin_space = space._replace(
+        image_shape=THIN_SHAPE,
+        init=init_gated(thin, THIN_SHAPE),
+        apply=partial(apply_supernet, thin),
+        specialise=lambda arch: ThinNet(operation_names(arch), channels=1, cells=1),
+        extract=partial(_extract, 1),
+    )
+    return space._replace(thin_cell=lambda: thin_space)
+
+
+def operation_names(arch: Architecture) -> tuple[str, ...]:
+    """The name of the operation on each edge."""
+    return tuple(
+        cells.OPERATIONS[option]
+        for option in check_architecture(arch, (len(cells.OPERATIONS),) * NUM_EDGES)
+    )
+
+
+def layers_per_leaf(path: tuple[str, ...]) -> int:
+    """Leading axes of a supernet parameter that count layers: cells and edges."""
+    return 2 if path[0].startswith("cells_") else 0
+
+
+def _check_sizes(
+    channels: int, num_cells: int, num_classes: int, image_shape: tuple[int, int, int]
+) -> None:
+    for name, value in {
+        "channels": channels,
+        "num_cells": num_cells,
+        "num_classes": num_classes,
+    }.items():
+        if value < 1:
+            raise ValueError(f"{name}={value}; allowed: 1 or more")
+    if len(image_shape) != 3 or any(side < 4 or side % 4 for side in image_shape[:2]):
+        raise ValueError(
+            f"image_shape={image_shape}; allowed: (height, width, channels) with sides that "
+            "are multiples of 4, for the network halves them twice"
+        )
+
+
+def _extract(num_cells: int, variables: Variables, arch: Architecture) -> Variables:
+    """The variables of `specialise(arch)` out of the supernet's, collection by collection."""
+    names = operation_names(arch)
+    return {
+        collection: _extract_collection(num_cells, tree, names)
+        for collection, tree in variables.items()
+    }
+
+
+def _extract_collection(num_cells: int, tree: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    out = {key: value for key, value in tree.items() if not key.startswith("cells_")}
+    for stage in range(STAGES):
+        if not any(key.startswith(f"cells_{stage}_") for key in tree):
+            continue
+        for number in range(num_cells):
+            cell = {
+                f"edge_{edge}": {
+                    name: jax.tree.map(
+                        lambda leaf, n=number, e=edge: leaf[n, e], tree[f"cells_{stage}_{name}"]
+                    )
+                }
+                for edge, name in enumerate(names)
+                if name in PARAMETRIC
+            }
+            if cell:
+                out[f"cells_{stage}_{number}"] = cell
+    return out

@@ -1,0 +1,1 @@
+"""The ResNet space of Zen-NAS."""

@@ -1,0 +1,243 @@
+"""The ResNet space of Zen-NAS: residual and bottleneck super-blocks, kernels 3, 5 and 7.
+
+Depth, widths and kernels change the shapes of a network, so no one program serves the space:
+`SearchSpace.program` gives each architecture its own. To compile less than that, the network is
+also a `Chain` of its layers (`resnet_chain`), for which scorers that know chains compile one
+program a layer: layers of equal shapes share it, within a network and from one network to the
+next. A mutation changes a block or two, so most layers of a child are compiled already.
+
+`resnet_encoding` holds structures, texts, counting and mutation.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NoReturn
+
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from saboc_jax.layers.initialise import find_initialiser
+from saboc_jax.layers.ops import BatchNorm, Block, Conv, ConvNorm, Features, Relu
+from saboc_jax.layers.tree import Remembered
+from saboc_jax.spaces.base import as_gates, check_architecture
+from saboc_jax.spaces.resnet import chain as resnet_chain
+from saboc_jax.spaces.resnet import encoding
+from saboc_jax.spaces.resnet.chain import EPSILON, Head
+from saboc_jax.types import Architecture, Images, SearchSpace, Variables
+
+CACHED = 1024  # programs remembered
+
+
+class ConvNormRelu(nn.Module):
+    """Convolution, batch norm, ReLU: stem and tail."""
+
+    features: int
+    kernel_size: int
+    label: str
+    train: bool = True
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        conv = Conv(self.features, self.kernel_size, name="conv")
+        x = ConvNorm(conv, BatchNorm(self.train, epsilon=EPSILON, name="norm"))(x)
+        x = Relu(name="relu")(x)
+        return Block(name=self.label)(x)
+
+
+class Residual(nn.Module):
+    """A residual unit: convolutions with batch norm, ReLU between, shortcut, ReLU.
+
+    Attributes:
+        kernels: kernel size of each convolution.
+        channels: outputs of each convolution.
+        stride: of the first convolution larger than 1 x 1, and of the projection.
+        project: whether the shortcut is a 1x1 convolution (with bias) and batch norm.
+        shortcut: False: no shortcut at all (Zen-NAS scores so).
+        train: batch statistics or running ones.
+    """
+
+    kernels: tuple[int, ...]
+    channels: tuple[int, ...]
+    stride: int = 1
+    project: bool = False
+    shortcut: bool = True
+    train: bool = True
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        norm = partial(BatchNorm, self.train, epsilon=EPSILON)
+        strided = next(index for index, kernel in enumerate(self.kernels) if kernel > 1)
+        y = x
+        for index, (kernel, width) in enumerate(zip(self.kernels, self.channels, strict=True)):
+            stride = self.stride if index == strided else 1
+            conv = Conv(width, kernel, stride, name=f"conv_{index}")
+            y = ConvNorm(conv, norm(name=f"norm_{index}"))(y)
+            y = Relu(name=f"relu_{index}")(y) if index < len(self.kernels) - 1 else y
+        if self.shortcut and self.project:
+            x = Conv(self.channels[-1], 1, self.stride, use_bias=True, name="projection")(x)
+            x = norm(name="projection_norm")(x)
+        y = Relu(name="relu")(x + y if self.shortcut else y)
+        return Block(name="output")(y)
+
+
+def links(
+    structure: encoding.Structure, num_classes: int, train: bool = True, shortcut: bool = True
+) -> list[tuple[str, nn.Module]]:
+    """(Name, unattached module) of everything a network applies, in order."""
+    found: list[tuple[str, nn.Module]] = [
+        ("stem", ConvNormRelu(structure.stem, 3, "output", train, parent=None))
+    ]
+    for number, block in enumerate(encoding.units(structure)):
+        for index, unit in enumerate(block):
+            module = Residual(
+                unit.kernels,
+                unit.channels[1:],
+                unit.stride,
+                unit.project,
+                shortcut,
+                train,
+                parent=None,
+            )
+            found.append((f"block_{number}_{index}", module))
+    found.append(("tail", ConvNormRelu(structure.tail, 1, "features", train, parent=None)))
+    return [*found, ("head", Head(num_classes, parent=None))]
+
+
+class ResNet(nn.Module):
+    """The network of one structure: a plain module, to train or to look at."""
+
+    structure: encoding.Structure
+    num_classes: int = 10
+    shortcut: bool = True
+
+    @nn.compact
+    def __call__(self, images: Images, train: bool = False) -> Float[Array, "n classes"]:
+        x = images
+        for name, module in links(self.structure, self.num_classes, train, self.shortcut):
+            x = module.clone(parent=self, name=name)(x)
+        return x
+
+
+def resnet(
+    slots: int = 16,
+    max_width: int = encoding.MAX_WIDTH,
+    num_classes: int = 10,
+    image_shape: tuple[int, int, int] = (32, 32, 3),
+    init: str = "kaiming_normal_fan_in",
+    shortcut: bool = True,
+    pad_widths: bool = True,
+) -> SearchSpace:
+    """Zen-NAS's ResNet space, scored with the full decoded network.
+
+    Random architectures are far beyond any sensible budget: search by evolution with a budget. It
+    starts from `resnet_encoding.START` and mutates by `resnet_encoding.mutate`, two blocks of a
+    child (`SearchSpace.evolution`).
+
+    Args:
+        slots: super-blocks at most.
+        max_width: the largest number of channels, a multiple of 8.
+        num_classes: width of the outputs.
+        image_shape: (height, width, channels) of one image.
+        init: a name in `saboc_jax.layers.initialise.INITIALISERS`.
+        shortcut: False: without residual links, as Zen-NAS scores.
+        pad_widths: kernels are computed with channels padded by zeros up to powers of two, 16 at
+            least: the same kernels to rounding, up to four times the arithmetic and twice the
+            memory of features (more below 16 channels), far fewer programs.
+
+    Raises:
+        ValueError: if a size or the initialiser is wrong.
+    """
+    _check(slots, max_width, num_classes, image_shape)
+    initialiser = find_initialiser(init)
+    choices = encoding.choices(slots, max_width)
+    channels = image_shape[2]
+    decode = lambda arch: encoding.decode(check_architecture(arch, choices))  # noqa: E731
+    to_string = lambda arch: encoding.to_text(decode(arch), channels)  # noqa: E731
+    space = SearchSpace(
+        name="resnet",
+        choices=choices,
+        option_names=encoding.option_names(slots, max_width),
+        num_classes=num_classes,
+        image_shape=image_shape,
+        init=_no_program,
+        apply=_no_program,
+        gates=partial(as_gates, choices=choices),
+        cost=lambda arch: encoding.cost(decode(arch), image_shape[0], num_classes, channels),
+        to_string=to_string,
+        from_string=lambda text: encoding.encode(
+            encoding.from_text(text, channels), slots, max_width
+        ),
+        specialise=lambda arch: ResNet(decode(arch), num_classes, shortcut),
+        extract=lambda variables, arch: variables,
+        canonical=to_string,
+        is_connected=lambda mask: True,
+        in_cells=lambda path: path[0].startswith("block_"),
+        layers_per_leaf=lambda path: 0,
+        # There are no supernets: of a mask with several options any, the smallest here.
+        cheapest=lambda mask, quantity: np.asarray(mask, bool).argmax(1).astype(np.int32),
+        evolution=lambda: {
+            "start": encoding.encode(encoding.from_text(encoding.START), slots, max_width),
+            "mutate": partial(encoding.mutate, max_width=max_width, blocks=2),
+            "mutate_start": partial(encoding.mutate, max_width=max_width),
+        },
+    )
+
+    def program(structure: encoding.Structure) -> SearchSpace:
+        chain = resnet_chain.chain(structure, num_classes, initialiser, shortcut, pad_widths)
+        module = ResNet(structure, num_classes, shortcut)
+        return space._replace(
+            init=lambda key: {"params": chain.init(key, image_shape)},
+            apply=partial(_apply, module),
+            chain=chain,
+        )
+
+    programs = Remembered(program, CACHED)
+
+    def of_mask(mask: Any) -> SearchSpace:
+        return programs(decode(_architecture(mask, choices)))
+
+    return space._replace(program=of_mask)
+
+
+def _architecture(mask: Any, choices: tuple[int, ...]) -> Architecture:
+    """The architecture of a mask (or the one that is given)."""
+    active = np.asarray(mask)
+    if active.ndim == 1:
+        return active
+    if active.shape != (len(choices), max(choices)) or (active.sum(1) != 1).any():
+        raise ValueError(
+            f"a mask of shape {active.shape} with {sorted(set(active.sum(-1).tolist()))} options "
+            "a decision; allowed: one option each, for space 'resnet' has no supernet"
+        )
+    return active.argmax(1)
+
+
+def _check(slots: int, max_width: int, num_classes: int, image_shape: tuple[int, int, int]) -> None:
+    for name, value in {"slots": slots, "num_classes": num_classes}.items():
+        if value < 1:
+            raise ValueError(f"{name}={value}; allowed: 1 or more")
+    if max_width % encoding.STEP or not encoding.STEP <= max_width <= encoding.MAX_WIDTH:
+        raise ValueError(
+            f"max_width={max_width}; allowed: multiples of {encoding.STEP} up to "
+            f"{encoding.MAX_WIDTH}"
+        )
+    if len(image_shape) != 3 or image_shape[0] != image_shape[1] or min(image_shape) < 1:
+        raise ValueError(f"image_shape={image_shape}; allowed: (side, side, channels)")
+
+
+def _apply(
+    module: nn.Module,
+    variables: Variables,
+    gates: Any,
+    images: Images,
+    mutable: Sequence[str] = (),
+) -> tuple[Array, Variables]:
+    return module.apply(variables, images, True, mutable=list(mutable))
+
+
+def _no_program(*args: Any, **kwargs: Any) -> NoReturn:
+    raise ValueError(
+        "space 'resnet' has a program for each architecture; allowed: `space.program(mask)`, "
+        "whose `init` and `apply` are that architecture's"
+    )

@@ -1,0 +1,196 @@
+"""How well training-free scores order architectures by their true accuracy.
+
+Correlations are signed, of the raw values: a metric where lower is better and which predicts
+accuracy well has a Kendall tau near -1. Non-finite scores count as the worst. Each repeat of a
+score has its own weights and images; intervals are over architectures, spreads over repeats.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from saboc_jax.statistics import ranking
+from saboc_jax.types import Scorer
+
+Row = dict[str, Any]
+TOP_K = (0.05,)  # regret is that of the best twentieth
+
+
+class Candidate(NamedTuple):
+    """Something that orders architectures.
+
+    Attributes:
+        values: [n, repeats].
+        higher_is_better: its direction.
+        bad: architectures with a metric that is not finite among those it is made of; None: those
+            whose own values are not.
+    """
+
+    values: Float[np.ndarray, "n repeats"]
+    higher_is_better: bool
+    bad: int | None = None
+
+
+def statistics(
+    name: str,
+    values: Float[np.ndarray, "n repeats"],
+    truth: Float[np.ndarray, " n"],
+    higher_is_better: bool,
+    bad: int | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    top_k: Sequence[float] = TOP_K,
+) -> Row:
+    """One row: tau and rho of the mean over repeats with intervals, of one repeat, and regret.
+
+    Args:
+        name: what the row is called.
+        values: [n, repeats] of one metric.
+        truth: [n] true accuracies.
+        higher_is_better: the metric's direction.
+        bad: see `Candidate`.
+        resamples: bootstrap resamples of the architectures.
+        seed: of the bootstrap.
+        top_k: shares of the architectures that one can afford to train, for the regret.
+
+    Raises:
+        ValueError: if a share is not above 0 and at most 1.
+    """
+    directions = (higher_is_better, True)
+    mean = values.mean(1)
+    ranks = ranking.per_metric_ranks(mean[:, None], (higher_is_better,))[:, 0]
+    row: Row = {"score": name, "better": "higher" if higher_is_better else "lower"}
+    for statistic, prefix in ((ranking.kendall, ""), (ranking.spearman, "rho ")):
+        compare = partial(statistic, higher_is_better=directions)
+        interval = ranking.bootstrap_interval(compare, mean, truth, seed, resamples=resamples)
+        repeats = [compare(column, truth) for column in values.T]
+        row |= {
+            prefix.strip() or "tau": interval.estimate,
+            f"{prefix}low": interval.low,
+            f"{prefix}high": interval.high,
+            f"{prefix or 'tau '}of one repeat": float(np.mean(repeats)),
+            f"{prefix}sd": float(np.std(repeats, ddof=1)) if len(repeats) > 1 else float("nan"),
+        }
+    row["bad"] = int((~np.isfinite(mean)).sum()) if bad is None else bad
+    for share in top_k:
+        k = number_of(share, len(truth))
+        row[f"regret@{100 * share:g}%"] = ranking.regret_at_k(ranks, truth, k)
+    return row
+
+
+def of_candidate(name: str, each: Candidate, truth: Float[np.ndarray, " n"], **options: Any) -> Row:
+    """`statistics` of a candidate."""
+    return statistics(name, each.values, truth, each.higher_is_better, each.bad, **options)
+
+
+def number_of(share: float, total: int) -> int:
+    """How many architectures a share is, rounded down, at least one.
+
+    Raises:
+        ValueError: if the share is not above 0 and at most 1.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"top_k={share}; allowed: above 0 and at most 1")
+    return max(1, int(share * total + 1e-9))
+
+
+def aggregated(
+    scores: Float[np.ndarray, "n repeats k"], higher_is_better: Sequence[bool], how: str = "borda"
+) -> Float[np.ndarray, "n repeats"]:
+    """Metrics as one rank, lower is better; every repeat is ranked by itself."""
+    combine = ranking.AGGREGATIONS[how]
+    return np.stack(
+        [np.asarray(combine(each, higher_is_better)) for each in scores.swapaxes(0, 1)], 1
+    )
+
+
+def columns(scorer: Scorer) -> dict[str, tuple[Scorer, slice]]:
+    """Where the metrics of every part of a scorer stand, by the part's name."""
+    found, start = {}, 0
+    for part in scorer.parts or (scorer,):
+        found[part.name] = part, slice(start, start + len(part.metrics))
+        start += len(part.metrics)
+    return found
+
+
+def candidates(
+    scorer: Scorer,
+    scores: Float[np.ndarray, "n repeats k"],
+    aggregations: Sequence[str] = ("borda",),
+) -> dict[str, Candidate]:
+    """Everything that orders architectures: metrics, aggregations, and Borda of NTK-score pairs."""
+    found = {
+        name: Candidate(scores[..., i], scorer.higher_is_better[i])
+        for i, name in enumerate(scorer.metrics)
+    }
+    for name, (part, where) in columns(scorer).items():
+        own = scores[..., where]
+        if len(part.metrics) == 1:
+            continue
+        if name.partition(":")[0] == "ntk_score":  # and its variants
+            for pair in itertools.combinations(range(len(part.metrics)), 2):
+                label = f"{name} borda {'&'.join(part.metrics[i] for i in pair)}"
+                directions = [part.higher_is_better[i] for i in pair]
+                found[label] = _combined(own[..., list(pair)], directions, "borda")
+        for how in aggregations:
+            found[f"{name} {how}"] = _combined(own, part.higher_is_better, how)
+    return found
+
+
+def _combined(
+    scores: Float[np.ndarray, "n repeats k"], higher_is_better: Sequence[bool], how: str
+) -> Candidate:
+    bad = int((~np.isfinite(scores.mean(1))).any(1).sum())
+    return Candidate(aggregated(scores, higher_is_better, how), False, bad)
+
+
+def table(
+    scorer: Scorer,
+    scores: Float[np.ndarray, "n repeats k"],
+    truth: Float[np.ndarray, " n"],
+    *,
+    aggregations: Sequence[str] = ("borda",),
+    resamples: int = 1000,
+    top_k: Sequence[float] = TOP_K,
+) -> list[Row]:
+    """A row for every metric and every aggregation, see `statistics`."""
+    return [
+        of_candidate(name, each, truth, resamples=resamples, top_k=top_k)
+        for name, each in candidates(scorer, scores, aggregations).items()
+    ]
+
+
+def tau_matrix(
+    found: Mapping[str, Candidate],
+) -> tuple[list[str], Float[np.ndarray, "k k"]]:
+    """Kendall tau between all scores, each oriented so that higher is better."""
+    values = np.stack([each.values.mean(1) for each in found.values()], 1)
+    directions = [each.higher_is_better for each in found.values()]
+    signs = np.where(directions, 1.0, -1.0)
+    return list(found), ranking.kendall_matrix(values, directions) * np.outer(signs, signs)
+
+
+def differences(
+    ours: Float[np.ndarray, " n"], exact: Float[np.ndarray, " n"], higher_is_better: bool
+) -> Row:
+    """How far values are from the exact ones, and their orders from each other.
+
+    Args:
+        ours: [n].
+        exact: [n] in float64.
+        higher_is_better: their direction.
+    """
+    both = np.isfinite(ours) & np.isfinite(exact)
+    gap = np.abs(ours - exact)[both] / np.maximum(np.abs(exact[both]), np.finfo(float).tiny)
+    gap = gap if gap.size else np.array([np.nan])
+    return {
+        "median difference": float(np.median(gap)),
+        "largest": float(np.max(gap)),
+        "tau with float64": ranking.kendall(ours, exact, (higher_is_better,) * 2),
+        "bad": int((~np.isfinite(ours)).sum()),
+    }

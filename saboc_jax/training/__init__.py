@@ -1,0 +1,1 @@
+"""Training of one architecture by a recipe."""

@@ -1,0 +1,133 @@
+"""A training run on disk: orbax checkpoints, metrics as JSON lines and for TensorBoard.
+
+What is written when, so that a kill at any moment loses less than an epoch: first the line of
+the epoch, then its checkpoint, then its TensorBoard events. On resuming, lines after the
+checkpoint are dropped, and one new file of events holds the epochs before it. Orbax and
+tensorboardX are imported when a run begins, for they are slow.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from saboc_jax.training.train import Examples, Metrics, State, Trainer, is_finite
+
+METRICS = "metrics.jsonl"
+
+
+def run(
+    trainer: Trainer,
+    held_out: Examples,
+    epochs: int,
+    folder: Path,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> tuple[State, list[dict[str, Any]]]:
+    """Trains to the last epoch, or goes on from the last checkpoint of the folder.
+
+    Args:
+        trainer: what `make_trainer` gave; the caller sees to it that a folder has one's runs only.
+        held_out: examples that are evaluated after every epoch.
+        epochs: how many.
+        folder: of checkpoints and metrics; exists.
+        on_epoch: called with the line of every epoch that ran.
+
+    Returns:
+        The state, and one dictionary an epoch: epoch, train_loss, train_top1, test_loss,
+        test_top1, test_top5, seconds.
+
+    Raises:
+        ValueError: if the loss is not finite any more.
+    """
+    import orbax.checkpoint as ocp
+
+    options = ocp.CheckpointManagerOptions(max_to_keep=2)
+    with (
+        ocp.CheckpointManager((folder / "checkpoints").absolute(), options=options) as manager,
+        closing(open_events(folder / "tensorboard")) as writer,
+    ):
+        state = trainer.init()
+        last = manager.latest_step()
+        if last is not None:
+            state = manager.restore(last, args=ocp.args.StandardRestore(state))
+        lines = _keep_lines(folder / METRICS, 0 if last is None else last)
+        write_events(writer, lines)
+        for epoch in range(len(lines), epochs):
+            start = time.perf_counter()
+            state, line = one_epoch(trainer, state, epoch, held_out)
+            line["seconds"] = time.perf_counter() - start
+            lines.append(line)
+            with open(folder / METRICS, "a") as file:
+                file.write(json.dumps(line) + "\n")
+            manager.save(epoch + 1, args=ocp.args.StandardSave(state))
+            manager.wait_until_finished()
+            write_events(writer, [line])
+            if on_epoch:
+                on_epoch(line)
+    return state, lines
+
+
+def one_epoch(
+    trainer: Trainer, state: State, epoch: int, held_out: Examples
+) -> tuple[State, dict[str, Any]]:
+    """Trains one epoch and evaluates: the state, and the epoch's line without its seconds.
+
+    Raises:
+        ValueError: if the loss is not finite any more.
+    """
+    state, train = trainer.train_epoch(state, epoch)
+    if not is_finite(train):
+        raise ValueError(f"training diverged in epoch {epoch}: {train}; lower the learning rate")
+    test: Metrics = trainer.evaluate(state, held_out)
+    line: dict[str, Any] = {"epoch": epoch + 1}
+    line |= {f"train_{name}": value for name, value in train.items()}
+    return state, line | {f"test_{name}": value for name, value in test.items()}
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The metrics of a run; a last line that a kill cut off is left out."""
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def _keep_lines(path: Path, count: int) -> list[dict[str, Any]]:
+    """Drops the lines of epochs after the checkpoint."""
+    lines = read_lines(path)[:count]
+    if len(lines) < count:
+        raise ValueError(f"{path} has {len(lines)} lines; allowed: {count}, as the checkpoint")
+    new = path.with_suffix(".new")
+    new.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    os.replace(new, path)
+    return lines
+
+
+def open_events(folder: Path) -> Any:
+    """A new file of TensorBoard events, in place of those of an earlier process."""
+    from tensorboardX.event_file_writer import EventsWriter  # SummaryWriter does not flush at once
+
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("events.*"):
+        old.unlink()
+    return EventsWriter(str(folder / "events"))
+
+
+def write_events(writer: Any, lines: list[dict[str, Any]]) -> None:
+    """Writes epochs for TensorBoard, to the disk."""
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.summary import scalar
+
+    for line in lines:
+        for name, value in line.items():
+            if name != "epoch":
+                summary = scalar(name.replace("_", "/", 1), value)
+                event = Event(wall_time=time.time(), step=line["epoch"], summary=summary)
+                writer.write_event(event)
+    writer.flush()

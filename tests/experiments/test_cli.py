@@ -1,0 +1,145 @@
+"""The command `saboc`: its list, its help, its errors, and what an installation holds."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import cli
+from experiments.support import common
+
+ROOT = Path(__file__).parents[2]
+
+
+def saboc(*arguments, cwd=None):
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu", COLUMNS="100")
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.cli", *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def test_every_binary_is_listed_with_one_line():
+    found = cli.subcommands()
+    binaries = [
+        path
+        for path in [*ROOT.glob("experiments/*.py"), *ROOT.glob("experiments/paper/*.py")]
+        if re.search(r"^if __name__ == .__main__.:\n(.*\n)*.*common\.run", path.read_text(), re.M)
+    ]
+    assert len(found) == len(binaries) >= 10
+    assert all(line.endswith(".") for line in found.values()), found
+
+
+def test_the_list_imports_no_jax():
+    code = "import sys; from experiments import cli; cli.main(['-h']); print('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
+    assert "\x1b" not in done.stdout  # no colours in a pipe
+
+
+@pytest.mark.parametrize("name", ["search"])
+def test_help_shows_examples_and_our_flags_only(name):
+    done = saboc(name, "--help")
+    assert done.returncode == 0, done.stderr
+    assert f"python -m experiments.{name}" in done.stdout
+    assert "--seed=0" in done.stdout
+    assert "Scoring network\n" in done.stdout
+    assert "verbosity=0" in done.stdout
+    assert "pdb" not in done.stdout
+    assert "\x1b" not in done.stdout
+    assert done.stdout.count("kaiming_normal_fan_out") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "code"),
+    [
+        (["serach"], "did you mean search?", 2),
+        (["cli"], "no such command", 2),
+        (["search", "--sede=1"], "seed", 1),
+    ],
+)
+def test_mistakes_end_with_a_code_and_a_line(arguments, said, code, tmp_path):
+    done = saboc(*arguments, cwd=tmp_path)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("raised", "said", "code"),
+    [
+        (PermissionError(13, "Permission denied", "runs"), "error: [Errno 13] Permission", 1),
+        (ImportError("Parquet needs pyarrow: pip install it"), "error: Parquet needs", 1),
+        (KeyboardInterrupt(), "interrupted: what is in the store", 130),
+    ],
+)
+def test_what_a_user_can_mend_is_a_line_and_not_a_traceback(
+    raised, said, code, monkeypatch, capsys
+):
+    def main():
+        raise raised
+
+    run = lambda guarded: guarded(common.flags.FLAGS(["program"]))  # noqa: E731
+    monkeypatch.setattr(common.app, "run", run)
+    monkeypatch.setattr(sys, "argv", ["program"])
+    with pytest.raises(SystemExit) as ended:
+        common.run(main)
+    assert ended.value.code == code
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_every_help_has_an_example():
+    for name in cli.subcommands():
+        path = ROOT / "experiments" / Path(*name.split(".")).with_suffix(".py")
+        text = path.read_text()
+        assert re.search(rf"\nExamples?:\n  python -m experiments\.{re.escape(name)}", text), name
+
+
+def test_settings_do_not_depend_on_how_it_was_called(tmp_path):
+    flags = ["--dataset=digits", "--channels=2", "--batch_size=6", "--repeats=1"]
+    flags += ["--searcher=random", "--scorer=params", "--max_evaluations=4", "--workdir=w"]
+    done = saboc("search", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert '"scorer": "params"' in (tmp_path / "w" / "settings.json").read_text()
+
+
+def test_what_a_kill_leaves_of_the_settings_does_not_lock_a_workdir(tmp_path):
+    folder = tmp_path / "w"
+    folder.mkdir()
+    (folder / ".settings.json.4711").write_text('{"seed"')
+    assert common.open_workdir(str(folder), {"seed": 0}) == folder
+    assert common.read_json(folder / "settings.json") == {"seed": 0}
+    common.open_workdir(str(folder), {"seed": 0})
+    with pytest.raises(ValueError, match="seed: 0 there, 1 now"):
+        common.open_workdir(str(folder), {"seed": 1})
+    other = tmp_path / "o"
+    other.mkdir()
+    (other / ".settings.json.bak").write_text("{}")
+    with pytest.raises(ValueError, match="not a run of ours"):
+        common.open_workdir(str(other), {"seed": 0})
+
+
+def test_a_result_makes_its_folder(tmp_path):
+    common.write_json(tmp_path / "a" / "b" / "c.json", {"x": 1})
+    assert common.read_json(tmp_path / "a" / "b" / "c.json") == {"x": 1}
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["c.json"]
+
+
+def test_every_binary_that_keeps_json_keeps_command_and_versions():
+    writers = {
+        path.name: path.read_text()
+        for path in [*ROOT.glob("experiments/*.py"), *ROOT.glob("experiments/paper/*.py")]
+        if "common.write_json(" in path.read_text()
+    }
+    del writers["train_curve.py"]  # it copies the record of a training
+    assert len(writers) > 8
+    assert [name for name, text in writers.items() if "common.environment()" not in text] == []
+    assert {"command", "versions"} <= set(common.environment())
+    assert {"saboc_jax", "jax"} <= set(common.environment()["versions"])
