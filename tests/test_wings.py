@@ -35,7 +35,7 @@ MODULES = modules()
 
 def wing_of(module: str) -> str:
     """The part of the package that a module belongs to; `__init__` is the face of it all."""
-    return (module.split(".") + ["__init__"])[1]
+    return [*module.split("."), "__init__"][1]
 
 
 def imported(tree: ast.AST, anywhere: bool) -> Iterator[str]:
@@ -124,7 +124,7 @@ def test_the_library_does_not_import_the_binaries():
 
 
 def test_imports_inside_the_binaries_are_relative():
-    """So they are one package in a clone, `experiments`, and in a wheel, `saboc_jax.experiments`."""
+    """They are one package in a clone, `experiments`, and in a wheel, `saboc_jax.experiments`."""
     for path in (ROOT / "experiments").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"^\s*(from|import) (saboc_jax\.)?experiments\b", text, re.M), path
