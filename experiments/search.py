@@ -56,9 +56,7 @@ def main() -> None:
     allowed = searching.allows(space, stopwatch)
     options = searcher_flags.options()
     searcher_flags.warn(console, space, options)
-    searcher = searching.build_searcher(
-        space, scorer, searching.SEARCHER.value, allowed, searching.AGAINST.value, **options
-    )
+    searcher = searching.build_searcher(space, scorer, allowed, **options)
     settings = common.flag_values("store", *searching.IGNORED) | {"dataset": dataset.name}
     folder = common.open_workdir(
         WORKDIR.value

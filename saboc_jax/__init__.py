@@ -14,7 +14,7 @@ from saboc_jax.ntk.empirical import NTKOptions, empirical_ntk, empirical_ntks
 from saboc_jax.ntk.network import Network, bind, from_module
 from saboc_jax.scorers import SCORERS, make_scorer
 from saboc_jax.scorers.combine import combine
-from saboc_jax.searchers import SEARCHERS
+from saboc_jax.searchers import SEARCHERS, make_searcher
 from saboc_jax.searching.budgets import Budget
 from saboc_jax.searching.run import run_search
 from saboc_jax.spaces import SPACES, make_space
@@ -47,6 +47,7 @@ __all__ = [
     "from_module",
     "in_dtype",
     "make_scorer",
+    "make_searcher",
     "make_space",
     "rank",
     "run_search",

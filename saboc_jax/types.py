@@ -237,6 +237,8 @@ class Searcher(NamedTuple):
             non-finite allowed.
         done: `done(state)`: is the search over?
         best: `best(state)` gives the architecture found, [decisions] ints.
+        planned: `planned()` gives how many candidates the searcher will ask for if nothing stops
+            it. None: that is not known beforehand.
     """
 
     name: str
@@ -245,3 +247,4 @@ class Searcher(NamedTuple):
     tell: Callable[[Any, Bool[Array, "b decisions options"], Float[Any, "b repeats k"]], Any]
     done: Callable[[Any], bool]
     best: Callable[[Any], Architecture]
+    planned: Callable[[], int] | None = None

@@ -73,7 +73,7 @@ def test_an_unknown_number_has_no_remaining_time():
 def test_the_length_of_a_search_is_known_beforehand(name, number):
     options = {"max_evaluations": 40} if name == "random" else {}
     searcher = sj.SEARCHERS[name]((3, 3), (False, True), **options)
-    assert expected_evaluations(searcher, 2) == number
+    assert expected_evaluations(searcher) == number
     if name == "pruning":  # as it truly runs, whatever the scores
         state, count, rng = searcher.init(jax.random.key(0)), 0, np.random.default_rng(0)
         while not searcher.done(state):

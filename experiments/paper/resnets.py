@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from saboc_jax.searchers import evolution
-from saboc_jax.searching.run import evolution_options
+from saboc_jax.searchers import make_searcher
 from saboc_jax.spaces import make_space
 from saboc_jax.spaces.resnet import encoding
 from saboc_jax.types import Searcher, SearchSpace
@@ -37,12 +36,12 @@ def build_searcher(
     population_size: int,
 ) -> Searcher:
     """Zen-NAS's loop from its own start, with its mutation of two blocks."""
-    return evolution(
-        space.choices,
+    return make_searcher(
+        "evolution",
+        space,
         higher_is_better,
         max_evaluations=max_evaluations,
         population_size=population_size,
-        **evolution_options(space, evolution),
     )
 
 

@@ -25,15 +25,16 @@ from saboc_jax.keys import Purpose, key_for, root_key
 from saboc_jax.progress import Bar
 from saboc_jax.reports import html as report_html
 from saboc_jax.reports.tables import results_table
-from saboc_jax.searchers import SEARCHERS
+from saboc_jax.searchers import make_searcher, random
 from saboc_jax.searchers.restrict import without_options
-from saboc_jax.searching.run import SearchResult, evaluations, run_search
+from saboc_jax.searching.result import SearchResult, evaluations
+from saboc_jax.searching.run import run_search
 from saboc_jax.spaces.isomorphism import representatives
 from saboc_jax.statistics import ranking as ranks
 from saboc_jax.statistics.significance import paired_difference
 from saboc_jax.types import Architecture, PRNGKey, Ranking, Scorer, Searcher, SearchSpace
 
-from ..support import common, searching
+from ..support import common
 from .published import Row
 
 SEEDS = flags.DEFINE_integer("seeds", 5, "Searches by each method; seeds count from --seed.", 1)
@@ -138,13 +139,13 @@ class Laboratory:
 
     def searcher(self, name: str, scorer: str, **options: Any) -> Searcher:
         """A searcher by name, with the ranking of the scorer's authors."""
-        options |= {"ranking": ranking_of(scorer)}
-        return searching.build_searcher(self.space, self.scorer(scorer), name, **options)
+        directions = self.scorer(scorer).higher_is_better
+        return make_searcher(name, self.space, directions, ranking=ranking_of(scorer), **options)
 
     def random_like_pruning(self, scorer: str, count: int) -> Searcher:
         """Random search over the cells that pruning chooses among, those without `none`."""
         return without_options(
-            SEARCHERS["random"],
+            random,
             self.space.choices,
             self.scorer(scorer).higher_is_better,
             excluded=[names.index("none") for names in self.space.option_names],

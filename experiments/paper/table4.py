@@ -28,12 +28,13 @@ from saboc_jax.data import Dataset
 from saboc_jax.evaluation.store import Store
 from saboc_jax.keys import Purpose, key_for, root_key
 from saboc_jax.progress import Bar
-from saboc_jax.searching.run import evaluations
+from saboc_jax.searchers import make_searcher
+from saboc_jax.searching.result import evaluations
 from saboc_jax.spaces.darts import codec
 from saboc_jax.spaces.darts.cells import from_genotype
 from saboc_jax.spaces.darts.trained import trained
 
-from ..support import common, searching, training
+from ..support import common, training
 from . import searches
 from .published import TABLE_4
 
@@ -91,8 +92,11 @@ class Methods:
     def run(self, name: str, seed: int) -> DartsRun:
         """Prunes by one scorer."""
         evaluator = self._evaluators.of(name, seed)
-        searcher = searching.build_searcher(
-            self._space, evaluator.scorer, "pruning", prune_number=PRUNE_NUMBER.value
+        searcher = make_searcher(
+            "pruning",
+            self._space,
+            evaluator.scorer.higher_is_better,
+            prune_number=PRUNE_NUMBER.value,
         )
         key = key_for(root_key(seed), Purpose.SEARCH)
         found = searches.followed(self._bar, f"{name} seed {seed}", searcher, evaluator, key)

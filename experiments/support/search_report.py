@@ -12,7 +12,7 @@ from saboc_jax.benchmarks import tables as benchmarks
 from saboc_jax.evaluation.evaluator import Evaluator, mask_text
 from saboc_jax.reports.sections import score_rows
 from saboc_jax.reports.tables import Edge, draw_cell, results_table
-from saboc_jax.searching.run import SearchResult, evaluations
+from saboc_jax.searching.result import SearchResult, evaluations
 from saboc_jax.spaces.base import architecture_to_mask
 from saboc_jax.spaces.darts import cells as darts_cells
 from saboc_jax.spaces.darts.trained import genotype_of

@@ -1,12 +1,11 @@
 """Flags of `search` that some search methods have and others do not."""
 
-import inspect
 from typing import Any
 
 from absl import flags
 from rich.console import Console
 
-from saboc_jax.searchers import SEARCHERS
+from saboc_jax.searchers import SEARCHERS, options_of
 from saboc_jax.types import SearchSpace
 
 from . import searching
@@ -25,7 +24,7 @@ TOURNAMENT = flags.DEFINE_integer(
 
 def has(searcher: str, option: str) -> bool:
     """Does a search method have that option?"""
-    return option in inspect.signature(SEARCHERS[searcher]).parameters
+    return option in options_of(searcher)
 
 
 def options() -> dict[str, Any]:
@@ -43,7 +42,6 @@ def options() -> dict[str, Any]:
                 f"--{flag.name}={flag.value} is no option of --searcher={name}, but of {having}"
             )
     values = {option: flag.value for option, flag in flagged.items()}
-    values["max_evaluations"] = searching.MAX_EVALUATIONS.value
     chosen = {option: value for option, value in values.items() if value is not None}
     if "population_size" in chosen and has(name, "tournament"):
         chosen.setdefault("tournament", max(1, chosen["population_size"] // 4))
@@ -55,11 +53,9 @@ def warn(console: Console, space: SearchSpace, chosen: dict[str, Any]) -> None:
     name = searching.SEARCHER.value
     if not has(name, "population_size") or space.evolution:  # which starts from one architecture
         return
-    known = inspect.signature(SEARCHERS[name]).parameters
-    size, budget = (
-        chosen.get(option, known[option].default)
-        for option in ("population_size", "max_evaluations")
-    )
+    values = dict(options_of(name)) | chosen
+    size = values["population_size"]
+    budget = searching.MAX_EVALUATIONS.value or values["max_evaluations"]
     if budget <= size:
         console.print(
             f"--max_evaluations={budget} does not exceed the population of {size}: no child is "

@@ -15,16 +15,10 @@ from saboc_jax.data import Dataset
 from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.keys import Purpose, key_for, root_key
 from saboc_jax.reports.tables import results_table
-from saboc_jax.searchers import SEARCHERS
+from saboc_jax.searchers import SEARCHERS, make_searcher
 from saboc_jax.searching.budgets import Allows, Budget, budget_check, latency_of
-from saboc_jax.searching.run import (
-    SearchResult,
-    Step,
-    evolution_options,
-    expected_evaluations,
-    pruning_options,
-    run_search,
-)
+from saboc_jax.searching.result import SearchResult, Step
+from saboc_jax.searching.run import expected_evaluations, run_search
 from saboc_jax.searching.trajectory import (
     Costs,
     Trajectory,
@@ -90,35 +84,26 @@ def allows(space: SearchSpace, stopwatch: Evaluator | None) -> Allows | None:
 
 
 def build_searcher(
-    space: SearchSpace,
-    scorer: Scorer,
-    name: str,
-    allowed: Allows | None = None,
-    against: str | None = None,
-    **options: Any,
+    space: SearchSpace, scorer: Scorer, allowed: Allows | None = None, **options: Any
 ) -> Searcher:
-    """A searcher of that name; pruning starts without the option `none`.
-
-    Args:
-        space: the space.
-        scorer: what it will be told.
-        name: a key of `SEARCHERS`.
-        allowed: the budget, for pruning.
-        against: a cost that it will be told after the scores.
-        **options: of the searcher.
+    """The searcher of the flags, which is told the cost of `--against` after the scores.
 
     Raises:
-        ValueError: if pruning is asked for a Pareto front.
+        ValueError: if pruning is asked for a Pareto front, or an option is unknown.
     """
-    options = {"ranking": ranks.AGGREGATIONS[RANKING.value], **options}
+    name, against = SEARCHER.value, AGAINST.value
+    if name == "pruning" and against:
+        raise ValueError("--against gives a front; pruning ends with one architecture")
     directions = scorer.higher_is_better + (False,) * bool(against)
-    if name == "pruning":
-        if against:
-            raise ValueError("--against gives a front; pruning ends with one architecture")
-        options |= pruning_options(space, allowed)
-        options.pop("max_evaluations", None)
-    options = evolution_options(space, SEARCHERS[name]) | options
-    return SEARCHERS[name](space.choices, directions, **options)
+    return make_searcher(
+        name,
+        space,
+        directions,
+        ranking=RANKING.value,
+        allows=allowed,
+        max_evaluations=MAX_EVALUATIONS.value,
+        **options,
+    )
 
 
 def costs_of(space: SearchSpace, quantity: str, masks: np.ndarray) -> np.ndarray:
@@ -190,8 +175,7 @@ def search(
     """
     last = ""
     repeats, metrics = len(evaluator.keys), evaluator.scorer.metrics
-    told = len(metrics) + bool(AGAINST.value)
-    total = expected_evaluations(searcher, told, allowed, MAX_EVALUATIONS.value)
+    total = expected_evaluations(searcher, allowed, MAX_EVALUATIONS.value)
     with progress.bar("compiling", total and total * repeats, console) as bar:
         evaluator.on_score = bar.advance
 

@@ -42,21 +42,16 @@ from saboc_jax.api.results import Found, Ranked, Score
 from saboc_jax.data import Dataset
 from saboc_jax.keys import Purpose, key_for
 from saboc_jax.progress import bar
-from saboc_jax.searchers import SEARCHERS
-from saboc_jax.searching.budgets import Allows, Budget
-from saboc_jax.searching.run import (
-    evolution_options,
-    expected_evaluations,
-    pruning_options,
-    run_search,
-)
+from saboc_jax.searchers import make_searcher
+from saboc_jax.searching.budgets import Budget
+from saboc_jax.searching.run import expected_evaluations, run_search
 from saboc_jax.spaces.isomorphism import representatives
 from saboc_jax.statistics import correlation
 from saboc_jax.statistics import ranking as rankings
 from saboc_jax.training.recipes import RECIPES, Recipe
 from saboc_jax.training.run import one_epoch, run
 from saboc_jax.training.train import State, make_trainer
-from saboc_jax.types import Batch, PRNGKey, Scorer, Searcher, SearchSpace
+from saboc_jax.types import Batch, PRNGKey, SearchSpace
 
 
 def score(
@@ -226,11 +221,9 @@ def search(
     if space.program is None:  # else the cost of every architecture would be traced
         evaluator.stands_for = representatives(space)
     allows = find_budget(space, budget, images, key, batch_size)
-    if searcher != "pruning" and max_evaluations is not None:
-        options["max_evaluations"] = max_evaluations
-    method = _searcher(searcher, space, evaluator.scorer, allows, options)
-    told = len(evaluator.scorer.metrics)
-    total = expected_evaluations(method, told, allows, max_evaluations)
+    options = {"allows": allows, "max_evaluations": max_evaluations} | options
+    method = make_searcher(searcher, space, evaluator.scorer.higher_is_better, **options)
+    total = expected_evaluations(method, allows, max_evaluations)
     with bar("searching", total and total * repeats, live=progress, lines=False) as shown:
         evaluator.on_score = shown.advance
         result = run_search(
@@ -244,21 +237,6 @@ def search(
     evaluator.on_score = None
     arch = np.asarray(result.arch)
     return Found(space, arch, scored(evaluator, arch), result)
-
-
-def _searcher(
-    name: str, space: SearchSpace, scorer: Scorer, allows: Allows | None, options: dict[str, Any]
-) -> Searcher:
-    """The searcher of a name; pruning starts without the option `none`, as the binary's does."""
-    if name not in SEARCHERS:
-        raise ValueError(f"searcher={name!r}; allowed: {', '.join(SEARCHERS)}")
-    if name == "pruning":
-        options = pruning_options(space, allows) | options
-    options = evolution_options(space, SEARCHERS[name]) | options
-    try:
-        return SEARCHERS[name](space.choices, scorer.higher_is_better, **options)
-    except TypeError as error:
-        raise ValueError(f"searcher {name!r}: {error}") from error
 
 
 def correlate(

@@ -8,7 +8,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Float, Int
 
-from saboc_jax.searching.run import SearchResult
+from saboc_jax.searching.result import SearchResult
 from saboc_jax.statistics.ranking import standard_error
 from saboc_jax.types import Architecture, Cost, SearchSpace
 

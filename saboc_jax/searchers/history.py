@@ -189,4 +189,7 @@ def history_searcher(
             state = learn_scores(state, masks[row : row + rows], scores[row : row + rows])
         return state
 
-    return Searcher(name, start, ask, tell, lambda state: remaining(state) <= 0, best)
+    def done(state: SearchState) -> bool:
+        return remaining(state) <= 0
+
+    return Searcher(name, start, ask, tell, done, best, planned=lambda: max_evaluations)

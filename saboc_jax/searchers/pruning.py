@@ -304,7 +304,7 @@ def pruning(
         masks = removal_masks(np.asarray(state.active), steps)
         return jnp.asarray(masks), state._replace(noise=noise)
 
-    return Searcher(
+    searcher = Searcher(
         name="pruning",
         init=init,
         ask=ask,
@@ -321,6 +321,19 @@ def pruning(
         done=lambda state: bool((np.sum(state.active, axis=1) <= 1).all()),
         best=_best,
     )
+    # Which removals a budget forbids, and so the number of rounds, is seen on the way only.
+    rehearsed = None if allows else partial(_rehearse, searcher, len(higher_is_better))
+    return searcher._replace(planned=rehearsed)
+
+
+def _rehearse(searcher: Searcher, metrics: int) -> int:
+    """How many masks pruning asks for: the same whatever the scores, so with equal ones."""
+    key = jax.random.key(0)  # Which options go does not matter, only how many.
+    state = searcher.init(key)
+    while not searcher.done(state):
+        masks, state = searcher.ask(key, state)
+        state = searcher.tell(state, masks, np.ones((len(masks), 1, metrics)))
+    return int(state.evaluations)
 
 
 def _tell(

@@ -64,4 +64,4 @@ def without_options(
     def best(state: Any) -> Architecture:
         return kept[np.arange(len(choices)), np.asarray(inner.best(state))]
 
-    return Searcher(inner.name, inner.init, ask, tell, inner.done, best)
+    return Searcher(inner.name, inner.init, ask, tell, inner.done, best, inner.planned)

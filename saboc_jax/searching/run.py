@@ -9,113 +9,38 @@ scored is kept, the stop is recorded in its result, and the same run with more t
 the bits that it would have reached without a stop. Only where it stops depends on the clock.
 """
 
-import inspect
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
 from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.keys import Purpose, key_for, key_numbered
-from saboc_jax.searchers.history import SearchState
-from saboc_jax.searchers.pruning import PruningState
 from saboc_jax.searching.budgets import Allows
+from saboc_jax.searching.result import SearchResult, Step, evaluations
 from saboc_jax.spaces.base import architecture_to_mask
-from saboc_jax.statistics.ranking import standard_error
-from saboc_jax.types import Architecture, PRNGKey, Searcher, SearchSpace
-
-Step = tuple[np.ndarray, np.ndarray]
-"""Masks [b, d, o] and scores [b, repeats, k] of one step; rejected candidates are NaN."""
+from saboc_jax.types import Architecture, PRNGKey, Searcher
 
 
 class _OutOfTimeError(Exception):
     """The time budget is used up."""
 
 
-@dataclass
-class SearchResult:
-    """What a search found.
-
-    Attributes:
-        arch: the architecture.
-        scores: [repeats, k] its metrics.
-        diagnostics: of its first repeat.
-        history: of every step that was finished.
-        rejected: candidates over budget.
-        stopped: the limit that ended the search before its own end; None: none did.
-    """
-
-    arch: Architecture
-    scores: Float[np.ndarray, "repeats k"]
-    diagnostics: dict[str, Any]
-    history: list[Step]
-    rejected: int = 0
-    stopped: str | None = None
-
-    def mean(self) -> Float[np.ndarray, " k"]:
-        """Mean of each metric over repeats."""
-        return self.scores.mean(0)
-
-    def standard_error(self) -> Float[np.ndarray, " k"]:
-        """Standard error of that mean; NaN for one repeat."""
-        return standard_error(self.scores)
-
-
-def pruning_options(space: SearchSpace, allows: Allows | None) -> dict[str, Any]:
-    """What pruning must know of a space; it starts without the option `none`, as TE-NAS does."""
-    has_none = any("none" in names for names in space.option_names)
-    return {
-        "initially_pruned": ("none",) * has_none,
-        "option_names": space.option_names,
-        "allows": allows,
-        "removals": space.removals and space.removals(),
-    }
-
-
-def evolution_options(space: SearchSpace, factory: Callable[..., Searcher]) -> dict[str, Any]:
-    """What a searcher must know of a space to breed in it; {} if it does not mutate."""
-    known = inspect.signature(factory).parameters
-    options = space.evolution() if space.evolution and "mutate" in known else {}
-    return {name: value for name, value in options.items() if name in known}
-
-
-def evaluations(history: list[Step]) -> int:
-    """How many candidates a history holds, rejected ones included."""
-    return sum(len(masks) for masks, _ in history)
-
-
 def expected_evaluations(
-    searcher: Searcher, metrics: int, allows: Allows | None = None, most: int | None = None
+    searcher: Searcher, allows: Allows | None = None, most: int | None = None
 ) -> int | None:
-    """How many candidates a search will ask for; None: not known beforehand.
+    """How many candidates a search will score; None: not known beforehand.
 
     Args:
         searcher: any.
-        metrics: how many it is told.
-        allows: the budget. Which removals it forbids, and so the length of pruning, is seen on
-            the way only.
-        most: after which it is stopped.
+        allows: the budget. How many candidates it forbids is seen on the way only.
+        most: after which the search is stopped.
     """
-    own = None if allows else _own_evaluations(searcher, metrics)
-    return min(filter(None, (own, most)), default=None)
-
-
-def _own_evaluations(searcher: Searcher, metrics: int) -> int | None:
-    """The searcher's own number; pruning is rehearsed with equal scores, which gives it."""
-    state = searcher.init(jax.random.key(0))
-    if isinstance(state, SearchState):
-        return len(state.history.scores)
-    if not isinstance(state, PruningState):
-        return None
-    while not searcher.done(state):
-        masks, state = searcher.ask(jax.random.key(0), state)
-        state = searcher.tell(state, masks, np.ones((len(masks), 1, metrics)))
-    return int(state.evaluations)
+    planned = searcher.planned() if searcher.planned and not allows else None
+    return min(filter(None, (planned, most)), default=None)
 
 
 def run_search(

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from saboc_jax.searching.run import Step, evaluations
+from saboc_jax.searching.result import Step, evaluations
 from saboc_jax.statistics import ranking as ranks
 from saboc_jax.types import Architecture, Ranking
 

@@ -23,7 +23,8 @@ from saboc_jax.evaluation.store import Store
 from saboc_jax.scorers import make_scorer
 from saboc_jax.scorers.combine import combine
 from saboc_jax.searchers import SEARCHERS
-from saboc_jax.searching.run import evaluations, run_search
+from saboc_jax.searching.result import evaluations
+from saboc_jax.searching.run import run_search
 from saboc_jax.spaces import make_space
 from saboc_jax.types import Batch
 

@@ -10,8 +10,8 @@ import pytest
 from experiments.paper import resnets
 from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.scorers import make_scorer
-from saboc_jax.searchers import SEARCHERS
-from saboc_jax.searching.run import evolution_options, run_search
+from saboc_jax.searchers import make_searcher
+from saboc_jax.searching.run import run_search
 from saboc_jax.spaces import make_space
 from saboc_jax.spaces.base import architecture_to_mask
 from saboc_jax.spaces.resnet import encoding
@@ -63,10 +63,7 @@ def changed(one, other):
 
 def test_the_start_is_mutated_in_one_block_and_later_members_in_two():
     space = make_space("resnet", slots=6, max_width=WIDTH)
-    searcher = SEARCHERS["evolution"](
-        space.choices, (True,), max_evaluations=200, population_size=200,
-        **evolution_options(space, SEARCHERS["evolution"]),
-    )  # fmt: skip
+    searcher = make_searcher("evolution", space, (True,), max_evaluations=200, population_size=200)
     state, members, counts = searcher.init(jax.random.key(0)), [], []
     for step in range(60):
         masks, state = searcher.ask(jax.random.fold_in(jax.random.key(1), step), state)

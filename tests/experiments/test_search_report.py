@@ -9,7 +9,7 @@ import pytest
 import saboc_jax as sj
 from experiments.support import search_report
 from saboc_jax import data
-from saboc_jax.searching.run import SearchResult
+from saboc_jax.searching.result import SearchResult
 from saboc_jax.searching.trajectory import Trajectory
 from saboc_jax.spaces.base import architecture_to_mask
 from saboc_jax.spaces.darts.cells import to_genotype

@@ -9,9 +9,10 @@ import pytest
 
 from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.scorers import make_scorer
-from saboc_jax.searchers import SEARCHERS
+from saboc_jax.searchers import SEARCHERS, make_searcher
 from saboc_jax.searching.budgets import Budget, budget_check
-from saboc_jax.searching.run import evaluations, pruning_options, run_search
+from saboc_jax.searching.result import evaluations
+from saboc_jax.searching.run import run_search
 from saboc_jax.spaces import make_space
 from saboc_jax.spaces.base import architecture_to_mask
 from saboc_jax.spaces.darts import cells as darts_cells
@@ -66,14 +67,13 @@ def test_candidates_over_budget_are_rejected_counted_and_not_returned(space, nam
 @pytest.mark.parametrize("quantity", ["params", "macs", "depth"])
 def test_pruning_ends_within_the_budget_whatever_the_scores_like(space, quantity):
     # The scorer likes what is expensive, so without a budget it ends with 3x3 convolutions.
-    start = {"initially_pruned": ("none",), "option_names": space.option_names}
-    free = SEARCHERS["pruning"](space.choices, (True,), **start)
+    free = make_searcher("pruning", space, (True,))
     whole = run_search(free, make(space), KEY)
     assert set(whole.arch) == {3}
     limit = getattr(limits(space), quantity)
     budget = Budget(**{quantity: limit})
     allows = budget_check(space, budget)
-    searcher = SEARCHERS["pruning"](space.choices, (True,), **start, allows=allows)
+    searcher = make_searcher("pruning", space, (True,), allows=allows)
     found = run_search(searcher, make(space), KEY, allows=allows)
     cost = getattr(space.cost(found.arch), quantity)
     assert cost <= limit < getattr(space.cost(whole.arch), quantity)
@@ -125,13 +125,9 @@ def test_pruning_of_darts_ends_within_the_budget():
     darts = make_space("darts", channels=2, num_cells=1, image_shape=(8, 8, 1))
     budget = Budget(params=900, macs=30_000)
     allows = budget_check(darts, budget)
-    searcher = SEARCHERS["pruning"](
-        darts.choices, (True,), prune_number=3, **pruning_options(darts, allows)
-    )
+    searcher = make_searcher("pruning", darts, (True,), prune_number=3, allows=allows)
     found = run_search(searcher, make(darts, "random"), KEY, allows=allows)
-    free = SEARCHERS["pruning"](
-        darts.choices, (True,), prune_number=3, **pruning_options(darts, None)
-    )
+    free = make_searcher("pruning", darts, (True,), prune_number=3)
     assert budget.exceeded_by(darts.cost(run_search(free, make(darts, "random"), KEY).arch))
     assert not budget.exceeded_by(darts.cost(found.arch))
 
@@ -168,8 +164,7 @@ def test_a_time_budget_stops_and_the_same_run_goes_on_to_the_same_bits(space):
 
 
 def test_pruning_stopped_by_a_limit_has_no_architecture_and_says_so(space):
-    start = {"initially_pruned": ("none",), "option_names": space.option_names}
-    searcher = SEARCHERS["pruning"](space.choices, (True,), **start)
+    searcher = make_searcher("pruning", space, (True,))
     with pytest.raises(ValueError, match="stopped by max_evaluations after 25 evaluations"):
         run_search(searcher, make(space), KEY, max_evaluations=30)
 
