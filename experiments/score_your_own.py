@@ -8,24 +8,23 @@ Examples:
 """
 
 import jax
-import numpy as np
 from absl import flags
 from flax import linen as nn
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
-from saboc_jax import data
-from saboc_jax.evaluation.evaluator import Evaluator
-from saboc_jax.keys import key_numbered, root_key
-from saboc_jax.spaces.base import architecture_to_mask
-from saboc_jax.spaces.modules.space import module_space
-from saboc_jax.statistics.ranking import borda
+import saboc_jax as sj
+from saboc_jax.keys import root_key
 from saboc_jax.types import Images
 
 from .support import common
 
 SCORERS = flags.DEFINE_list("scorers", ["ntk_score"], "Scores whose metrics are ranked together.")
+UNREAD = (
+    *("space", "channels", "cells", "trained_size", "init", "precision"),
+    *("ntk_engine", "batch_norm", "latency_batch", "latency_image_size"),
+    *("executor", "num_workers", "ray_address", "gpus_per_worker", "shard"),
+)
+"""Flags of other binaries: a module brings its network, a scorer its options in its text."""
 
 
 class VisionTransformer(nn.Module):
@@ -62,37 +61,18 @@ def candidates(classes: int) -> dict[str, nn.Module]:
 
 
 def main() -> None:
-    """Scores, ranks, prints."""
-    console = Console(highlight=False)
+    """Ranks and prints."""
     dataset = common.load_dataset()
-    modules = candidates(dataset.num_classes)
-    space = module_space(
-        list(modules.values()), option_names=[list(modules)], image_shape=dataset.image_shape
+    ranked = sj.rank(
+        candidates(dataset.num_classes),
+        dataset,
+        root_key(common.SEED.value),
+        SCORERS.value,
+        repeats=common.REPEATS.value,
+        batch_size=common.BATCH_SIZE.value,
     )
-    scorer = common.build_scorer(SCORERS.value, space)
-    key = root_key(common.SEED.value)
-    keys = [key_numbered(key, repeat) for repeat in range(common.REPEATS.value)]
-    batches = [data.draw(dataset, k, common.BATCH_SIZE.value, needs=scorer.needs) for k in keys]
-    evaluator = Evaluator(space, scorer, keys, batches)
-    number = np.arange(len(modules))
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(scorer.name, total=len(modules) * len(keys))
-        evaluator.on_score = lambda: bar.advance(task)
-        scores = evaluator.evaluate(architecture_to_mask(number[:, None], len(modules))).mean(1)
-    ranks = np.asarray(borda(scores, scorer.higher_is_better))
-    table = Table(title=f"Best first, on {dataset.name}")
-    for title in ("module", "rank", "parameters", "MACs", *scorer.metrics):
-        table.add_column(title)
-    for option in np.argsort(ranks, kind="stable"):
-        cost = space.cost(np.array([option]))
-        values = [f"{value:.4g}" for value in scores[option]]
-        table.add_row(
-            list(modules)[option], f"{ranks[option]:g}", f"{cost.params}", f"{cost.macs}", *values
-        )
-    console.print(table)
-    seconds = evaluator.counts.compile_seconds, evaluator.counts.run_seconds
-    console.print(f"Compiled in {seconds[0]:.1f} s, ran in {seconds[1]:.1f} s")
+    Console(highlight=False).print(f"Best first, on {dataset.name}\n{ranked}", soft_wrap=True)
 
 
 if __name__ == "__main__":
-    common.run(main)
+    common.run(main, unread=UNREAD)

@@ -19,6 +19,7 @@ from rich.console import Console
 from saboc_jax.evaluation.store import Store
 from saboc_jax.reports import html as report_html
 from saboc_jax.scorers import SCORERS
+from saboc_jax.searching.assembly import latency_of
 from saboc_jax.spaces.isomorphism import representatives
 
 from .support import common, search_report, searcher_flags, searching
@@ -52,8 +53,7 @@ def main() -> None:
     dataset = common.load_dataset()
     space = common.build_space(dataset)
     scorer = common.build_scorer([SCORER.value], space)
-    stopwatch = searching.stopwatch(dataset, space)
-    allowed = searching.allows(space, stopwatch)
+    allowed, stopwatch = searching.limits(dataset, space)
     options = searcher_flags.options()
     searcher_flags.warn(console, space, options)
     searcher = searching.build_searcher(space, scorer, allowed, **options)
@@ -84,7 +84,7 @@ def main() -> None:
     summary["trajectory"] = searching.keep_trajectory(folder, trajectory, known)
     search_report.show(console, space, summary)
     if stopwatch:
-        summary["latency_ms"] = searching.latency_of(stopwatch)(found.arch)
+        summary["latency_ms"] = latency_of(stopwatch)(found.arch)
         console.print(f"Measured latency: {summary['latency_ms']:.3g} ms")
     if searching.AGAINST.value:
         summary["pareto_front"] = searching.keep_front(console, folder, space, scorer, found, known)

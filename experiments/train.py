@@ -22,7 +22,9 @@ RECIPE = flags.DEFINE_enum("recipe", "quick", sorted(RECIPES), "Settings of trai
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept.", required=True)
 EPOCHS = flags.DEFINE_integer("epochs", None, "In place of the recipe's.", 1)
 TRAIN_BATCH = flags.DEFINE_integer("train_batch_size", None, "In place of the recipe's.", 1)
-EXAMPLES = flags.DEFINE_integer("train_examples", None, "The first of the split; by default all.")
+EXAMPLES = flags.DEFINE_integer(
+    "train_examples", None, "The first of the split; by default all.", 1
+)
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from saboc_jax.reports import html as report_html
 from saboc_jax.reports.tables import results_table
 from saboc_jax.spaces import make_space
 from saboc_jax.training.recipes import RECIPES, Recipe
+from saboc_jax.training.run import first_examples
 
 from .support import common, correlate_report, trained_cells, training
 
@@ -33,7 +34,9 @@ SEEDS = flags.DEFINE_integer("seeds", 2, "Trainings of each cell; the first seed
 RECIPE = flags.DEFINE_enum("recipe", "quick", sorted(RECIPES), "Settings of training.")
 EPOCHS = flags.DEFINE_integer("epochs", None, "In place of the recipe's.", 1)
 TRAIN_BATCH = flags.DEFINE_integer("train_batch_size", None, "In place of the recipe's.", 1)
-EXAMPLES = flags.DEFINE_integer("train_examples", None, "The first of the split; by default all.")
+EXAMPLES = flags.DEFINE_integer(
+    "train_examples", None, "The first of the split; by default all.", 1
+)
 SHRINK = flags.DEFINE_integer("shrink", 1, "Average images over squares of this side.", 1)
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the runs are kept.", required=True)
 OUT = flags.DEFINE_string("out", None, "Folder for tables and figure.")
@@ -54,7 +57,7 @@ def train_all(console: Console, texts: list[str]) -> dict[tuple[str, int], dict[
     chosen = ("archs", "number", "searches", "seed", "seeds", "out")
     folder = common.open_workdir(WORKDIR.value, training.identity(dataset, recipe, *chosen))
     own, held_out = (
-        training.shrunk(training.examples(dataset, split, count), SHRINK.value)
+        training.shrunk(first_examples(dataset, split, count), SHRINK.value)
         for split, count in (("train", EXAMPLES.value), ("test", None))
     )
     space = make_space(

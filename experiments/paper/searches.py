@@ -111,8 +111,8 @@ class Evaluators:
     def of(self, scorer: str, seed: int) -> Evaluator:
         """An evaluator of that seed with an empty memory."""
         first = self.first(scorer)
-        size = common.BATCH_SIZE.value
-        return first.with_draws(*common.draws(self._dataset, first.scorer, seed, size))
+        settings, needs = common.settings(self._space), first.scorer.needs
+        return first.with_draws(*settings.draws(self._dataset, root_key(seed), needs, seed))
 
 
 class Laboratory:

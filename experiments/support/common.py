@@ -24,15 +24,15 @@ from saboc_jax.evaluation.ray import RayExecutor
 from saboc_jax.evaluation.records import current_versions
 from saboc_jax.evaluation.store import Store
 from saboc_jax.files import read_json as read_json
-from saboc_jax.keys import MAX_SEED, Purpose, repeat_keys, root_key
+from saboc_jax.keys import MAX_SEED, root_key
 from saboc_jax.layers.initialise import INITIALISERS
 from saboc_jax.ntk.empirical import BATCH_NORMS, ENGINES
-from saboc_jax.scorers import MEASURED, SCORERS, variants
-from saboc_jax.scorers.combine import combine
+from saboc_jax.scorers import MEASURED, SCORERS
+from saboc_jax.searching.assembly import ScoringSettings
 from saboc_jax.spaces import SPACES, make_space
 from saboc_jax.spaces.darts.trained import trained
 from saboc_jax.spaces.dtype import DTYPES, in_dtype
-from saboc_jax.types import Batch, PRNGKey, Scorer, SearchSpace
+from saboc_jax.types import Scorer, SearchSpace
 
 from . import flag_help
 
@@ -242,22 +242,31 @@ def scorer_names(chosen: list[str]) -> list[str]:
     return [name for each in chosen for name in (everything if each == "all" else [each])]
 
 
+def settings(space: SearchSpace, batch_size: int | None = None) -> ScoringSettings:
+    """How the flags say that networks are scored.
+
+    Args:
+        space: what does not apply to it is left out.
+        batch_size: images of a batch; None: `--batch_size`.
+    """
+    options: dict[str, Any] = {"engine": NTK_ENGINE.value, "batch_norm": BATCH_NORM.value}
+    if space.thin_cell is None:
+        options["regions"] = False  # TE-NAS without the network that they are counted on
+    timing = {"batch_size": LATENCY_BATCH.value or 1, "image_size": LATENCY_IMAGE_SIZE.value}
+    return ScoringSettings(
+        REPEATS.value,
+        batch_size or BATCH_SIZE.value,
+        options,
+        timing,
+        devices(),
+        SHARD.value,
+        build_executor(),
+    )
+
+
 def build_scorer(names: Sequence[str], space: SearchSpace) -> Scorer:
     """The scorer of a name, maybe with options (`saboc_jax.scorers.variants`), or several."""
-    shared: dict[str, Any] = {"engine": NTK_ENGINE.value, "batch_norm": BATCH_NORM.value}
-    if not names:
-        raise ValueError(f"no scorers are named; allowed: {', '.join(sorted(SCORERS))}")
-    timing = {"batch_size": LATENCY_BATCH.value or 1, "image_size": LATENCY_IMAGE_SIZE.value}
-    scorers = []
-    for text in names:
-        name = variants.split_variant(text)[0]
-        known = variants.options_of(name)
-        options = {key: value for key, value in shared.items() if key in known}
-        options |= timing if name == "latency" else {}
-        if "regions" in known and space.thin_cell is None:
-            options["regions"] = False  # its other metrics
-        scorers.append(variants.make_variant(text, space, **options))
-    return combine(scorers)
+    return settings(space).scorer(names, space)
 
 
 def devices() -> int | None:
@@ -296,21 +305,15 @@ def build_evaluator(
         on_score: called after every score.
         batch_size: images of a batch; None: `--batch_size`.
     """
-    batch_size = batch_size or BATCH_SIZE.value
-    keys, batches, seeds = draws(dataset, scorer, SEED.value, batch_size)
-    return Evaluator(
+    return settings(space, batch_size).evaluator(
         space,
         scorer,
-        keys,
-        batches,
-        dataset=f"{dataset.name}/n{batch_size}",
+        dataset,
+        root_key(SEED.value),
+        seed=SEED.value,
+        space_id=space_id(space),
         store=store,
         on_score=on_score,
-        seeds=seeds,
-        space_id=space_id(space),
-        devices=devices(),
-        shard=SHARD.value,
-        executor=build_executor(),
     )
 
 
@@ -331,17 +334,6 @@ def _ray_executor(num_workers: int | None, address: str | None, gpus: float) -> 
         return RayExecutor(num_workers, address, gpus_per_worker=gpus)
     except (ImportError, ConnectionError) as error:
         raise ValueError(f"--executor=ray: {error}") from error
-
-
-def draws(
-    dataset: Dataset, scorer: Scorer, seed: int, batch_size: int
-) -> tuple[list[PRNGKey], list[Batch], list[str]]:
-    """The scoring key, the batch and the name of every repeat of a seed."""
-    root, number = root_key(seed), REPEATS.value
-    images = repeat_keys(root, Purpose.IMAGES, number)
-    batches = [data.draw(dataset, key, batch_size, needs=scorer.needs) for key in images]
-    names = [f"{seed}/{repeat}" for repeat in range(number)]
-    return repeat_keys(root, Purpose.SCORING, number), batches, names
 
 
 def flag_values(*ignored: str) -> dict[str, Any]:

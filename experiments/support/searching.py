@@ -16,7 +16,8 @@ from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.keys import Purpose, key_for, root_key
 from saboc_jax.reports.tables import results_table
 from saboc_jax.searchers import SEARCHERS, make_searcher
-from saboc_jax.searching.budgets import Allows, Budget, budget_check, latency_of
+from saboc_jax.searching.assembly import find_allowed
+from saboc_jax.searching.budgets import Allows, Budget
 from saboc_jax.searching.result import SearchResult, Step
 from saboc_jax.searching.run import expected_evaluations, run_search
 from saboc_jax.searching.trajectory import (
@@ -69,18 +70,15 @@ def budget() -> Budget:
     return Budget(MAX_PARAMS.value, MAX_MACS.value, MAX_DEPTH.value, MAX_LATENCY_MS.value)
 
 
-def stopwatch(dataset: Dataset, space: SearchSpace) -> Evaluator | None:
-    """What measures latency, where the flags limit it."""
-    if MAX_LATENCY_MS.value is None:
-        return None
-    return common.build_evaluator(dataset, space, common.build_scorer(["latency"], space))
+def limits(dataset: Dataset, space: SearchSpace) -> tuple[Allows | None, Evaluator | None]:
+    """Which masks the flags allow, and what measures latency where they limit it."""
 
+    def stopwatch() -> Evaluator:
+        seed = common.SEED.value
+        names = {"seed": seed, "space_id": common.space_id(space)}
+        return common.settings(space).stopwatch(space, dataset, root_key(seed), **names)
 
-def allows(space: SearchSpace, stopwatch: Evaluator | None) -> Allows | None:
-    """Which masks the budget of the flags allows; None: it has no limit."""
-    limits = budget()
-    latency = latency_of(stopwatch) if stopwatch else None
-    return None if limits == Budget() else budget_check(space, limits, latency)
+    return find_allowed(space, budget(), stopwatch)
 
 
 def build_searcher(

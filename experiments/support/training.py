@@ -6,14 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from saboc_jax import data
 from saboc_jax.data import Dataset
 from saboc_jax.spaces import make_space
 from saboc_jax.spaces.darts.trained import trained
 from saboc_jax.training.recipes import RECIPES, Recipe
-from saboc_jax.training.run import run
+from saboc_jax.training.run import first_examples, run
 from saboc_jax.training.train import Examples, make_trainer
 from saboc_jax.types import Architecture, SearchSpace
 
@@ -96,13 +93,6 @@ def command(kind: str, dataset: str, run: str, text: str) -> str:
     return shlex.join([*words, f"--dataset={dataset}", folder, f"--architecture={text}"])
 
 
-def examples(dataset: Dataset, split: str, count: int | None = None) -> Examples:
-    """The first examples of a split, in the memory of the host; None: all."""
-    size = len(dataset.train if split == "train" else dataset.test)
-    images, labels = data.fetch(dataset, split, np.arange(min(count or size, size)))
-    return Examples(np.asarray(images), np.asarray(labels))
-
-
 def shrunk(given: Examples, factor: int) -> Examples:
     """Images averaged over squares of a side of `factor`, which must divide theirs."""
     n, height, width, channels = given.images.shape
@@ -124,7 +114,7 @@ def train(
     on_batch: Callable[[], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Trains one architecture on the first `count` training images; gives its epochs' metrics."""
-    own, held_out = examples(dataset, "train", count), examples(dataset, "test")
+    own, held_out = first_examples(dataset, "train", count), first_examples(dataset, "test")
     return train_on(of, arch, own, held_out, settings, seed, folder, on_epoch, on_batch)
 
 

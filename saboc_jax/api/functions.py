@@ -24,34 +24,32 @@ from jaxtyping import Float
 from saboc_jax.api.inputs import (
     Candidate,
     Candidates,
-    Scorers,
-    build_evaluator,
     check_candidate,
     check_dataset,
     check_no_space,
-    examples,
     find_architecture,
-    find_budget,
     find_candidates,
     find_space,
-    score_all,
-    scored,
     space_of_modules,
 )
 from saboc_jax.api.results import Found, Ranked, Score
 from saboc_jax.data import Dataset
+from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.keys import Purpose, key_for
 from saboc_jax.progress import bar
+from saboc_jax.scorers.variants import Scorers
 from saboc_jax.searchers import make_searcher
+from saboc_jax.searching.assembly import ScoringSettings, find_allowed
 from saboc_jax.searching.budgets import Budget
 from saboc_jax.searching.run import expected_evaluations, run_search
+from saboc_jax.spaces.base import architecture_to_mask
 from saboc_jax.spaces.isomorphism import representatives
 from saboc_jax.statistics import correlation
 from saboc_jax.statistics import ranking as rankings
 from saboc_jax.training.recipes import RECIPES, Recipe
-from saboc_jax.training.run import one_epoch, run
+from saboc_jax.training.run import first_examples, one_epoch, run
 from saboc_jax.training.train import State, make_trainer
-from saboc_jax.types import Batch, PRNGKey, SearchSpace
+from saboc_jax.types import Architecture, Batch, PRNGKey, Scorer, SearchSpace
 
 
 def score(
@@ -108,7 +106,7 @@ def score(
     else:
         space = find_space(space, images)
         archs = [find_architecture(candidate, space)]
-    return score_all(space, archs, images, key, scorers, repeats, batch_size, progress)[1][0]
+    return _score_all(space, archs, images, key, scorers, repeats, batch_size, progress)[1][0]
 
 
 def rank(
@@ -159,7 +157,7 @@ def rank(
     if ranking not in rankings.AGGREGATIONS:
         raise ValueError(f"ranking={ranking!r}; allowed: {', '.join(rankings.AGGREGATIONS)}")
     space, archs = find_candidates(candidates, images, space, call)
-    scorer, scores = score_all(space, archs, images, key, scorers, repeats, batch_size, progress)
+    scorer, scores = _score_all(space, archs, images, key, scorers, repeats, batch_size, progress)
     means = np.stack([score.values for score in scores]).mean(1)
     how, directions = rankings.AGGREGATIONS[ranking], scorer.higher_is_better
     order = np.asarray(rankings.best_first(means, directions, ranking=how))
@@ -217,12 +215,14 @@ def search(
     if not isinstance(space, SearchSpace | str):
         space = space_of_modules(space, images, call)[0]
     space = find_space(space, images)
-    evaluator = build_evaluator(space, images, key, scorers, repeats, batch_size)
-    if space.program is None:  # else the cost of every architecture would be traced
-        evaluator.stands_for = representatives(space)
-    allows = find_budget(space, budget, images, key, batch_size)
+    settings = ScoringSettings(repeats, batch_size)
+    scorer = settings.scorer(scorers, space)
+    # Where every architecture has its program, their costs would be traced one by one.
+    same = representatives(space) if space.program is None else None
+    evaluator = settings.evaluator(space, scorer, images, key, stands_for=same)
+    allows, _ = find_allowed(space, budget, lambda: settings.stopwatch(space, images, key))
     options = {"allows": allows, "max_evaluations": max_evaluations} | options
-    method = make_searcher(searcher, space, evaluator.scorer.higher_is_better, **options)
+    method = make_searcher(searcher, space, scorer.higher_is_better, **options)
     total = expected_evaluations(method, allows, max_evaluations)
     with bar("searching", total and total * repeats, live=progress, lines=False) as shown:
         evaluator.on_score = shown.advance
@@ -236,7 +236,7 @@ def search(
         )
     evaluator.on_score = None
     arch = np.asarray(result.arch)
-    return Found(space, arch, scored(evaluator, arch), result)
+    return Found(space, arch, _scored(evaluator, arch), result)
 
 
 def correlate(
@@ -299,7 +299,7 @@ def correlate(
     unknown = sorted(set(aggregations) - set(rankings.AGGREGATIONS))
     if unknown:
         raise ValueError(f"aggregations {unknown}; allowed: {', '.join(rankings.AGGREGATIONS)}")
-    scorer, scores = score_all(space, archs, images, key, scorers, repeats, batch_size, progress)
+    scorer, scores = _score_all(space, archs, images, key, scorers, repeats, batch_size, progress)
     values = np.stack([score.values for score in scores])
     return correlation.table(scorer, values, truth, aggregations=aggregations, resamples=resamples)
 
@@ -362,7 +362,7 @@ def train(
     else:
         space = find_space(space, dataset)
         module = space.specialise(find_architecture(candidate, space))
-    own, held_out = examples(dataset, "train", max_examples), examples(dataset, "test", None)
+    own, held_out = first_examples(dataset, "train", max_examples), first_examples(dataset, "test")
     steps = len(own.images) // settings.batch_size
     with bar("training", settings.epochs * steps, live=progress, lines=False) as shown:
         trainer = make_trainer(
@@ -383,3 +383,44 @@ def train(
             lines.append(line)
             told(line)
         return state, lines
+
+
+def _score_all(
+    space: SearchSpace,
+    archs: Sequence[Architecture],
+    images: Batch | Dataset,
+    key: PRNGKey,
+    scorers: Scorers,
+    repeats: int,
+    batch_size: int,
+    progress: bool,
+) -> tuple[Scorer, list[Score]]:
+    """The scorer, and the scores of every architecture."""
+    settings = ScoringSettings(repeats, batch_size)
+    scorer = settings.scorer(scorers, space)
+    evaluator = settings.evaluator(space, scorer, images, key)
+    with bar("scoring", len(archs) * repeats, live=progress, lines=False) as shown:
+        evaluator.on_score = shown.advance
+        return scorer, [_scored(evaluator, arch) for arch in archs]
+
+
+def _scored(evaluator: Evaluator, arch: Architecture) -> Score:
+    """The scores of one architecture in every repeat."""
+    space, scorer = evaluator.space, evaluator.scorer
+    mask = architecture_to_mask(arch, max(space.choices))
+    rows = [evaluator.score(mask, repeat) for repeat in range(len(evaluator.keys))]
+    flags = [
+        str(value)
+        for _, notes in rows
+        for name, value in notes.items()
+        if name.rpartition(".")[2] == "flag"
+    ]
+    return Score(
+        space.to_string(arch),
+        scorer.metrics,
+        scorer.higher_is_better,
+        np.stack([values for values, _ in rows]),
+        flags[0] if flags else None,
+        space.cost(arch),
+        rows[0][1],
+    )

@@ -1,6 +1,6 @@
-"""From what `saboc_jax.api.functions` is given to a space, architectures, a scorer and batches."""
+"""From what `saboc_jax.api.functions` is given to a space and architectures."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,20 +8,11 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Int
 
-from saboc_jax import data
-from saboc_jax.api.results import Score
 from saboc_jax.data import Dataset
-from saboc_jax.evaluation.evaluator import Evaluator
-from saboc_jax.keys import Purpose, key_for, repeat_keys
-from saboc_jax.progress import bar
-from saboc_jax.scorers.combine import combine
-from saboc_jax.scorers.variants import make_variant
-from saboc_jax.searching.budgets import Allows, Budget, budget_check, latency_of
 from saboc_jax.spaces import make_space
-from saboc_jax.spaces.base import architecture_to_mask, check_architecture
+from saboc_jax.spaces.base import check_architecture
 from saboc_jax.spaces.modules.space import module_space
-from saboc_jax.training.train import Examples
-from saboc_jax.types import Architecture, Batch, PRNGKey, Scorer, SearchSpace
+from saboc_jax.types import Architecture, Batch, SearchSpace
 
 ArchitectureLike = str | Sequence[int] | Int[np.ndarray, " decisions"]
 """The space's own text of an architecture, or one choice per decision."""
@@ -29,121 +20,6 @@ Candidate = nn.Module | ArchitectureLike
 """A Linen module, or an architecture of a space that is named beside it."""
 Candidates = Sequence[nn.Module] | Mapping[str, nn.Module] | Sequence[ArchitectureLike]
 """Modules, named or not, or architectures."""
-AScorer = str | Scorer | Callable[[SearchSpace], Scorer]
-"""A name from `saboc_jax.SCORERS`, maybe with options as in "knas:variant=mgm"; a scorer of the
-space; or a factory of one."""
-Scorers = AScorer | Sequence[AScorer]
-"""One, or several whose metrics are used together."""
-
-
-def score_all(
-    space: SearchSpace,
-    archs: Sequence[Architecture],
-    images: Batch | Dataset,
-    key: PRNGKey,
-    scorers: Scorers,
-    repeats: int,
-    batch_size: int,
-    progress: bool,
-) -> tuple[Scorer, list[Score]]:
-    """The scorer, and the scores of every architecture."""
-    evaluator = build_evaluator(space, images, key, scorers, repeats, batch_size)
-    with bar("scoring", len(archs) * repeats, live=progress, lines=False) as shown:
-        evaluator.on_score = shown.advance
-        return evaluator.scorer, [scored(evaluator, arch) for arch in archs]
-
-
-def scored(evaluator: Evaluator, arch: Architecture) -> Score:
-    """The scores of one architecture in every repeat."""
-    space, scorer = evaluator.space, evaluator.scorer
-    mask = architecture_to_mask(arch, max(space.choices))
-    rows = [evaluator.score(mask, repeat) for repeat in range(len(evaluator.keys))]
-    flags = [
-        str(value)
-        for _, notes in rows
-        for name, value in notes.items()
-        if name.rpartition(".")[2] == "flag"
-    ]
-    return Score(
-        space.to_string(arch),
-        scorer.metrics,
-        scorer.higher_is_better,
-        np.stack([values for values, _ in rows]),
-        flags[0] if flags else None,
-        space.cost(arch),
-        rows[0][1],
-    )
-
-
-def build_evaluator(
-    space: SearchSpace,
-    images: Batch | Dataset,
-    key: PRNGKey,
-    scorers: Scorers,
-    repeats: int,
-    batch_size: int,
-) -> Evaluator:
-    """An evaluator whose draws are those of the binaries with the same key."""
-    if not (isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)):
-        raise ValueError(f"key={key!r}; allowed: a typed key, e.g. jax.random.key(0)")
-    if key.shape or repeats < 1:
-        raise ValueError(f"key of shape {key.shape}, repeats={repeats}; allowed: (), 1 or more")
-    scorer = _scorer(scorers, space)
-    keys = repeat_keys(key, Purpose.SCORING, repeats)
-    image_keys = repeat_keys(key, Purpose.IMAGES, repeats)
-    batches = [_batch(images, image_key, scorer, batch_size) for image_key in image_keys]
-    for batch in batches[:1]:
-        if batch.images.shape[1:] != space.image_shape:
-            raise ValueError(
-                f"images of shape {batch.images.shape[1:]}; allowed: {space.image_shape}, for "
-                f"which space {space.name!r} was made"
-            )
-    return Evaluator(space, scorer, keys, batches)
-
-
-def find_budget(
-    space: SearchSpace,
-    budget: Budget | None,
-    images: Batch | Dataset,
-    key: PRNGKey,
-    batch_size: int,
-) -> Allows | None:
-    """Which masks a budget allows, latency being measured on this machine; None: all."""
-    if budget is None or budget == Budget():
-        return None
-    if budget.latency_ms is None:
-        return budget_check(space, budget)
-    evaluator = build_evaluator(space, images, key, "latency", 1, batch_size)
-    return budget_check(space, budget, latency_of(evaluator))
-
-
-def _scorer(scorers: Scorers, space: SearchSpace) -> Scorer:
-    """One scorer made of everything that was asked for."""
-    several = not isinstance(scorers, str | Scorer) and isinstance(scorers, Sequence)
-    given: Any = scorers if several else [scorers]
-    made = []
-    for one in given:
-        if isinstance(one, str):
-            one = make_variant(one, space)
-        elif callable(one):
-            one = one(space)
-        if not isinstance(one, Scorer):
-            raise ValueError(f"scorers={scorers!r}; allowed: names, scorers, or factories of them")
-        made.append(one)
-    if not made:
-        raise ValueError("scorers=(); allowed: one or more, see saboc_jax.SCORERS")
-    return combine(made)
-
-
-def _batch(images: Batch | Dataset, key: PRNGKey, scorer: Scorer, size: int) -> Batch:
-    """A batch of a dataset; or the given one, its test images perturbed where that is wanted."""
-    if isinstance(images, Dataset):
-        return data.draw(images, key, size, needs=scorer.needs)
-    lacks = "perturbed_images" in scorer.needs and images.perturbed_images is None
-    if lacks and images.test_images is not None:
-        noisy = data.perturb(key_for(key, Purpose.NOISE), images.test_images)
-        return images._replace(perturbed_images=noisy)
-    return images
 
 
 def _image_shape(images: Batch | Dataset) -> tuple[int, int, int]:
@@ -237,12 +113,3 @@ def find_candidates(
         return space_of_modules(candidates, images, call)
     space = find_space(space, images)
     return space, [find_architecture(candidate, space) for candidate in candidates]
-
-
-def examples(dataset: Dataset, split: str, count: int | None) -> Examples:
-    """The first examples of a split, in the memory of the host; None: all."""
-    size = len(dataset.train if split == "train" else dataset.test)
-    if count is not None and count < 1:
-        raise ValueError(f"max_examples={count}; allowed: 1 or more")
-    images, labels = data.fetch(dataset, split, np.arange(min(count or size, size)))
-    return Examples(np.asarray(images), np.asarray(labels))

@@ -7,14 +7,19 @@ apart in a store.
 
 import inspect
 import math
-from collections.abc import Mapping
-from types import NoneType
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType, NoneType
 from typing import Any, get_args
 
 from saboc_jax.scorers import SCORERS, make_scorer
-from saboc_jax.scorers.combine import load_factory
+from saboc_jax.scorers.combine import combine, load_factory
 from saboc_jax.types import Scorer, SearchSpace
 
+AScorer = str | Scorer | Callable[[SearchSpace], Scorer]
+"""A name from `saboc_jax.SCORERS`, maybe with options as in "knas:variant=mgm"; a scorer of the
+space; or a factory of one."""
+Scorers = AScorer | Sequence[AScorer]
+"""One, or several whose metrics are used together."""
 FORM = "SCORER, or SCORER:OPTION=VALUE, further options after further colons"
 KINDS: Mapping[type, str] = {
     bool: "true or false",
@@ -93,6 +98,42 @@ def make_variant(text: str, space: SearchSpace, **shared: Any) -> Scorer:
     label = ":".join([name, *(f"{option}={_text(value)}" for option, value in own.items())])
     metrics = tuple(label if metric == name else metric for metric in scorer.metrics)
     return scorer._replace(name=label, metrics=metrics)
+
+
+def make_scorers(
+    scorers: Scorers,
+    space: SearchSpace,
+    shared: Mapping[str, Any] = MappingProxyType({}),
+    options: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> Scorer:
+    """One scorer of everything that is asked for.
+
+    Args:
+        scorers: one, or several that are scored together.
+        space: the search space they score.
+        shared: options for every named scorer that has them.
+        options: further ones of single scorers, by their names. Those in a scorer's text go
+            before both.
+
+    Raises:
+        ValueError: says which scorer or option is wrong and what is allowed.
+    """
+    several = not isinstance(scorers, str | Scorer) and isinstance(scorers, Sequence)
+    given: Any = scorers if several else [scorers]
+    made = []
+    for each in given:
+        if isinstance(each, str):
+            name = split_variant(each)[0]
+            common = {key: value for key, value in shared.items() if key in options_of(name)}
+            each = make_variant(each, space, **common, **options.get(name, {}))
+        elif callable(each):
+            each = each(space)
+        if not isinstance(each, Scorer):
+            raise ValueError(f"scorers={scorers!r}; allowed: names, scorers, or factories of them")
+        made.append(each)
+    if not made:
+        raise ValueError(f"scorers=(); allowed: one or more of {', '.join(sorted(SCORERS))}")
+    return combine(made)
 
 
 def _kinds(parameter: inspect.Parameter) -> tuple[type, ...]:

@@ -23,8 +23,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from saboc_jax.evaluation.evaluator import Evaluator
-from saboc_jax.spaces.base import architecture_to_mask
 from saboc_jax.types import Architecture, Cost, SearchSpace
 
 Allows = Callable[[Bool[np.ndarray, "decisions options"]], bool]
@@ -70,16 +68,6 @@ def option_order(space: SearchSpace) -> Int[np.ndarray, "decisions options"]:
     return order
 
 
-def latency_of(evaluator: Evaluator) -> Callable[[Architecture], float]:
-    """Milliseconds of an architecture; NaN where no path joins input and output.
-
-    Args:
-        evaluator: with the scorer `latency`; its store keeps what was measured.
-    """
-    options = max(evaluator.space.choices)
-    return lambda arch: float(evaluator.score(architecture_to_mask(arch, options), 0)[0][0])
-
-
 def budget_check(
     space: SearchSpace, budget: Budget, latency: Callable[[Architecture], float] | None = None
 ) -> Allows:
@@ -88,7 +76,7 @@ def budget_check(
     Args:
         space: whose costs are limited.
         budget: the limits.
-        latency: see `latency_of`; needed where latency is limited.
+        latency: gives milliseconds of an architecture; needed where latency is limited.
 
     Raises:
         ValueError: if the cheapest architecture of the space is not within the budget, or

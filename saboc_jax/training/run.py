@@ -14,9 +14,31 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from saboc_jax import data
+from saboc_jax.data import Dataset
 from saboc_jax.training.train import Examples, Metrics, State, Trainer, is_finite
 
 METRICS = "metrics.jsonl"
+
+
+def first_examples(dataset: Dataset, split: str, count: int | None = None) -> Examples:
+    """The first examples of a split, in the memory of the host.
+
+    Args:
+        dataset: what `saboc_jax.data.load` gave.
+        split: "train" or "test".
+        count: how many; None, or more than there are: all.
+
+    Raises:
+        ValueError: if none are asked for.
+    """
+    if count is not None and count < 1:
+        raise ValueError(f"{count} examples to train on; allowed: 1 or more")
+    size = len(dataset.train if split == "train" else dataset.test)
+    images, labels = data.fetch(dataset, split, np.arange(min(count or size, size)))
+    return Examples(np.asarray(images), np.asarray(labels))
 
 
 def run(

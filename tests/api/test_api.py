@@ -14,6 +14,7 @@ from flax import linen as nn
 import saboc_jax as sj
 from saboc_jax import data
 from saboc_jax.api import functions as api
+from saboc_jax.keys import Purpose, repeat_keys
 from saboc_jax.layers.nnx import from_nnx
 from saboc_jax.scorers.combine import jitted
 from saboc_jax.spaces.modules.space import module_space
@@ -60,8 +61,7 @@ def test_score_is_that_of_the_pure_function(digits, space):
     batch = data.draw(digits, KEY, 8)
     found = sj.score(CELL, batch, KEY, space=space, repeats=2)
     pure = jitted(sj.make_scorer("ntk_score", space))
-    for repeat in range(2):
-        key = jax.random.fold_in(jax.random.fold_in(KEY, 1), repeat)
+    for repeat, key in enumerate(repeat_keys(KEY, Purpose.SCORING, 2)):
         gates = space.gates(space.from_string(CELL))
         expected, _ = pure(key, gates, batch)
         # It finishes in float32, the evaluator in float64.
@@ -94,6 +94,10 @@ def test_search_finds_what_the_binary_finds(digits, tmp_path):
     assert found.score.values[:, 0].tolist() == expected["scores"]["naswot"]["repeats"]
     assert found.score.values[0, 0] != found.score.values[1, 0]
     assert isinstance(found.module(), nn.Module)
+    alone = sj.score(
+        expected["text"], digits, jax.random.key(3), "naswot", space=own, repeats=2, batch_size=6
+    )
+    np.testing.assert_array_equal(alone.values, found.score.values)
 
 
 def test_a_search_keeps_to_its_budget(digits, space):
@@ -180,6 +184,13 @@ MISTAKES = {
         lambda d, s: sj.correlate([Net()], [1], d, KEY, aggregations=["x"]),
         "aggregations",
     ),
+    "unknown ranking of a search": (
+        lambda d, s: sj.search(s, d, KEY, "params", batch_size=4, ranking="x"),
+        "ranking='x'; allowed: borda",
+    ),
+    "a seed below 0": (lambda d, s: sj.train(Net(), d, "tiny", seed=-1), "seed=-1; allowed"),
+    "a seed that JAX cuts": (lambda d, s: sj.train(Net(), d, seed=2**32), "from 0 to 4294967295"),
+    "no examples": (lambda d, s: sj.train(Net(), d, max_examples=0), "0 examples to train on"),
     "unknown recipe": (lambda d, s: sj.train(Net(), d, "fast"), "recipe='fast'"),
     "train on a batch": (lambda d, s: sj.train(Net(), data.draw(d, KEY, 4)), "dataset=Batch"),
 }
@@ -199,7 +210,7 @@ def test_functions_stay_functions_whatever_is_imported_after():
         "from saboc_jax.training.train import make_trainer\n"
         "from saboc_jax.searching.run import run_search\n"
         "assert callable(sj.train) and callable(sj.search), sj.train\n"
-        "assert sj.train is sj.api.train and sj.search is sj.api.search\n"
+        "assert sj.train is sj.api.functions.train and sj.search is sj.api.functions.search\n"
         "slow = {'scipy.stats', 'matplotlib', 'orbax.checkpoint', 'neural_tangents', 'sklearn'}\n"
         "print(sorted(slow & set(sys.modules)))\n"
     )

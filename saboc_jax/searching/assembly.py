@@ -1,0 +1,204 @@
+"""From settings to what scores: one assembly for the functions of the API and for the binaries.
+
+Both put a run together here, so with the same key, images and scorers they have the same bits.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+
+from saboc_jax import data
+from saboc_jax.data import Dataset
+from saboc_jax.devices import SHARDS
+from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.evaluation.farm import Executor
+from saboc_jax.evaluation.store import Store
+from saboc_jax.keys import Purpose, key_for, repeat_keys
+from saboc_jax.scorers.variants import Scorers, make_scorers
+from saboc_jax.searching.budgets import Allows, Budget, budget_check
+from saboc_jax.spaces.base import architecture_to_mask
+from saboc_jax.types import Architecture, Batch, PRNGKey, Scorer, SearchSpace
+
+Draws = tuple[list[PRNGKey], list[Batch], list[str]]
+
+
+@dataclass(frozen=True)
+class ScoringSettings:
+    """How the networks of a space are scored.
+
+    Attributes:
+        repeats: draws of weights, and of images from a dataset, for each candidate.
+        batch_size: images of a batch that is drawn from a dataset.
+        scorer_options: given to every named scorer that has them, e.g. {"batch_norm": "batch"}.
+        latency_options: of the scorer `latency`.
+        devices: how many local devices share the scoring; None: all.
+        shard: what they share, see `saboc_jax.devices.SHARDS`.
+        executor: computes scores somewhere else; None: here.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    repeats: int = 3
+    batch_size: int = 64
+    scorer_options: Mapping[str, Any] = field(default_factory=dict)
+    latency_options: Mapping[str, Any] = field(default_factory=dict)
+    devices: int | None = None
+    shard: str = SHARDS[0]
+    executor: Executor | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("repeats", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; allowed: 1 or more")
+
+    def scorer(self, scorers: Scorers, space: SearchSpace) -> Scorer:
+        """One scorer of all that are named or given, see `make_scorers`."""
+        own = {"latency": self.latency_options}
+        return make_scorers(scorers, space, self.scorer_options, own)
+
+    def draws(
+        self,
+        images: Batch | Dataset,
+        key: PRNGKey,
+        needs: Collection[str],
+        seed: int | None = None,
+    ) -> Draws:
+        """The key, the batch and the name of every repeat.
+
+        Args:
+            images: a dataset that every repeat draws a batch of, or the batch of all of them.
+            key: of the run; it is also asked for other purposes.
+            needs: fields of the batch that the scorer reads.
+            seed: of the key, for the names; None: they are numbers.
+
+        Raises:
+            ValueError: if the key is none, or a field is neither given nor to be made.
+        """
+        if not (
+            isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+        ):
+            raise ValueError(f"key={key!r}; allowed: a typed key, e.g. jax.random.key(0)")
+        if key.shape:
+            raise ValueError(f"key of shape {key.shape}; allowed: (), one key")
+        image_keys = repeat_keys(key, Purpose.IMAGES, self.repeats)
+        return (
+            repeat_keys(key, Purpose.SCORING, self.repeats),
+            [_batch(images, each, needs, self.batch_size) for each in image_keys],
+            [str(n) if seed is None else f"{seed}/{n}" for n in range(self.repeats)],
+        )
+
+    def evaluator(
+        self,
+        space: SearchSpace,
+        scorer: Scorer,
+        images: Batch | Dataset,
+        key: PRNGKey,
+        *,
+        seed: int | None = None,
+        space_id: str = "",
+        store: Store | None = None,
+        on_score: Callable[[], None] | None = None,
+        stands_for: Callable[[Architecture], Architecture] | None = None,
+    ) -> Evaluator:
+        """What scores architectures of the space by the scorer.
+
+        Args:
+            space: the search space.
+            scorer: of `scorer`.
+            images: a dataset, or one batch for every repeat.
+            key: seeds weights and images.
+            seed: of the key, see `draws`.
+            space_id: names the space and its network in the store; "": its name alone.
+            store: where scores are kept; None: in memory.
+            on_score: called after every score.
+            stands_for: see `Evaluator`.
+
+        Raises:
+            ValueError: if the images are not those the space is made for, or lack something.
+        """
+        keys, batches, names = self.draws(images, key, scorer.needs, seed)
+        shape = batches[0].images.shape[1:]
+        if shape != space.image_shape:
+            raise ValueError(
+                f"images of shape {shape}; allowed: {space.image_shape}, for which space "
+                f"{space.name!r} was made"
+            )
+        return Evaluator(
+            space,
+            scorer,
+            keys,
+            batches,
+            dataset=f"{images.name}/n{self.batch_size}" if isinstance(images, Dataset) else "",
+            seeds=names,
+            space_id=space_id,
+            store=store,
+            on_score=on_score,
+            stands_for=stands_for,
+            devices=self.devices,
+            shard=self.shard,
+            executor=self.executor,
+        )
+
+    def stopwatch(
+        self,
+        space: SearchSpace,
+        images: Batch | Dataset,
+        key: PRNGKey,
+        **names: Any,
+    ) -> Evaluator:
+        """What measures the latency of architectures, once each.
+
+        Args:
+            space: the search space.
+            images: see `evaluator`; a measurement reads none of them.
+            key: seeds the weights.
+            **names: `seed`, `space_id` of `evaluator`.
+        """
+        once = replace(self, repeats=1)
+        return once.evaluator(space, once.scorer("latency", space), images, key, **names)
+
+
+def _batch(images: Batch | Dataset, key: PRNGKey, needs: Collection[str], batch_size: int) -> Batch:
+    """A batch of a dataset; or the given one, its test images perturbed where that is wanted."""
+    if isinstance(images, Dataset):
+        return data.draw(images, key, batch_size, needs=needs)
+    lacks = "perturbed_images" in needs and images.perturbed_images is None
+    if lacks and images.test_images is not None:
+        noisy = data.perturb(key_for(key, Purpose.NOISE), images.test_images)
+        return images._replace(perturbed_images=noisy)
+    return images
+
+
+def latency_of(stopwatch: Evaluator) -> Callable[[Architecture], float]:
+    """Gives the milliseconds of an architecture; NaN where no path joins input and output.
+
+    Args:
+        stopwatch: an evaluator with the scorer `latency`; its store keeps what was measured.
+    """
+    options = max(stopwatch.space.choices)
+    return lambda arch: float(stopwatch.score(architecture_to_mask(arch, options), 0)[0][0])
+
+
+def find_allowed(
+    space: SearchSpace, budget: Budget | None, stopwatch: Callable[[], Evaluator]
+) -> tuple[Allows | None, Evaluator | None]:
+    """Which masks a budget allows, and what measures their latency.
+
+    Args:
+        space: whose costs are limited.
+        budget: the limits.
+        stopwatch: makes an evaluator with the scorer `latency`; called where latency is limited.
+
+    Returns:
+        (what allows a mask, or None where there is no limit; the stopwatch, or None where
+        latency has no limit).
+    """
+    if budget is None or budget == Budget():
+        return None, None
+    if budget.latency_ms is None:
+        return budget_check(space, budget), None
+    made = stopwatch()
+    return budget_check(space, budget, latency_of(made)), made
