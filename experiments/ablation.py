@@ -5,8 +5,8 @@ fan-in, centred labels, the parameters of --params) and scores the same random c
 dataset (--dataset=cifar10), report on another.
 
 Examples:
-  python -m experiments.ablation --dataset=cifar10 --out=runs/ablation
-  python -m experiments.ablation --variants='base,C=8,onehot labels' --num_archs=50
+  saboc ablation --dataset=cifar10 --out=runs/ablation
+  saboc ablation --variants='base,C=8,onehot labels' --num_archs=50
 """
 
 from collections.abc import Mapping

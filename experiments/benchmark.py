@@ -10,10 +10,11 @@ The roofline row says how many floating-point operations per second the NTK achi
 formulas, beside a float32 matrix product; the memory rows say what compiled programs need.
 
 Examples:
-  python -m experiments.benchmark --channels=16 --num_archs=32
-  python -m experiments.benchmark --cells=5 --contestants=one_backward,train_step --nomemory
+  saboc benchmark --channels=16 --num_archs=32
+  saboc benchmark --cells=5 --contestants=one_backward,train_step --nomemory
 """
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from absl import flags
 from rich.console import Console
 
 from saboc_jax.devices import cores
+from saboc_jax.extras import needed
 from saboc_jax.keys import root_key
 from saboc_jax.reports.tables import results_table
 from saboc_jax.spaces.base import sample_connected
@@ -34,7 +36,7 @@ from .benchmarking import costs
 from .benchmarking import plot as benchmark_plot
 from .benchmarking.contestants import MATMUL, TORCH, Case, Contestant, Prepared, all_contestants
 from .benchmarking.timing import Times, measure, summarise
-from .support import common
+from .support import common, pictures
 
 NUM_ARCHS = flags.DEFINE_integer("num_archs", 8, "Random connected cells to measure on.", 1)
 ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds over contestants at every cell.", 1)
@@ -62,11 +64,14 @@ def chosen(space: SearchSpace, names: list[str]) -> dict[str, Contestant]:
 
     Raises:
         ValueError: if a name is unknown.
+        MissingExtraError: if a contestant is PyTorch's, which is not installed.
     """
     known = all_contestants(space)
+    if set(names) & set(TORCH) - set(known):
+        with needed("peers", "A contestant of PyTorch"):
+            import torch  # noqa: F401
     if unknown := sorted(set(names) - set(known)):
-        hint = " (PyTorch is not installed)" if set(unknown) & set(TORCH) else ""
-        raise ValueError(f"contestants {unknown} are unknown{hint}; allowed: {list(known)}")
+        raise ValueError(f"contestants {unknown} are unknown; allowed: {list(known)}")
     return {name: known[name] for name in names or known}
 
 
@@ -147,7 +152,9 @@ def write(record: dict[str, Any], title: str) -> None:
     settings = {"settings": common.flag_values("out"), **common.environment(), "machine": machine}
     common.write_json(out, settings | record)
     base = next(iter(record["results"]))
-    benchmark_plot.draw(record["results"], base, title, out.with_suffix(".png"))
+    results = record["results"]
+    draw = functools.partial(benchmark_plot.draw, results, base, title)
+    pictures.keep(out.with_suffix(".png"), draw, dpi=120)
 
 
 def show(console: Console, record: Mapping[str, Any], title: str) -> None:

@@ -5,9 +5,9 @@ interval over architectures and its spread over repeats (each its own weights an
 choosing by it loses, and tau between the scores.
 
 Examples:
-  python -m experiments.correlate --dataset=cifar100 --num_archs=200
-  python -m experiments.correlate --scorers=knas,knas:variant=mgm,synflow:variant=plain
-  python -m experiments.correlate --scorers=all --datasets=cifar10,cifar100 --out=runs/all
+  saboc correlate --dataset=cifar100 --num_archs=200
+  saboc correlate --scorers=knas,knas:variant=mgm,synflow:variant=plain
+  saboc correlate --scorers=all --datasets=cifar10,cifar100 --out=runs/all
 """
 
 from pathlib import Path

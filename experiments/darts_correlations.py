@@ -5,8 +5,8 @@ training), and 1,000 that SWAP trained. Parameters, multiply-accumulates and dep
 with C=32 and 8 cells. Run again, it goes on where it stopped.
 
 Examples:
-  python -m experiments.darts_correlations --scorers=ntk_score,naswot,synflow --out=runs/darts
-  python -m experiments.darts_correlations --table=swap --limit=300 --scorers=swap,ntk_score
+  saboc darts_correlations --scorers=ntk_score,naswot,synflow --out=runs/darts
+  saboc darts_correlations --table=swap --limit=300 --scorers=swap,ntk_score
 """
 
 from pathlib import Path

@@ -4,9 +4,9 @@ With --prepare TFDS downloads and writes data sets first, where it can: it needs
 TensorFlow, and shows its own progress.
 
 Examples:
-  python -m experiments.fetch_data
-  python -m experiments.fetch_data --data_dir=~/data
-  python -m experiments.fetch_data --prepare=cifar10,cifar100 --data_dir=~/data
+  saboc fetch_data
+  saboc fetch_data --data_dir=~/data
+  saboc fetch_data --prepare=cifar10,cifar100 --data_dir=~/data
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,10 @@
 """Turns official NATS-Bench files into nas_bench_201.csv, which search and correlate read.
 
-It holds 100-epoch training accuracies and costs too. Needs: pip install '.[nats]' in the clone.
+It holds 100-epoch training accuracies and costs too. Needs: pip install 'saboc_jax[nats]'.
 
 Examples:
-  python -m experiments.import_nats_bench --source=NATS-tss-v1_0-3ffb9-simple
-  python -m experiments.import_nats_bench --source=NATS-tss-v1_0-3ffb9.pickle.pbz2 --out=t.csv
+  saboc import_nats_bench --source=NATS-tss-v1_0-3ffb9-simple
+  saboc import_nats_bench --source=NATS-tss-v1_0-3ffb9.pickle.pbz2 --out=t.csv
 """
 
 from pathlib import Path
@@ -32,10 +32,7 @@ def main() -> None:
     if path.exists():
         raise ValueError(f"{path} exists already; move it away or choose another --out")
     console.print(f"Opening {SOURCE.value} (a whole file takes minutes and gigabytes)")
-    try:
-        benchmark = nats_bench_import.open_benchmark(SOURCE.value)
-    except ImportError as error:
-        raise ValueError(str(error)) from error
+    benchmark = nats_bench_import.open_benchmark(SOURCE.value)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("architectures", total=len(benchmark))
         count = nats_bench_import.write_table(benchmark, path, lambda: bar.advance(task))

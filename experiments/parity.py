@@ -7,7 +7,7 @@ specialised module. Exits 1 where the relative error exceeds `--tolerance`, or w
 holds a value that is not known here (unless `--allow_missing`).
 
 Example:
-  python -m experiments.parity --golden=nas_bench_201_c4n1.npz
+  saboc parity --golden=nas_bench_201_c4n1.npz
 """
 
 from absl import flags

@@ -6,8 +6,8 @@ tau with the order that float64 gives, scores that are not finite, and seconds o
 scorer. Types take turns on every architecture.
 
 Examples:
-  python -m experiments.precision --dataset=cifar10 --num_archs=50 --out=runs/precision
-  python -m experiments.precision --scorers=ntk_score,naswot --channels=4 --num_archs=20
+  saboc precision --dataset=cifar10 --num_archs=50 --out=runs/precision
+  saboc precision --scorers=ntk_score,naswot --channels=4 --num_archs=20
 """
 
 from collections.abc import Mapping

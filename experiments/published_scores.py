@@ -5,7 +5,7 @@ PyTorch's initialisation, C=16, N=5), with the validation accuracy published bes
 network is smaller by default.
 
 Examples:
-  python -m experiments.published_scores --datasets=cifar10 --out=runs/published
+  saboc published_scores --datasets=cifar10 --out=runs/published
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Measures scores a second on Ray for several numbers of workers, and what the driver spends.
 
 Example:
-  python -m experiments.ray_throughput --dataset=digits --channels=4 --batch_size=16 --num_archs=300
+  saboc ray_throughput --dataset=digits --channels=4 --batch_size=16 --num_archs=300
 """
 
 import time

@@ -3,9 +3,9 @@
 A run is a search, a training, or a study: correlations, a comparison, a table of the paper.
 
 Examples:
-  python -m experiments.report --workdir=runs/one
-  python -m experiments.report --workdir=runs/one,runs/two --out=comparison.html
-  python -m experiments.report --workdir=experiments/results/table3 --out=table3.html
+  saboc report --workdir=runs/one
+  saboc report --workdir=runs/one,runs/two --out=comparison.html
+  saboc report --workdir=experiments/results/table3 --out=table3.html
 """
 
 from pathlib import Path

@@ -5,8 +5,8 @@ powers of two unless told otherwise), then scores the last candidates of that ev
 one program for each. JAX's own cache on disk is off.
 
 Examples:
-  python -m experiments.resnet_compile --steps=40 --one_program=3 --batch_size=8
-  python -m experiments.resnet_compile --steps=40 --nopad_widths --out=runs/resnet_exact_widths
+  saboc resnet_compile --steps=40 --one_program=3 --batch_size=8
+  saboc resnet_compile --steps=40 --nopad_widths --out=runs/resnet_exact_widths
 """
 
 import time

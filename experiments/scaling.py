@@ -7,19 +7,20 @@ fitted apart: cost ~ size^exponent by least squares of logarithms, with the stan
 classes, `trace` and `full` outputs are measured too.
 
 Examples:
-  python -m experiments.scaling --out=runs/scaling.json
-  python -m experiments.scaling --sizes=n,C --rounds=5
+  saboc scaling --out=runs/scaling.json
+  saboc scaling --sizes=n,C --rounds=5
 """
+
+from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from absl import flags
-from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 
@@ -27,13 +28,17 @@ from saboc_jax import progress
 from saboc_jax.keys import root_key
 from saboc_jax.ntk.empirical import NTKOptions, empirical_ntks
 from saboc_jax.ntk.network import bind
+from saboc_jax.reports.canvas import blank
 from saboc_jax.reports.tables import results_table
 from saboc_jax.spaces import make_space
 from saboc_jax.spaces.base import sample_architectures
 
 from .benchmarking.contestants import compiled
 from .benchmarking.timing import timed
-from .support import common
+from .support import common, pictures
+
+if TYPE_CHECKING:  # matplotlib is an extra, and loaded when something is drawn
+    from matplotlib.figure import Figure
 
 SWEEPS: Mapping[str, Sequence[int]] = {
     "architectures": (1, 2, 4, 8, 16),
@@ -140,11 +145,11 @@ def fits(points: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     }
 
 
-def draw(sweeps: Mapping[str, Any], path: Path) -> None:
+def draw(sweeps: Mapping[str, Any]) -> Figure:
     """Log-log plots, a panel for each size; seconds on the left axis alone."""
     columns = 4
     rows = -(-len(sweeps) // columns)
-    figure = Figure(figsize=(3.2 * columns, 2.8 * rows), layout="constrained")
+    figure = blank(3.2 * columns, 2.8 * rows)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, (name, entry) in zip(panels, sweeps.items(), strict=False):
         for line in ("compile s", "run s", "supernet s"):
@@ -159,7 +164,7 @@ def draw(sweeps: Mapping[str, Any], path: Path) -> None:
         panel.legend(fontsize=6)
     for panel in panels[len(sweeps) :]:
         panel.set_visible(False)
-    figure.savefig(path, dpi=120)
+    return figure
 
 
 def main() -> None:
@@ -188,7 +193,7 @@ def main() -> None:
     if OUT.value:
         record = {"settings": common.flag_values("out"), **common.environment(), "sweeps": sweeps}
         common.write_json(Path(OUT.value), record)
-        draw(sweeps, Path(OUT.value).with_suffix(".png"))
+        pictures.keep(Path(OUT.value).with_suffix(".png"), lambda: draw(sweeps), dpi=120)
 
 
 if __name__ == "__main__":

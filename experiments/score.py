@@ -3,8 +3,8 @@
 The architectures are shown and kept best first, by the Borda count of the first scorer's metrics.
 
 Examples:
-  python -m experiments.score --scorers=ntk_score,synflow --num_archs=200
-  python -m experiments.score --archs=my_cells.txt --export=scores.csv --out=runs/my_cells
+  saboc score --scorers=ntk_score,synflow --num_archs=200
+  saboc score --archs=my_cells.txt --export=scores.csv --out=runs/my_cells
 """
 
 from pathlib import Path

@@ -3,8 +3,8 @@
 Nothing in this file is special to transformers: write any Linen modules into `candidates`.
 
 Examples:
-  python -m experiments.score_your_own
-  python -m experiments.score_your_own --scorers=ntk_score,synflow,params --dataset=cifar100
+  saboc score_your_own
+  saboc score_your_own --scorers=ntk_score,synflow,params --dataset=cifar100
 """
 
 import jax

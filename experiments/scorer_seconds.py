@@ -1,11 +1,11 @@
 """Measures seconds per architecture of every scorer by itself, compile and run time apart.
 
 Scorers take turns on the same random connected architectures. Ratios are to one forward and
-backward pass of the same gated network and batch (`train_step` of `experiments.benchmark`).
+backward pass of the same gated network and batch (`train_step` of `saboc benchmark`).
 
 Examples:
-  python -m experiments.scorer_seconds --channels=8 --num_archs=8
-  python -m experiments.scorer_seconds --scorers=ntk_score,synflow --out=runs/seconds.json
+  saboc scorer_seconds --channels=8 --num_archs=8
+  saboc scorer_seconds --scorers=ntk_score,synflow --out=runs/seconds.json
 """
 
 import time

@@ -1,13 +1,13 @@
 """Searches a space without training, and shows what was found.
 
 Examples:
-  python -m experiments.search
-  python -m experiments.search --dataset=cifar100 --seed=1 --workdir=runs/cifar100-1
-  python -m experiments.search --ntk_engine=neural_tangents --channels=3
-  python -m experiments.search --searcher=evolution --max_params=20000 --time_budget=600
-  python -m experiments.search --searcher=evolution --max_latency_ms=2 --latency_batch=8
-  python -m experiments.search --searcher=random --against=macs --max_evaluations=200
-  python -m experiments.search --searcher=aging_evolution --population=64 --store=runs/all.sqlite
+  saboc search
+  saboc search --dataset=cifar100 --seed=1 --workdir=runs/cifar100-1
+  saboc search --ntk_engine=neural_tangents --channels=3
+  saboc search --searcher=evolution --max_params=20000 --time_budget=600
+  saboc search --searcher=evolution --max_latency_ms=2 --latency_batch=8
+  saboc search --searcher=random --against=macs --max_evaluations=200
+  saboc search --searcher=aging_evolution --population=64 --store=runs/all.sqlite
 """
 
 import time

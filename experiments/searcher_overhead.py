@@ -5,7 +5,7 @@ programs; the first compiles, the second is timed: `ask` and `tell` until their 
 ready, and the whole loop.
 
 Examples:
-  python -m experiments.searcher_overhead --out=runs/overhead.json
+  saboc searcher_overhead --out=runs/overhead.json
 """
 
 import time

@@ -1,7 +1,7 @@
 r"""Trains one architecture by a recipe; run again with its workdir, it goes on where it stopped.
 
 Examples:
-  python -m experiments.train --recipe=quick --workdir=runs/cell \
+  saboc train --recipe=quick --workdir=runs/cell \
     --architecture='|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|none~2|'
 """
 

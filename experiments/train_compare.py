@@ -3,10 +3,11 @@
 Run again with its --workdir, it goes on with what is missing; studies may share a --workdir.
 
 Examples:
-  python -m experiments.train_compare --archs=found,random --number=5 --workdir=runs/compare
-  python -m experiments.train_compare --archs=spread --number=20 --seeds=1 --workdir=runs/tau
+  saboc train_compare --archs=found,random --number=5 --workdir=runs/compare
+  saboc train_compare --archs=spread --number=20 --seeds=1 --workdir=runs/tau
 """
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from saboc_jax.spaces import make_space
 from saboc_jax.training.recipes import RECIPES, Recipe
 from saboc_jax.training.run import first_examples
 
-from .support import common, correlate_report, trained_cells, training
+from .support import common, correlate_report, pictures, trained_cells, training
 
 ARCHS = flags.DEFINE_list(
     "archs", ["found", "random"], "Groups: found, random, spread, or files with a cell a line."
@@ -93,14 +94,14 @@ def main() -> None:
         if OUT.value:
             correlate_report.write(Path(OUT.value), rows, name)
     folder = Path(WORKDIR.value)
-    figure = trained_cells.plot(trained_cells.per_cell(runs))
+    draw = functools.partial(trained_cells.plot, trained_cells.per_cell(runs))
     record = {"settings": common.flag_values("out"), **common.environment()}
     common.write_json(folder / "result.json", {**record, "tables": tables, "runs": runs})
-    figure.savefig(folder / "trained.png", dpi=100)
+    pictures.keep(folder / "trained.png", draw, dpi=100)
     report_html.write(folder)
     if OUT.value:
         correlate_report.write(Path(OUT.value), runs, "runs")
-        figure.savefig(Path(OUT.value) / "trained.png", dpi=100)
+        pictures.keep(Path(OUT.value) / "trained.png", draw, dpi=100)
         report_html.write(Path(OUT.value))
     console.print(f"Kept in {folder}: report.html and the runs")
 

@@ -1,23 +1,26 @@
 """The figure of a benchmark: run time as ratios, compile time in seconds."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
+from saboc_jax.reports.canvas import blank
+
+if TYPE_CHECKING:  # matplotlib is an extra, and loaded when something is drawn
+    from matplotlib.figure import Figure
 
 
-def draw(results: Mapping[str, Mapping[str, Any]], base: str, title: str, path: Path) -> None:
+def draw(results: Mapping[str, Mapping[str, Any]], base: str, title: str) -> Figure:
     """Draws bars of the ratios to `base` with quartiles, and of the compile seconds.
 
     Args:
         results: as `benchmark_timing.summarise` gives them.
         base: the contestant that ratios are to.
         title: the setting in words.
-        path: a PNG file.
     """
     names = list(results)[::-1]
-    figure = Figure(figsize=(10, 0.45 * len(names) + 1.4), layout="constrained")
+    figure = blank(10, 0.45 * len(names) + 1.4)
     figure.suptitle(title, fontsize=9)
     run, compiled = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
     for place, name in enumerate(names):
@@ -31,4 +34,4 @@ def draw(results: Mapping[str, Mapping[str, Any]], base: str, title: str, path: 
     run.set_yticks(range(len(names)), names)
     run.margins(x=0.1)
     compiled.set(xlabel="compile seconds of one program")
-    figure.savefig(path, dpi=120)
+    return figure

@@ -1,24 +1,30 @@
 """Figure 1: tau with test accuracy against tau with training accuracy, for every score.
 
 The paper's second axis is training accuracy after 100 of 200 epochs, which only tables made from
-official NATS-Bench files hold (`experiments.import_nats_bench`); with another table it is the final
+official NATS-Bench files hold (`saboc import_nats_bench`); with another table it is the final
 training accuracy. The axis and the kept rows say which.
 
 Examples:
-  python -m experiments.paper.figure1 --out=runs/figure1
+  saboc paper.figure1 --out=runs/figure1
 """
 
-from pathlib import Path
+from __future__ import annotations
 
-from matplotlib.figure import Figure
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 
 from saboc_jax.reports import html as report_html
+from saboc_jax.reports.canvas import blank
 from saboc_jax.reports.tables import results_table
 from saboc_jax.statistics import correlation
 
-from ..support import common, correlate_report
+from ..support import common, correlate_report, pictures
 from . import correlations
+
+if TYPE_CHECKING:  # matplotlib is an extra, and loaded when something is drawn
+    from matplotlib.figure import Figure
 
 # SABoC-NAS, Section 5.2: (with test accuracy, with 100-epoch training accuracy).
 PAPER = {"ntk_score borda": (0.532, 0.509), "zen": (None, 0.551), "te_nas.kappa": (0.397, None)}
@@ -26,7 +32,7 @@ PAPER = {"ntk_score borda": (0.532, 0.509), "zen": (None, 0.551), "te_nas.kappa"
 
 def draw(rows: list[dict], label: str) -> Figure:
     """One labelled point for each score."""
-    figure = Figure(figsize=(7.5, 6), layout="constrained")
+    figure = blank(7.5, 6)
     panel = figure.subplots()
     for row in rows:
         ours = "ntk_score" in row["score"] and "borda" in row["score"]
@@ -59,7 +65,8 @@ def main() -> None:
     console.print(f"train: {study.train_label}")
     if correlations.OUT.value:
         correlate_report.write(Path(correlations.OUT.value), rows, "figure1")
-        draw(rows, study.train_label).savefig(Path(correlations.OUT.value) / "figure1.png", dpi=110)
+        path = Path(correlations.OUT.value) / "figure1.png"
+        pictures.keep(path, lambda: draw(rows, study.train_label), dpi=110)
         report_html.write(Path(correlations.OUT.value))
 
 

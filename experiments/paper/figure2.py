@@ -1,21 +1,26 @@
 """Figure 2: S_t, S_e and S_g of every cell against its test accuracy.
 
 Examples:
-  python -m experiments.paper.figure2 --out=runs/figure2
+  saboc paper.figure2 --out=runs/figure2
 """
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from rich.console import Console
 
+from saboc_jax.reports.canvas import blank
 from saboc_jax.reports.tables import results_table
 from saboc_jax.statistics import correlation
 
-from ..support import common, correlate_report
+from ..support import common, correlate_report, pictures
 from . import correlations
+
+if TYPE_CHECKING:  # matplotlib is an extra, and loaded when something is drawn
+    from matplotlib.figure import Figure
 
 TITLES = {"S_t": "trainability", "S_e": "expressivity", "S_g": "generalisation"}
 PAPER = {"S_t": 0.433, "S_e": 0.514, "S_g": 0.513}  # SABoC-NAS, Figure 2 and Table 1
@@ -29,7 +34,7 @@ def measure(study: correlations.Study) -> list[dict[str, Any]]:
 
 def draw(study: correlations.Study, rows: list[dict[str, Any]]) -> Figure:
     """Three panels, tau above each."""
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    figure = blank(11, 3.6)
     panels = figure.subplots(1, 3, sharey=True)
     for index, (panel, row) in enumerate(zip(panels, rows, strict=True)):
         panel.plot(study.scores[..., index].mean(1), study.test, ".", alpha=0.4, markersize=4)
@@ -49,7 +54,7 @@ def main() -> None:
     rows = measure(study)
     console.print(results_table(rows, title=f"Figure 2. {correlations.caption(study)}"))
     correlate_report.write(folder, rows, "figure2")
-    draw(study, rows).savefig(folder / "figure2.png", dpi=110)
+    pictures.keep(folder / "figure2.png", lambda: draw(study, rows), dpi=110)
     console.print(f"Wrote {folder}")
 
 

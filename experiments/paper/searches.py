@@ -308,7 +308,7 @@ def report(
         writer = csv.DictWriter(file, list(records[0]))
         writer.writeheader()
         writer.writerows(records)
-    command = f"python -m experiments.paper.{name} " + " ".join(
+    command = f"saboc paper.{name} " + " ".join(
         f"--{key}={value}"
         for key, value in common.flag_values("out", "store").items()
         if flags.FLAGS[key].present

@@ -3,8 +3,8 @@
 The paper does not say which scoring network it used; this one has C=4, N=1 by default.
 
 Examples:
-  python -m experiments.paper.table1 --out=runs/table1
-  python -m experiments.paper.table1 --quick
+  saboc paper.table1 --out=runs/table1
+  saboc paper.table1 --quick
 """
 
 from pathlib import Path

@@ -1,8 +1,8 @@
 """Table 2: Kendall tau of S_t with test accuracy by batch size n.
 
 Examples:
-  python -m experiments.paper.table2 --out=runs/table2
-  python -m experiments.paper.table2 --sizes=16,64 --num_archs=256
+  saboc paper.table2 --out=runs/table2
+  saboc paper.table2 --sizes=16,64 --num_archs=256
 """
 
 from pathlib import Path

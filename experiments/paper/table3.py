@@ -6,8 +6,8 @@ each dataset; here the architecture found on `--dataset` is looked up in all thr
 is searched with too, without a number of the paper's beside it.
 
 Examples:
-  python -m experiments.paper.table3 --dataset=cifar10 --channels=4 --repeats=1 --out=runs/table3
-  python -m experiments.paper.table3 --quick
+  saboc paper.table3 --dataset=cifar10 --channels=4 --repeats=1 --out=runs/table3
+  saboc paper.table3 --quick
 """
 
 from absl import flags

@@ -10,9 +10,9 @@ alone. Of the few genotypes in `darts_nb301_surrogate.csv` the accuracy that the
 is given, too.
 
 Examples:
-  python -m experiments.paper.table4 --dataset=cifar10 --store=runs/t4.sqlite --out=runs/table4
-  python -m experiments.paper.table4 --dataset=cifar100 --store=runs/t4.sqlite --out=runs/table4c
-  python -m experiments.paper.table4 --quick
+  saboc paper.table4 --dataset=cifar10 --store=runs/t4.sqlite --out=runs/table4
+  saboc paper.table4 --dataset=cifar100 --store=runs/t4.sqlite --out=runs/table4c
+  saboc paper.table4 --quick
 """
 
 from dataclasses import dataclass

@@ -8,8 +8,8 @@ TE-NAS and TEG-NAS count linear regions in a network of one cell, which ResNets 
 they are their other metrics, as the column `metrics` says (Zen-NAS runs TE-NAS by kappa alone).
 
 Examples:
-  python -m experiments.paper.table5 --dataset=cifar100 --store=runs/t5.sqlite --out=runs/table5
-  python -m experiments.paper.table5 --quick
+  saboc paper.table5 --dataset=cifar100 --store=runs/t5.sqlite --out=runs/table5
+  saboc paper.table5 --quick
 """
 
 import time

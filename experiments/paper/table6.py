@@ -4,8 +4,8 @@ Each search has its control, which the paper lacks: random search with the same 
 number of evaluations. Searches of a seed share the scores of the cells they meet.
 
 Examples:
-  python -m experiments.paper.table6 --dataset=cifar10 --channels=4 --repeats=1 --out=runs/table6
-  python -m experiments.paper.table6 --quick
+  saboc paper.table6 --dataset=cifar10 --channels=4 --repeats=1 --out=runs/table6
+  saboc paper.table6 --quick
 """
 
 from absl import flags

@@ -34,7 +34,8 @@ from saboc_jax.spaces.darts.trained import trained
 from saboc_jax.spaces.dtype import DTYPES, in_dtype
 from saboc_jax.types import Scorer, SearchSpace
 
-from . import flag_help
+from ..commands import COMMANDS
+from . import flag_help, pictures
 
 SPACE = flags.DEFINE_enum("space", "nas_bench_201", sorted(SPACES), "Search space.")
 DATASET = flags.DEFINE_enum(
@@ -146,6 +147,8 @@ def run(main: Callable[[], None], many_devices: bool = False, unread: Sequence[s
             if here and (number or many_devices):
                 open_cores(min(number, cores()) if number else cores())
             main()
+            if said := pictures.notice():
+                Console(highlight=False, markup=False, soft_wrap=True).print(said)
         except (ValueError, OSError, ImportError, sqlite3.Error) as error:
             console.print(f"error: {' '.join([str(error), *getattr(error, '__notes__', [])])}")
             raise SystemExit(1) from error
@@ -399,10 +402,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def command() -> str:
-    """The command that runs this program again."""
+    """The command that runs this program again, however it was called."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    program = ["-m", spec.name] if spec else [sys.argv[0]]
-    return shlex.join(["python", *program, *sys.argv[1:]])
+    name = spec.name.partition("experiments.")[2] if spec else ""
+    program = ["saboc", name] if name in COMMANDS else ["python", sys.argv[0]]
+    return shlex.join([*program, *sys.argv[1:]])
 
 
 def environment() -> dict[str, Any]:

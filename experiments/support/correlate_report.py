@@ -1,17 +1,22 @@
 """What correlation studies keep: tables as JSON, CSV and Markdown, scatter plots, tau matrices."""
 
+from __future__ import annotations
+
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
+from saboc_jax.reports.canvas import blank
 from saboc_jax.statistics import correlation
 from saboc_jax.types import Scorer
 
-from . import common
+from . import common, pictures
+
+if TYPE_CHECKING:  # matplotlib is an extra, and loaded when something is drawn
+    from matplotlib.figure import Figure
 
 Found = Mapping[str, correlation.Candidate]
 
@@ -20,7 +25,7 @@ def scatter(found: Found, truth: np.ndarray, label: str) -> Figure:
     """Every score (mean over repeats) against true accuracy."""
     width = min(5, len(found))
     height = -(-len(found) // width)
-    figure = Figure(figsize=(3.2 * width, 2.6 * height), layout="constrained")
+    figure = blank(3.2 * width, 2.6 * height)
     panels = figure.subplots(height, width, squeeze=False).flat
     for (name, each), panel in zip(found.items(), panels, strict=False):
         panel.plot(each.values.mean(1), truth, ".", alpha=0.4, markersize=3)
@@ -35,7 +40,7 @@ def scatter(found: Found, truth: np.ndarray, label: str) -> Figure:
 def heatmap(names: list[str], matrix: np.ndarray) -> Figure:
     """Kendall tau between scores as a picture."""
     size = 2.5 + 0.28 * len(names)
-    figure = Figure(figsize=(size + 0.8, size), layout="constrained")
+    figure = blank(size + 0.8, size)
     panel = figure.subplots()
     image = panel.imshow(matrix, cmap="RdBu", vmin=-1, vmax=1)
     panel.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
@@ -47,10 +52,12 @@ def heatmap(names: list[str], matrix: np.ndarray) -> Figure:
 def plot(folder: Path, dataset: str, found: Found, truth: np.ndarray, label: str) -> None:
     """Draws the scatter plots, and tau between scores as picture and CSV."""
     folder.mkdir(parents=True, exist_ok=True)
-    scatter(found, truth, label).savefig(folder / f"scatter-{dataset}.png", dpi=80)
+    path = folder / f"scatter-{dataset}.png"
+    pictures.keep(path, lambda: scatter(found, truth, label), dpi=80)
     if len(found) > 1:
         names, matrix = correlation.tau_matrix(found)
-        heatmap(names, matrix).savefig(folder / f"tau_matrix-{dataset}.png", dpi=90)
+        path = folder / f"tau_matrix-{dataset}.png"
+        pictures.keep(path, lambda: heatmap(names, matrix), dpi=90)
         lines = [
             [name, *(f"{v:.4f}" for v in row)] for name, row in zip(names, matrix, strict=True)
         ]

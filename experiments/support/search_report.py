@@ -1,5 +1,6 @@
 """What the search binary says of the architecture it found."""
 
+import functools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,9 @@ from rich.console import Console
 
 from saboc_jax.benchmarks import tables as benchmarks
 from saboc_jax.evaluation.evaluator import Evaluator, mask_text
+from saboc_jax.reports.cell_figure import Edge, draw_cell
 from saboc_jax.reports.sections import score_rows
-from saboc_jax.reports.tables import Edge, draw_cell, results_table
+from saboc_jax.reports.tables import results_table
 from saboc_jax.searching.result import SearchResult, evaluations
 from saboc_jax.spaces.base import architecture_to_mask
 from saboc_jax.spaces.darts import cells as darts_cells
@@ -20,7 +22,7 @@ from saboc_jax.spaces.nas_bench_201 import cells as nas_bench_201_cells
 from saboc_jax.spaces.resnet.encoding import decode
 from saboc_jax.types import Architecture, Scorer, SearchSpace
 
-from . import common
+from . import common, pictures
 
 
 def summarise(
@@ -220,4 +222,4 @@ def draw(folder: Path, space: SearchSpace, arch: Architecture) -> None:
     for name, edges in cell_edges(space, arch).items():
         kind = name.removeprefix("cell-").removesuffix(".png")
         title = space.to_string(arch) if kind == "cell" else f"{kind} cell"
-        draw_cell(edges, title=title).savefig(folder / name, dpi=150)
+        pictures.keep(folder / name, functools.partial(draw_cell, edges, title), dpi=150)

@@ -1,5 +1,6 @@
 """What the search binary is made of: its flags, limits, progress, and what it keeps."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,23 +15,18 @@ from saboc_jax.benchmarks import tables as benchmarks
 from saboc_jax.data import Dataset
 from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.keys import Purpose, key_for, root_key
+from saboc_jax.reports.search_figures import front_figure, progress_figure, trajectory_figure
 from saboc_jax.reports.tables import results_table
 from saboc_jax.searchers import SEARCHERS, make_searcher
 from saboc_jax.searching.assembly import find_allowed
 from saboc_jax.searching.budgets import Allows, Budget
 from saboc_jax.searching.result import SearchResult, Step
 from saboc_jax.searching.run import expected_evaluations, run_search
-from saboc_jax.searching.trajectory import (
-    Costs,
-    Trajectory,
-    front_figure,
-    progress_figure,
-    trajectory_figure,
-)
+from saboc_jax.searching.trajectory import Costs, Trajectory
 from saboc_jax.statistics import ranking as ranks
 from saboc_jax.types import Architecture, Scorer, Searcher, SearchSpace
 
-from . import common
+from . import common, pictures
 
 SEARCHER = flags.DEFINE_enum("searcher", "pruning", sorted(SEARCHERS), "Search method.")
 RANKING = flags.DEFINE_enum(
@@ -247,7 +243,8 @@ def keep_front(
     rows, cost, rank, front = pareto(space, scorer, found.history, known)
     console.print(results_table(rows, title=f"Pareto front: {scorer.name} against {AGAINST.value}"))
     labels = (str(AGAINST.value), f"{RANKING.value} rank by {scorer.name}, lower is better")
-    front_figure(list(cost), list(rank), list(front), labels).savefig(folder / "front.png", dpi=150)
+    draw = functools.partial(front_figure, list(cost), list(rank), list(front), labels)
+    pictures.keep(folder / "front.png", draw, dpi=150)
     return rows
 
 
@@ -256,8 +253,10 @@ def keep_trajectory(
 ) -> list[dict[str, Any]]:
     """Draws the trajectory; gives its points."""
     if known:
-        figure = trajectory_figure(trajectory.points, known[1], f"{SEARCHER.value}: true accuracy")
+        title = f"{SEARCHER.value}: true accuracy"
+        draw = functools.partial(trajectory_figure, trajectory.points, known[1], title)
     else:
-        figure = progress_figure(trajectory, f"{SEARCHER.value}: what it would return")
-    figure.savefig(folder / "trajectory.png", dpi=150)
+        title = f"{SEARCHER.value}: what it would return"
+        draw = functools.partial(progress_figure, trajectory, title)
+    pictures.keep(folder / "trajectory.png", draw, dpi=150)
     return [point._asdict() for point in trajectory.points]

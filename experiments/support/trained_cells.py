@@ -1,17 +1,19 @@
 """Which NAS-Bench-201 cells a training study takes, and what it makes of their accuracies."""
 
+from __future__ import annotations
+
 import glob
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.stats
-from matplotlib.figure import Figure
 
 from saboc_jax.benchmarks.tables import Table
 from saboc_jax.keys import root_key
 from saboc_jax.progress import Bar
+from saboc_jax.reports.canvas import blank
 from saboc_jax.spaces.base import architecture_to_mask, sample_architectures
 from saboc_jax.spaces.nas_bench_201.cells import is_connected, to_string
 from saboc_jax.statistics import correlation
@@ -21,6 +23,9 @@ from saboc_jax.training.train import Examples, Metrics
 from saboc_jax.types import SearchSpace
 
 from . import common, training
+
+if TYPE_CHECKING:  # matplotlib is an extra, and loaded when something is drawn
+    from matplotlib.figure import Figure
 
 Row = dict[str, Any]
 GROUPS = ("found", "random", "spread")
@@ -36,7 +41,7 @@ def cells(name: str, number: int, seed: int, table: Table, searches: str) -> lis
         number: how many are random or spread.
         seed: of the draw.
         table: true accuracies.
-        searches: pattern of the results of `experiments.search`, for found.
+        searches: pattern of the results of `saboc search`, for found.
 
     Raises:
         ValueError: if there is no such file.
@@ -163,7 +168,7 @@ def summary(runs: Sequence[Row], table: Table, resamples: int = 1000) -> dict[st
 
 def plot(rows: Sequence[Row]) -> Figure:
     """Accuracy after our training over the table's; bars are deviations over seeds."""
-    figure = Figure(figsize=(5.5, 4), layout="constrained")
+    figure = blank(5.5, 4)
     axes = figure.subplots()
     for group in dict.fromkeys(row["group"] for row in rows):
         own = [row for row in rows if row["group"] == group]

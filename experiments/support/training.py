@@ -88,7 +88,7 @@ def command(kind: str, dataset: str, run: str, text: str) -> str:
         text: the architecture.
     """
     dataset = dataset if dataset in ("cifar10", "cifar100") else "cifar10"
-    words = ["python", "-m", "experiments.train", f"--space={kind}", f"--recipe={kind}"]
+    words = ["saboc", "train", f"--space={kind}", f"--recipe={kind}"]
     folder = f"--workdir=runs/{kind}-{run}-{dataset}"
     return shlex.join([*words, f"--dataset={dataset}", folder, f"--architecture={text}"])
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from saboc_jax.extras import needed
 from saboc_jax.spaces.nas_bench_201 import cells
 
 # Our column: (schedule in epochs, the benchmark's data set, its quantity, epoch or None: last).
@@ -47,16 +48,12 @@ def open_benchmark(path: str | os.PathLike[str]) -> Any:
     The files are pickles, which run code when they are read: take them from their authors only.
 
     Raises:
-        ImportError: says what to install.
+        MissingExtraError: the package nats_bench is not installed.
         FileNotFoundError: if there is nothing.
         ValueError: if it is no file of the topology space.
     """
-    try:
+    with needed("nats", "An official NATS-Bench file"):
         import nats_bench
-    except ImportError as error:
-        raise ImportError(
-            "NATS-Bench files need its package: pip install '.[nats]' in the clone"
-        ) from error
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(

@@ -121,7 +121,7 @@ class Table:
         if halfway:
             raise ValueError(
                 f"this table lacks {dataset}/{target}; one made from official NATS-Bench files by "
-                "experiments.import_nats_bench has it"
+                "`saboc import_nats_bench` has it"
             )
         if (dataset, target) not in _COLUMNS:
             known = ", ".join(f"{d}/{t}" for d, t in _COLUMNS)

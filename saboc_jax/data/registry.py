@@ -104,7 +104,7 @@ _REGISTRY = {
         None,
         None,
         "1,797 handwritten digits (Alpaydin and Kaynak, 1998; UCI, CC BY 4.0) that come with "
-        "scikit-learn, 8x8 grey enlarged to 32x32x3; the last fifth of each class is held out.",
+        "saboc_jax, 8x8 grey enlarged to 32x32x3; the last fifth of each class is held out.",
     ),
 }
 DATASETS = tuple(_REGISTRY)
@@ -193,7 +193,7 @@ def prepare(name: str, data_dir: Directory = None) -> Path:
     entry, base = _REGISTRY[name], default_directory(data_dir)
     if not entry.builder:
         known = ", ".join(other for other, one in _REGISTRY.items() if one.builder)
-        what = f"it is the file {base / entry.file}" if entry.file else "it comes with scikit-learn"
+        what = f"it is the file {base / entry.file}" if entry.file else "it comes with saboc_jax"
         raise ValueError(f"{name} is not prepared by TFDS: {what}; allowed: {known}")
     if _find(entry, base) is None:
         data_tfds.prepare_tfds(entry.builder, base)

@@ -1,4 +1,4 @@
-"""Splits with random access, and the sources that are one file: npz, scikit-learn's digits.
+"""Splits with random access, and the sources that are one file: npz, the digits of this package.
 
 Every source ends in a `Split`, which gives any examples by position and decodes only those.
 Whatever is wrong with a file gives one ValueError that names it.
@@ -16,6 +16,8 @@ from jaxtyping import Int, UInt8
 RawImages = UInt8[np.ndarray, "n height width channels"]
 HostLabels = Int[np.ndarray, " n"]
 Positions = Int[np.ndarray, " n"]
+DIGITS = Path(__file__).with_name("digits.npz")
+"""uint8 images [1797, 8, 8] of 0 to 16 and labels [1797], and a text that names their source."""
 
 
 @runtime_checkable
@@ -122,22 +124,20 @@ class ArrayReader:
 
 
 def read_digits() -> Source:
-    """The 1,797 digits that come with scikit-learn, 8x8 grey, as 32x32x3.
+    """The 1,797 digits that come with this package, 8x8 grey, as 32x32x3.
 
     Enlarged four times by linear interpolation in integers, so the same bits come out on every
     machine. The last fifth of every class, in the order of the file, is held out.
     """
-    from sklearn.datasets import load_digits  # Slow to import, and needed here only.
-
-    grey, labels = load_digits(return_X_y=True)
-    images = _enlarge(grey.astype(np.int64).reshape(-1, 8, 8))
+    with DIGITS.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
+        grey, labels = file["images"].astype(np.int64), file["labels"].astype(np.int64)
+    images = _enlarge(grey)
     held_out = np.zeros(len(labels), bool)
     for digit in range(10):
         members = np.flatnonzero(labels == digit)
         held_out[members[len(members) - len(members) // 5 :]] = True
     train, test = (
-        ArrayReader(images[rows], labels[rows], "scikit-learn's digits")
-        for rows in (~held_out, held_out)
+        ArrayReader(images[rows], labels[rows], str(DIGITS)) for rows in (~held_out, held_out)
     )
     return Source(train, test, tuple(str(digit) for digit in range(10)))
 

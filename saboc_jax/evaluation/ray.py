@@ -4,7 +4,7 @@
         evaluator = Evaluator(space, scorer, keys, batches, executor=executor)
         scores = evaluator.evaluate(masks)
 
-Ray is an extra (`pip install '.[ray]'` in the clone) and is imported when an executor is made.
+Ray is an extra (`pip install 'saboc_jax[ray]'`) and is imported when an executor is made.
 Every node needs this package in the driver's versions: others are refused, for results are kept
 under the driver's.
 
@@ -26,6 +26,7 @@ import numpy as np
 from saboc_jax.evaluation.evaluator import Counts, Evaluator, Job
 from saboc_jax.evaluation.farm import Answer, Farm, Message, WorkerLostError
 from saboc_jax.evaluation.records import current_versions
+from saboc_jax.extras import needed
 
 PASSED_ON = ("JAX_", "XLA_", "NPROC")
 """Beginnings of the environment variables that workers get."""
@@ -150,7 +151,7 @@ class RayExecutor:
         retries: how often a job is tried again after its worker was lost.
 
     Raises:
-        ImportError: if Ray is not installed.
+        MissingExtraError: if Ray is not installed.
         ConnectionError: if there is no cluster at the address.
         ValueError: if a number is not allowed.
     """
@@ -229,10 +230,8 @@ class RayExecutor:
 
 
 def _import_ray() -> ModuleType:
-    try:
+    with needed("ray", "A Ray executor"):
         import ray
-    except ImportError as error:
-        raise ImportError("a Ray executor needs Ray: pip install '.[ray]' in the clone") from error
     return ray
 
 

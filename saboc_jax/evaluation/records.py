@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from saboc_jax.extras import needed
+
 IDENTITY = ("space", "architecture", "scorer", "options", "dataset", "seed", "versions")
 """Fields of a `Request`."""
 
@@ -165,14 +167,10 @@ def write_csv(path: Path, results: Sequence[Result]) -> None:
 
 
 def write_parquet(path: Path, results: Sequence[Result]) -> None:
-    """Writes one row per result; ImportError says what to install if pyarrow is missing."""
-    try:
+    """Writes one row per result; MissingExtraError says what to type if pyarrow is missing."""
+    with needed("parquet", "A Parquet file (a .csv needs nothing)"):
         import pyarrow
         import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError(
-            "Parquet needs pyarrow: pip install '.[parquet]' in the clone, or export to .csv"
-        ) from error
     text, number = pyarrow.string(), pyarrow.float64()
     schema = [(name, text) for name in IDENTITY]
     schema += [("finite", pyarrow.bool_()), ("seconds", number)]

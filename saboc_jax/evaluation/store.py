@@ -186,7 +186,7 @@ class Store:
             The number of rows.
 
         Raises:
-            ImportError: if Parquet is asked for and pyarrow is not installed.
+            MissingExtraError: if Parquet is asked for and pyarrow is not installed.
             ValueError: if the suffix is neither.
         """
         path = Path(path)

@@ -3,8 +3,8 @@
 `build` reads what a search, a training, or a study left in its folder as JSON, and its pictures;
 `compare` sets several side by side. What a file is, is told by what it holds:
 
-    search     `scores` of what was found       `experiments.search`
-    training   `epochs`                         `experiments.train`
+    search     `scores` of what was found       `saboc search`
+    training   `epochs`                         `saboc train`
     study      `rows`, or `tables` by title     correlations, comparisons, the paper's tables
 """
 

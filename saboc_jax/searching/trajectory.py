@@ -1,4 +1,4 @@
-"""How a search came to its result: what it had found after every evaluation, in a figure.
+"""How a search came to its result: what it had found after every evaluation.
 
 Two questions are kept apart. What is the best architecture it has scored (the luck of what it
 looked at)? And what would it return now (which is the scorer's choice among them)? Both are
@@ -11,12 +11,10 @@ A supernet stands for all its members: the best of them, and their mean.
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from saboc_jax.searching.result import Step, evaluations
 from saboc_jax.statistics import ranking as ranks
@@ -205,95 +203,3 @@ class Trajectory:
 def is_single(masks: Bool[np.ndarray, "b d o"]) -> bool:
     """Are all of them architectures, none a supernet?"""
     return bool((masks.sum(-1) == 1).all())
-
-
-def trajectory_figure(points: Sequence[Point], accuracies: Any, title: str) -> Figure:
-    """True accuracy, and place among all architectures, over evaluations.
-
-    Args:
-        points: of `Trajectory`.
-        accuracies: [all] true accuracies of the space.
-        title: a line above.
-    """
-    ascending = np.sort(np.asarray(accuracies))
-    figure = Figure(figsize=(7, 6), layout="constrained")
-    FigureCanvasAgg(figure)
-    above, below = figure.subplots(2, 1, sharex=True)
-    x = [point.evaluations for point in points]
-    for label, colour, values in (
-        ("best scored", "#0a4f9e", [point.best for point in points]),
-        ("would be returned (a supernet: mean)", "#c04f00", [point.found for point in points]),
-    ):
-        style = {"where": "post", "color": colour, "label": label, **_marks(points)}
-        above.step(x, values, **style)
-        below.step(x, [place(value, ascending) for value in values], **style)
-    above.axhline(ascending[-1], color="#8a8a8a", linewidth=1, linestyle="--", label="best of all")
-    above.set(ylabel="true test accuracy %", title=title)
-    above.legend(loc="lower right", frameon=False)
-    below.set_yscale("log")
-    below.invert_yaxis()
-    below.set(xlabel="evaluations", ylabel=f"place among {len(ascending):,}")
-    return figure
-
-
-def _marks(points: Sequence[Point]) -> dict[str, Any]:
-    """Few points are marked: between them a step is all line."""
-    return {"marker": "o", "markersize": 4} if len(points) <= 20 else {}
-
-
-def progress_figure(trajectory: Trajectory, title: str) -> Figure:
-    """Without true accuracies: places by rank over evaluations; members left of a supernet.
-
-    Args:
-        trajectory: of a search that ended.
-        title: a line above.
-    """
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    x = [point.evaluations for point in trajectory.points]
-    best, places = trajectory.places()
-    style: dict[str, Any] = {"where": "post", **_marks(trajectory.points)}
-    if np.isfinite(places).any():
-        axes.step(x, best, color="#0a4f9e", label="best scored", **style)
-        axes.step(x, places, color="#c04f00", label="would be returned", linestyle="--", **style)
-        axes.set(ylabel="place by rank, among all at the end")
-        axes.invert_yaxis()
-        axes.legend(loc="lower right", frameon=False)
-    else:
-        members = [float(point.members) for point in trajectory.points]
-        axes.step(x, members, color="#c04f00", **style)
-        axes.set(ylabel="architectures that the supernet holds")
-    axes.set_yscale("log")
-    axes.set(xlabel="evaluations", title=title)
-    return figure
-
-
-def place(accuracy: float, ascending: Float[np.ndarray, " all"]) -> float:
-    """1 plus the number of strictly better architectures; NaN of NaN."""
-    if np.isnan(accuracy):
-        return accuracy
-    return float(len(ascending) + 1 - np.searchsorted(ascending, accuracy, side="right"))
-
-
-def front_figure(
-    costs: Sequence[float], values: Sequence[float], front: Sequence[bool], labels: tuple[str, str]
-) -> Figure:
-    """All candidates of a search between two objectives, and its Pareto front.
-
-    Args:
-        costs: [n] of the horizontal axis.
-        values: [n] of the vertical axis.
-        front: [n] which ones are on the front.
-        labels: of the axes.
-    """
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    x, y, on = np.asarray(costs, float), np.asarray(values, float), np.asarray(front, bool)
-    axes.scatter(x[~on], y[~on], s=9, color="#b5b5b5", label="scored")
-    order = np.argsort(x[on])
-    axes.plot(x[on][order], y[on][order], "o-", color="#0a4f9e", markersize=4, label="front")
-    axes.set(xlabel=labels[0], ylabel=labels[1])
-    axes.legend(frameon=False)
-    return figure

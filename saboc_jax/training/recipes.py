@@ -77,7 +77,7 @@ NAS_BENCH_201 = Recipe(
         "ImageNet16-120 images were padded by 2 pixels, not 4"
     ),
 )
-"""`python -m experiments.train --recipe=nas_bench_201 --architecture=...`; GPU-days, not run."""
+"""`saboc train --recipe=nas_bench_201 --architecture=...`; GPU-days, not run."""
 
 DARTS = Recipe(
     epochs=400,
@@ -98,7 +98,7 @@ DARTS = Recipe(
         "there every epoch; a rest that fills no batch is left out"
     ),
 )
-"""`python -m experiments.train --recipe=darts --space=darts ...`; GPU-days, not run."""
+"""`saboc train --recipe=darts --space=darts ...`; GPU-days, not run."""
 
 RESNET = Recipe(
     epochs=1440,
@@ -116,7 +116,7 @@ RESNET = Recipe(
         "there with momentum 0.01"
     ),
 )
-"""`python -m experiments.train --recipe=resnet --space=resnet ...`; GPU-days, not run."""
+"""`saboc train --recipe=resnet --space=resnet ...`; GPU-days, not run."""
 
 QUICK = replace(
     NAS_BENCH_201,
@@ -127,7 +127,7 @@ QUICK = replace(
     cells=1,
     source="ours: minutes on one core, to see that a cell learns",
 )
-"""`python -m experiments.train --recipe=quick --architecture=...`."""
+"""`saboc train --recipe=quick --architecture=...`."""
 
 DARTS_QUICK = replace(
     DARTS,
@@ -138,15 +138,15 @@ DARTS_QUICK = replace(
     cells=4,
     source="ours: minutes on a CPU; two normal and two reduction cells, the rest as `darts`",
 )
-"""`python -m experiments.train --recipe=darts_quick --space=darts --architecture=...`."""
+"""`saboc train --recipe=darts_quick --space=darts --architecture=...`."""
 
 RESNET_QUICK = replace(
     RESNET, epochs=5, warmup_epochs=1, source="ours: minutes on a CPU; the rest as `resnet`"
 )
-"""`python -m experiments.train --recipe=resnet_quick --space=resnet --architecture=...`."""
+"""`saboc train --recipe=resnet_quick --space=resnet --architecture=...`."""
 
 TINY = replace(QUICK, epochs=2, channels=4, augmentation=Augmentation(), source="ours: seconds")
-"""`python -m experiments.train --recipe=tiny --dataset=digits --architecture=...`."""
+"""`saboc train --recipe=tiny --dataset=digits --architecture=...`."""
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {

@@ -18,6 +18,7 @@ import numpy as np
 
 from saboc_jax import data
 from saboc_jax.data import Dataset
+from saboc_jax.extras import needed
 from saboc_jax.training.train import Examples, Metrics, State, Trainer, is_finite
 
 METRICS = "metrics.jsonl"
@@ -63,8 +64,11 @@ def run(
 
     Raises:
         ValueError: if the loss is not finite any more.
+        MissingExtraError: orbax or tensorboardX is not installed.
     """
-    import orbax.checkpoint as ocp
+    with needed("training", "Training with checkpoints"):
+        import orbax.checkpoint as ocp
+        import tensorboardX  # noqa: F401  # that it lacks is said before the first epoch
 
     options = ocp.CheckpointManagerOptions(max_to_keep=2)
     with (

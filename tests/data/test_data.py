@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saboc_jax import data
+from saboc_jax.data import datasets
+from saboc_jax.data.sources import DIGITS
 from saboc_jax.keys import Purpose, key_for
 from saboc_jax.types import Batch
 
@@ -65,8 +67,8 @@ def test_import_is_light_and_reading_needs_no_tensorflow() -> None:
 
 def test_same_key_same_bits_in_another_process(digits: data.Dataset) -> None:
     code = (
-        "import hashlib, jax; from saboc_jax import data;"
-        "b = data.draw(data.load('digits'), jax.random.key(3), 8, needs=data.Batch._fields,"
+        "import hashlib, jax; from saboc_jax import data; from saboc_jax.types import Batch;"
+        "b = data.draw(data.load('digits'), jax.random.key(3), 8, needs=Batch._fields,"
         "num_crops=40, more=2);"
         "print(hashlib.sha256(b''.join(x.tobytes() for x in jax.device_get(b))).hexdigest())"
     )
@@ -128,7 +130,7 @@ def test_sample_is_a_prefix_without_repeats(split: str, seed: int, sizes: tuple[
     images, labels = data.sample(dataset, split, key, large)
     fewer, fewer_labels = data.sample(dataset, split, key, small)
     assert np.array_equal(images[:small], fewer) and np.array_equal(labels[:small], fewer_labels)
-    positions = data._draw_positions(dataset, split, key, 0, large)
+    positions = datasets._draw_positions(dataset, split, key, 0, large)
     assert len(set(positions.tolist())) == large
     raw, _ = getattr(dataset, split).fetch(positions)
     expected = (raw / 255.0 - np.array(dataset.mean)) / np.array(dataset.std)
@@ -145,7 +147,7 @@ def test_a_full_draw_is_the_whole_split(digits: data.Dataset) -> None:
 
 def test_draws_are_uniform(digits: data.Dataset) -> None:
     keys = jax.random.split(jax.random.key(0), 400)
-    drawn = [data._draw_positions(digits, "test", key, 0, 71) for key in keys]
+    drawn = [datasets._draw_positions(digits, "test", key, 0, 71) for key in keys]
     counts = np.bincount(np.concatenate(drawn), minlength=355)  # Expected 80, deviation 8.
     assert abs(counts - 80).max() < 5 * 8
     assert 0.7 < counts.var() / (80 * 0.8) < 1.3
@@ -263,12 +265,11 @@ def enlarged(grey: np.ndarray) -> np.ndarray:
 
 
 def test_digits_are_real_disjoint_and_balanced(digits: data.Dataset) -> None:
-    from sklearn.datasets import load_digits
-
-    grey, labels = load_digits(return_X_y=True)
+    with np.load(DIGITS) as file:
+        grey, labels = file["images"].astype(float), file["labels"]
     assert (len(digits.train), len(digits.test)) == (1442, 355)
     images = np.concatenate([s.fetch(np.arange(len(s)))[0] for s in (digits.train, digits.test)])
-    expected = enlarged(grey.reshape(-1, 8, 8)).reshape(1797, -1)
+    expected = enlarged(grey).reshape(1797, -1)
     flat = images[..., 0].reshape(1797, -1).astype(float)
     squares = (expected**2).sum(1) - 2 * flat @ expected.T
     nearest = squares.argmin(1)
@@ -280,6 +281,16 @@ def test_digits_are_real_disjoint_and_balanced(digits: data.Dataset) -> None:
     everything, _ = data.all_examples(digits, "train")
     assert float(jnp.abs(everything.mean((0, 1, 2))).max()) < 1e-4
     assert float(jnp.abs(everything.std((0, 1, 2)) - 1).max()) < 1e-4
+
+
+def test_digits_are_those_of_scikit_learn_bit_by_bit() -> None:
+    published = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed")
+    grey, labels = published.load_digits(return_X_y=True)
+    with np.load(DIGITS) as file:
+        assert np.array_equal(file["images"].reshape(1797, 64), grey)
+        assert np.array_equal(file["labels"], labels)
+        assert "CC BY 4.0" in str(file["source"])
+    assert DIGITS.stat().st_size < 100_000
 
 
 def test_enlarging_is_linear_interpolation_between_pixel_centres() -> None:

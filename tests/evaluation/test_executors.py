@@ -250,7 +250,7 @@ def test_spaces_with_a_program_for_each_architecture_can_be_sent():
 
 def test_without_ray_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ImportError, match=r"pip install '\.\[ray\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'saboc_jax\[ray\]'"):
         RayExecutor()
     with pytest.raises(ValueError, match="num_workers=0"):
         RayExecutor(0)
@@ -273,7 +273,7 @@ def prune(evaluator):
 # Ray starts its daemons by a fork that at once becomes another program: JAX warns of any fork.
 @pytest.mark.filterwarnings(r"ignore:os.fork\(\) was called:RuntimeWarning")
 def test_a_search_on_ray_survives_a_killed_worker_to_the_bit(tmp_path):
-    pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]' in the clone")
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'saboc_jax[ray]'")
     local = cheap(names=("ntk_score",))
     expected = prune(local)
     killed = []

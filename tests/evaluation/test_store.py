@@ -226,7 +226,7 @@ def test_parquet_without_pyarrow(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with Store(path) as store:
-        with pytest.raises(ImportError, match=r"\.\[parquet\]"):
+        with pytest.raises(ImportError, match=r"pip install 'saboc_jax\[parquet\]'"):
             store.export(tmp_path / "results.parquet")
         with pytest.raises(ValueError, match=r"\.csv or \.parquet"):
             store.export(tmp_path / "results.json")

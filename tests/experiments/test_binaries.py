@@ -56,7 +56,7 @@ def test_search_says_what_it_found(searched):
     assert "digits" in done.stdout
     page = (folder / "w" / "report.html").read_text()
     assert result["text"] in page
-    assert "python -m experiments.search --dataset=digits" in page
+    assert "saboc search --dataset=digits" in page
 
 
 def test_same_flags_give_the_same_bits_from_the_store(searched):
@@ -159,7 +159,7 @@ def test_correlate_agrees_with_scipy(tmp_path):
     done = run("experiments.correlate", *flags, *more, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "o" / "correlations.json").read_text())
-    assert record["command"].startswith("python -m experiments.correlate --dataset=digits")
+    assert record["command"].startswith("saboc correlate --dataset=digits")
     assert {"saboc_jax", "jax"} <= set(record["versions"])
     rows = record["rows"]
     assert all(row["regret@10%"] >= row["regret@50%"] >= 0 for row in rows)
@@ -190,7 +190,7 @@ def test_the_papers_tables_and_figures_share_one_store(tmp_path):
         assert (tmp_path / "o" / result).stat().st_size > 500
     assert "0 scores computed" in done.stdout
     figure2 = json.loads((tmp_path / "o" / "figure2.json").read_text())
-    assert "experiments.paper.figure2 --quick" in figure2["command"]
+    assert "saboc paper.figure2 --quick" in figure2["command"]
     assert "saboc_jax" in figure2["versions"] and figure2["settings"]["num_archs"] == 10
     assert np.isnan([row["paper"] for row in figure2["rows"]]).all()  # its images are others
     assert f"{figure2['rows'][0]['tau']:.4f}" in done.stdout

@@ -1,14 +1,16 @@
 """The command `saboc`: its list, its help, its errors, and what an installation holds."""
 
+import ast
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from experiments import cli
+from experiments.commands import COMMANDS
 from experiments.support import common
 
 ROOT = Path(__file__).parents[2]
@@ -26,15 +28,43 @@ def saboc(*arguments, cwd=None):
     )
 
 
-def test_every_binary_is_listed_with_one_line():
-    found = cli.subcommands()
-    binaries = [
-        path
-        for path in [*ROOT.glob("experiments/*.py"), *ROOT.glob("experiments/paper/*.py")]
-        if re.search(r"^if __name__ == .__main__.:\n(.*\n)*.*common\.run", path.read_text(), re.M)
-    ]
-    assert len(found) == len(binaries) >= 10
-    assert all(line.endswith(".") for line in found.values()), found
+def test_every_binary_is_listed_with_the_first_line_of_its_docstring():
+    binaries = {}
+    for path in [*ROOT.glob("experiments/*.py"), *ROOT.glob("experiments/paper/*.py")]:
+        text = path.read_text()
+        if re.search(r"^if __name__ == .__main__.:\n(.*\n)*.*common\.run", text, re.M):
+            name = ".".join(path.relative_to(ROOT / "experiments").with_suffix("").parts)
+            binaries[name] = ast.get_docstring(ast.parse(text)).partition("\n")[0]
+    assert len(binaries) >= 10
+    assert binaries == COMMANDS
+    assert list(COMMANDS) == sorted(COMMANDS, key=lambda name: ("." in name, name))
+    assert all(line.endswith(".") for line in COMMANDS.values())
+
+
+def test_the_wheel_holds_every_package_below_saboc_jax_and_nothing_beside_it():
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        project = tomllib.load(file)
+    setup = project["tool"]["setuptools"]
+    folders = {
+        str(path.parent.relative_to(ROOT)).replace("/", ".")
+        for top in ("saboc_jax", "experiments")
+        for path in (ROOT / top).rglob("__init__.py")
+    }
+    installed = {name.removeprefix("saboc_jax.") if ".experiments" in name else name
+                 for name in setup["packages"]}  # fmt: skip
+    assert installed == folders
+    assert len(setup["packages"]) == len(folders)
+    assert {name.partition(".")[0] for name in setup["packages"]} == {"saboc_jax"}
+    assert setup["package-dir"] == {"saboc_jax.experiments": "experiments"}
+    for package, names in setup["package-data"].items():
+        assert all((ROOT / package.replace(".", "/") / name).is_file() for name in names)
+    assert project["project"]["scripts"] == {"saboc": "saboc_jax.experiments.cli:main"}
+
+
+def test_binaries_name_each_other_relatively_since_they_are_installed_elsewhere():
+    for path in ROOT.glob("experiments/**/*.py"):
+        names = re.findall(r"^\s*(?:from|import) (experiments[\w.]*)", path.read_text(), re.M)
+        assert not names, f"{path}: {names}"
 
 
 def test_the_list_imports_no_jax():
@@ -48,7 +78,7 @@ def test_the_list_imports_no_jax():
 def test_help_shows_examples_and_our_flags_only(name):
     done = saboc(name, "--help")
     assert done.returncode == 0, done.stderr
-    assert f"python -m experiments.{name}" in done.stdout
+    assert f"saboc {name}" in done.stdout
     assert "--seed=0" in done.stdout
     assert "Scoring network\n" in done.stdout
     assert "verbosity=0" in done.stdout
@@ -96,10 +126,10 @@ def test_what_a_user_can_mend_is_a_line_and_not_a_traceback(
 
 
 def test_every_help_has_an_example():
-    for name in cli.subcommands():
+    for name in COMMANDS:
         path = ROOT / "experiments" / Path(*name.split(".")).with_suffix(".py")
         text = path.read_text()
-        assert re.search(rf"\nExamples?:\n  python -m experiments\.{re.escape(name)}", text), name
+        assert re.search(rf"\nExamples?:\n  saboc {re.escape(name)}", text), name
 
 
 def test_settings_do_not_depend_on_how_it_was_called(tmp_path):
@@ -138,7 +168,6 @@ def test_every_binary_that_keeps_json_keeps_command_and_versions():
         for path in [*ROOT.glob("experiments/*.py"), *ROOT.glob("experiments/paper/*.py")]
         if "common.write_json(" in path.read_text()
     }
-    del writers["train_curve.py"]  # it copies the record of a training
     assert len(writers) > 8
     assert [name for name, text in writers.items() if "common.environment()" not in text] == []
     assert {"command", "versions"} <= set(common.environment())

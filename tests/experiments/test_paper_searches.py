@@ -124,7 +124,7 @@ def test_table4_finds_genotypes_that_can_be_trained(tmp_path):
         assert "none" not in {name for cell in genotype.cells() for name, _ in cell}
         assert run_["params"] == darts_costs.cost(genotype).params
         words = shlex.split(run_["train"])
-        assert words[:3] == ["python", "-m", "experiments.train"]
+        assert words[:2] == ["saboc", "train"]
         assert words[-1] == f"--architecture={run_['architecture']}"
         assert run_["surrogate"] is None
     (row,) = found["tables"]["Table 4"]
@@ -143,7 +143,7 @@ def test_table5_finds_networks_that_can_be_trained(tmp_path):
     assert te_nas["scored"] == 1
     assert te_nas["params"] == encoding.zen_size(encoding.from_text(encoding.START), 8, 10).params
     assert shlex.split(te_nas["train"]) == [
-        *("python", "-m", "experiments.train", "--space=resnet", "--recipe=resnet"),
+        *("saboc", "train", "--space=resnet", "--recipe=resnet"),
         *("--dataset=cifar10", "--workdir=runs/resnet-te_nas-0-cifar10"),
         f"--architecture={encoding.START}",
     ]

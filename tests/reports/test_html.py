@@ -10,7 +10,7 @@ import pytest
 
 from saboc_jax.reports import charts
 from saboc_jax.reports import html as report_html
-from saboc_jax.reports.tables import draw_cell
+from saboc_jax.reports.cell_figure import draw_cell
 
 RESULTS = Path(__file__).parents[2] / "experiments" / "results"
 VOID = {"meta", "img", "path", "circle", "polyline", "br"}
