@@ -29,7 +29,7 @@ from saboc_jax.devices import cores
 from saboc_jax.extras import needed
 from saboc_jax.keys import root_key
 from saboc_jax.reports.tables import results_table
-from saboc_jax.spaces.base import sample_connected
+from saboc_jax.spaces.masks import sample_connected
 from saboc_jax.types import SearchSpace
 
 from .benchmarking import costs
@@ -54,7 +54,7 @@ def draw_cases(space: SearchSpace, number: int) -> list[Case]:
     key = root_key(common.SEED.value)
     variables = jax.jit(space.init)(key)
     images = jax.random.normal(key, (common.BATCH_SIZE.value, *space.image_shape))
-    found = sample_connected(key, space.choices, space.is_connected, number)
+    found = sample_connected(key, space.decisions, number)
     network = (common.CHANNELS.value, common.CELLS.value, cores())
     return [Case(space, a, space.gates(a), variables, images, *network) for a in found]
 

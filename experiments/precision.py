@@ -22,8 +22,8 @@ from saboc_jax.data import Dataset
 from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.progress import track
 from saboc_jax.reports.tables import results_table
-from saboc_jax.spaces.base import architecture_to_mask
 from saboc_jax.spaces.dtype import DTYPES, in_dtype
+from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.statistics import correlation
 from saboc_jax.types import SearchSpace
 

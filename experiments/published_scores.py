@@ -20,7 +20,7 @@ from saboc_jax.benchmarks import tables as benchmarks
 from saboc_jax.evaluation.store import Store
 from saboc_jax.reports import html as report_html
 from saboc_jax.reports.tables import results_table
-from saboc_jax.spaces.base import architecture_to_mask
+from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.statistics import ranking
 
 from .support import common, correlate_report, scoring

@@ -17,7 +17,7 @@ from saboc_jax.evaluation.ray import RayExecutor
 from saboc_jax.evaluation.store import Store
 from saboc_jax.progress import track
 from saboc_jax.reports.tables import results_table
-from saboc_jax.spaces.base import architecture_to_mask
+from saboc_jax.spaces.masks import architecture_to_mask
 
 from .support import common, scoring
 

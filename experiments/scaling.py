@@ -31,7 +31,7 @@ from saboc_jax.ntk.network import bind
 from saboc_jax.reports.canvas import blank
 from saboc_jax.reports.tables import results_table
 from saboc_jax.spaces import make_space
-from saboc_jax.spaces.base import sample_architectures
+from saboc_jax.spaces.masks import sample_architectures
 
 from .benchmarking.contestants import compiled
 from .benchmarking.timing import timed

@@ -20,7 +20,7 @@ from saboc_jax.data import Dataset
 from saboc_jax.keys import root_key
 from saboc_jax.progress import track
 from saboc_jax.reports.tables import results_table
-from saboc_jax.spaces.base import architecture_to_mask, sample_connected
+from saboc_jax.spaces.masks import architecture_to_mask, sample_connected
 from saboc_jax.types import SearchSpace
 
 from . import benchmark
@@ -32,7 +32,7 @@ SCORER_NAMES = flags.DEFINE_list("scorers", ["all"], "Scorers, by commas, or all
 def drawn_masks(space: SearchSpace, number: int) -> np.ndarray:
     """Random architectures with a path from input to output."""
     key = root_key(common.SEED.value)
-    archs = sample_connected(key, space.choices, space.is_connected, number)
+    archs = sample_connected(key, space.decisions, number)
     return architecture_to_mask(archs, max(space.choices))
 
 

@@ -7,6 +7,7 @@ number of active options, so that a supernet averages its active operations.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -76,73 +77,232 @@ class Removals(NamedTuple):
     bundles: Bool[np.ndarray, "decisions bundles options"]
 
 
-class SearchSpace(NamedTuple):
-    """A search space as pure functions.
+class Decisions(NamedTuple):
+    """What there is to decide, and how decisions are written and compared.
 
     Attributes:
-        name: a word, as in `--space`.
         choices: number of options of each decision.
         option_names: names of the options of each decision.
-        num_classes: width of the outputs.
+        to_string: `to_string(arch)` gives the space's own text.
+        from_string: `from_string(text)` gives the architecture; ValueError says what is wrong.
+        gates: `gates(mask)` gives the gates; also takes an architecture.
+        canonical: `canonical(arch)` gives a text equal for isomorphic architectures.
+        is_connected: `is_connected(mask)`: does any active path join input and output?
+    """
+
+    choices: tuple[int, ...]
+    option_names: tuple[tuple[str, ...], ...]
+    to_string: Callable[[Architecture], str]
+    from_string: Callable[[str], Architecture]
+    gates: Callable[[Any], Gates]
+    canonical: Callable[[Architecture], str]
+    is_connected: Callable[[Any], bool]
+
+
+class Costs(NamedTuple):
+    """What architectures cost.
+
+    Attributes:
+        of: `of(arch)` gives `Cost`.
+        cheapest: `cheapest(mask, quantity)` gives a member of a supernet that costs least, by a
+            field of `Cost`; None: the cheapest option of each decision by itself makes it.
+    """
+
+    of: Callable[[Architecture], Cost]
+    cheapest: Callable[[Any, str], Architecture] | None = None
+
+
+class SearchHints(NamedTuple):
+    """What searchers should know of a space beside its choices. Functions, to be hashable.
+
+    Attributes:
+        removals: `removals()` gives what pruning takes away at a time; None: one option.
+        evolution: `evolution()` gives options of evolution (`start`, `mutate`, `mutate_start`)
+            without which it makes no sense here.
+    """
+
+    removals: Callable[[], Removals | None] = lambda: None
+    evolution: Callable[[], dict[str, Any]] = dict
+
+
+def _as_it_is(variables: Variables, arch: Architecture) -> Variables:
+    return variables
+
+
+@dataclass(frozen=True, kw_only=True)
+class Networks:
+    """The networks of a space, of either kind: `OneProgram` or `ProgramEach`.
+
+    Attributes:
         image_shape: (height, width, channels) of one input.
+        num_classes: width of the outputs.
+        specialise: `specialise(arch)` gives the plain Flax module of one architecture.
+        extract: `extract(variables, arch)` gives that module's variables out of those that `init`
+            gives; by default they are the same.
+        call: `call()` gives the keyword arguments of every call of a specialised module.
+        dtype: the floating-point type that they compute in (`saboc_jax.spaces.dtype`).
+    """
+
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    specialise: Callable[[Architecture], nn.Module]
+    extract: Callable[[Variables, Architecture], Variables] = _as_it_is
+    call: Callable[[], dict[str, Any]] = dict
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneProgram(Networks):
+    """Networks that one compiled program serves: an architecture is data, its gates.
+
+    Attributes:
         init: `init(key)` gives the variables {"params": ...} of the gated supernet.
         apply: `apply(variables, gates, images, mutable=())` gives
             (outputs [n, classes], state); `state` holds the collections named in `mutable`.
-        gates: `gates(mask)` gives the gates; also takes an architecture.
-        cost: `cost(arch)` gives `Cost`.
-        to_string: `to_string(arch)` gives the space's own text.
-        from_string: `from_string(text)` gives the architecture; ValueError says what is wrong.
-        specialise: `specialise(arch)` gives the plain Flax module of one architecture.
-        extract: `extract(variables, arch)` gives that module's variables.
-        canonical: `canonical(arch)` gives a text equal for isomorphic architectures.
-        is_connected: `is_connected(mask)`: does any active path join input and output?
         in_cells: `in_cells(path)`: does a parameter path lie in the searched cells?
         layers_per_leaf: `layers_per_leaf(path)`: how many leading axes of the parameter at
             `path` count layers rather than weights (the supernet stacks its layers).
-        thin_cell: `thin_cell()` gives the same space with TE-NAS's tiny network of one cell
-            on one-channel crops, of which only `init`, `apply`, `specialise` and `extract`
-            are meant (its outputs are feature maps); None: there is none.
-        program: `program(mask)` gives the space as the compiled program of that mask's networks
-            sees it: its `init` and `apply` are theirs, and masks that share a program get equal
-            spaces. None: one program serves every mask, and `init` and `apply` are its own;
-            else those of this space only raise.
-        chain: the network as `saboc_jax.layers.chain.Chain`, where `program` gives one whose
-            pieces can be compiled apart: a scorer may then use it instead of `apply`.
-        removals: `removals()` gives what pruning takes away at a time; None: one option.
-        call: `call()` gives the keyword arguments of every call of a specialised module; None:
-            there are none.
-        cheapest: `cheapest(mask, quantity)` gives a member of a supernet that costs least, by a
-            field of `Cost`; None: the cheapest option of each decision by itself makes it.
-        evolution: `evolution()` gives options of evolution (`start`, `mutate`, `mutate_start`)
-            without which it makes no sense here; None: there are none.
-        dtype: the floating-point type that its networks compute in (`saboc_jax.spaces.dtype`).
+        chain: the network as `saboc_jax.layers.chain.Chain`, where its pieces can be compiled
+            apart: a scorer may then use it instead of `apply`. None: they cannot.
+        thin_cell: TE-NAS's tiny network of one cell on one-channel crops, whose outputs are
+            feature maps; None: there is none.
+    """
+
+    init: Callable[[PRNGKey], Variables]
+    apply: Callable[..., tuple[Array, Variables]]
+    in_cells: Callable[[tuple[str, ...]], bool]
+    layers_per_leaf: Callable[[tuple[str, ...]], int] = lambda path: 0
+    chain: Any = None
+    thin_cell: "OneProgram | None" = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgramEach(Networks):
+    """Networks of different shapes: each architecture (or supernet) is a program of its own.
+
+    Attributes:
+        program: `program(mask)` gives the program of that mask's network, which ignores gates;
+            masks that share a program get equal ones. It also takes an architecture.
+    """
+
+    program: Callable[[Any], OneProgram]
+
+
+class SearchSpace(NamedTuple):
+    """A search space as pure functions, in parts by who reads them.
+
+    Attributes:
+        name: a word, as in `--space`.
+        decisions: what there is to decide.
+        networks: how networks are made: one program for all, or a program each.
+        costs: what architectures cost.
+        hints: for searchers.
     """
 
     name: str
-    choices: tuple[int, ...]
-    option_names: tuple[tuple[str, ...], ...]
-    num_classes: int
-    image_shape: tuple[int, int, int]
-    init: Callable[[PRNGKey], Variables]
-    apply: Callable[..., tuple[Array, Variables]]
-    gates: Callable[[Any], Gates]
-    cost: Callable[[Architecture], Cost]
-    to_string: Callable[[Architecture], str]
-    from_string: Callable[[str], Architecture]
-    specialise: Callable[[Architecture], nn.Module]
-    extract: Callable[[Variables, Architecture], Variables]
-    canonical: Callable[[Architecture], str]
-    is_connected: Callable[[Any], bool]
-    in_cells: Callable[[tuple[str, ...]], bool]
-    layers_per_leaf: Callable[[tuple[str, ...]], int]
-    thin_cell: Callable[[], "SearchSpace"] | None = None
-    program: Callable[[Any], "SearchSpace"] | None = None
-    chain: Any = None
-    removals: Callable[[], Removals] | None = None
-    call: Callable[[], dict[str, Any]] | None = None
-    cheapest: Callable[[Any, str], Architecture] | None = None
-    evolution: Callable[[], dict[str, Any]] | None = None
-    dtype: str = "float32"
+    decisions: Decisions
+    networks: OneProgram | ProgramEach
+    costs: Costs
+    hints: SearchHints = SearchHints()
+
+    def program(self, mask: Any) -> "SearchSpace":
+        """The space as the compiled program of a mask (or an architecture) sees it.
+
+        Its `init` and `apply` are those of the mask's networks. Masks that share a program get
+        equal spaces; where one program serves all, it is the space itself.
+        """
+        if isinstance(self.networks, OneProgram):
+            return self
+        return self._replace(networks=self.networks.program(mask))
+
+    @property
+    def one_program(self) -> OneProgram:
+        """The networks, as one program.
+
+        Raises:
+            ValueError: if each architecture has its own.
+        """
+        if isinstance(self.networks, ProgramEach):
+            raise ValueError(
+                f"space {self.name!r} has a program for each architecture; allowed: "
+                "`space.program(mask)`, whose `init` and `apply` are that architecture's"
+            )
+        return self.networks
+
+    @property
+    def init(self) -> Callable[[PRNGKey], Variables]:
+        """`OneProgram.init`; ValueError if each architecture has its own."""
+        return self.one_program.init
+
+    @property
+    def apply(self) -> Callable[..., tuple[Array, Variables]]:
+        """`OneProgram.apply`; ValueError if each architecture has its own."""
+        return self.one_program.apply
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """`Decisions.choices`."""
+        return self.decisions.choices
+
+    @property
+    def option_names(self) -> tuple[tuple[str, ...], ...]:
+        """`Decisions.option_names`."""
+        return self.decisions.option_names
+
+    @property
+    def to_string(self) -> Callable[[Architecture], str]:
+        """`Decisions.to_string`."""
+        return self.decisions.to_string
+
+    @property
+    def from_string(self) -> Callable[[str], Architecture]:
+        """`Decisions.from_string`."""
+        return self.decisions.from_string
+
+    @property
+    def gates(self) -> Callable[[Any], Gates]:
+        """`Decisions.gates`."""
+        return self.decisions.gates
+
+    @property
+    def canonical(self) -> Callable[[Architecture], str]:
+        """`Decisions.canonical`."""
+        return self.decisions.canonical
+
+    @property
+    def is_connected(self) -> Callable[[Any], bool]:
+        """`Decisions.is_connected`."""
+        return self.decisions.is_connected
+
+    @property
+    def cost(self) -> Callable[[Architecture], Cost]:
+        """`Costs.of`."""
+        return self.costs.of
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`Networks.image_shape`."""
+        return self.networks.image_shape
+
+    @property
+    def num_classes(self) -> int:
+        """`Networks.num_classes`."""
+        return self.networks.num_classes
+
+    @property
+    def specialise(self) -> Callable[[Architecture], nn.Module]:
+        """`Networks.specialise`."""
+        return self.networks.specialise
+
+    @property
+    def extract(self) -> Callable[[Variables, Architecture], Variables]:
+        """`Networks.extract`."""
+        return self.networks.extract
+
+    @property
+    def dtype(self) -> str:
+        """`Networks.dtype`."""
+        return self.networks.dtype
 
 
 class Passes(NamedTuple):

@@ -28,6 +28,7 @@ from saboc_jax.keys import MAX_SEED, root_key
 from saboc_jax.layers.initialise import INITIALISERS
 from saboc_jax.ntk.empirical import BATCH_NORMS, ENGINES
 from saboc_jax.scorers import MEASURED, SCORERS
+from saboc_jax.scorers.te_nas import thin_cell
 from saboc_jax.searching.assembly import ScoringSettings
 from saboc_jax.spaces import SPACES, make_space
 from saboc_jax.spaces.darts.trained import trained
@@ -253,7 +254,7 @@ def settings(space: SearchSpace, batch_size: int | None = None) -> ScoringSettin
         batch_size: images of a batch; None: `--batch_size`.
     """
     options: dict[str, Any] = {"engine": NTK_ENGINE.value, "batch_norm": BATCH_NORM.value}
-    if space.thin_cell is None:
+    if thin_cell(space) is None:
         options["regions"] = False  # TE-NAS without the network that they are counted on
     timing = {"batch_size": LATENCY_BATCH.value or 1, "image_size": LATENCY_IMAGE_SIZE.value}
     return ScoringSettings(

@@ -11,9 +11,9 @@ from rich.console import Console
 from saboc_jax import progress
 from saboc_jax.data import Dataset
 from saboc_jax.evaluation.store import Store
-from saboc_jax.keys import MAX_SEED, key_numbered, root_key
-from saboc_jax.spaces.base import architecture_to_mask, sample_architectures
+from saboc_jax.keys import MAX_SEED, root_key
 from saboc_jax.spaces.isomorphism import LARGEST, distinct
+from saboc_jax.spaces.masks import architecture_to_mask, sample_distinct
 from saboc_jax.types import Scorer, SearchSpace
 
 from . import common
@@ -35,7 +35,6 @@ ARCHS = flags.DEFINE_string(
 ARCH_SEED = flags.DEFINE_integer(
     "arch_seed", 0, "Seeds which architectures are drawn.", 0, MAX_SEED
 )
-DRAWN = 4096  # architectures at a time
 STORE = flags.DEFINE_string("store", "runs/scores.sqlite", "Where scores are kept.")
 
 
@@ -59,14 +58,7 @@ def architectures(space: SearchSpace) -> np.ndarray:
     if NUM_ARCHS.value > total:
         raise ValueError(f"--num_archs={NUM_ARCHS.value}; {space.name} has {total}")
     key = root_key(ARCH_SEED.value)  # a seed with one purpose: kept studies name their cells by it
-    drawn: dict[tuple[int, ...], None] = {}
-    for step in itertools.count():
-        size = min(total // 4 + 64, DRAWN)
-        batch = sample_architectures(key_numbered(key, step), space.choices, size)
-        drawn |= dict.fromkeys(tuple(int(choice) for choice in arch) for arch in batch)
-        if len(drawn) >= NUM_ARCHS.value:
-            return np.array(list(drawn)[: NUM_ARCHS.value])
-    raise AssertionError("unreachable")
+    return sample_distinct(key, space.choices, NUM_ARCHS.value)
 
 
 def _read(path: Path, space: SearchSpace) -> np.ndarray:

@@ -15,9 +15,9 @@ from saboc_jax.reports.cell_figure import Edge, draw_cell
 from saboc_jax.reports.sections import score_rows
 from saboc_jax.reports.tables import results_table
 from saboc_jax.searching.result import SearchResult, evaluations
-from saboc_jax.spaces.base import architecture_to_mask
 from saboc_jax.spaces.darts import cells as darts_cells
 from saboc_jax.spaces.darts.trained import genotype_of
+from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.spaces.nas_bench_201 import cells as nas_bench_201_cells
 from saboc_jax.spaces.resnet.encoding import decode
 from saboc_jax.types import Architecture, Scorer, SearchSpace

@@ -51,7 +51,9 @@ def options() -> dict[str, Any]:
 def warn(console: Console, space: SearchSpace, chosen: dict[str, Any]) -> None:
     """Says when an evolution ends before its first child."""
     name = searching.SEARCHER.value
-    if not has(name, "population_size") or space.evolution:  # which starts from one architecture
+    if (
+        not has(name, "population_size") or space.hints.evolution()
+    ):  # which starts from one architecture
         return
     values = dict(options_of(name)) | chosen
     size = values["population_size"]

@@ -14,8 +14,8 @@ from saboc_jax.benchmarks.tables import Table
 from saboc_jax.keys import root_key
 from saboc_jax.progress import Bar
 from saboc_jax.reports.canvas import blank
-from saboc_jax.spaces.base import architecture_to_mask, sample_architectures
-from saboc_jax.spaces.nas_bench_201.cells import is_connected, to_string
+from saboc_jax.spaces.masks import architecture_to_mask, sample_connected
+from saboc_jax.spaces.nas_bench_201.cells import DECISIONS, is_connected, to_string
 from saboc_jax.statistics import correlation
 from saboc_jax.training.recipes import Recipe
 from saboc_jax.training.run import METRICS, read_lines
@@ -49,8 +49,8 @@ def cells(name: str, number: int, seed: int, table: Table, searches: str) -> lis
     if name == "found":
         texts = [common.read_json(Path(path))["text"] for path in sorted(glob.glob(searches))]
     elif name == "random":
-        drawn = sample_architectures(root_key(seed), (5,) * 6, 4 * number + 16)
-        texts = [to_string(arch) for arch in drawn if _connected(arch)]
+        drawn = sample_connected(root_key(seed), DECISIONS, number, distinct=True)
+        texts = [to_string(arch) for arch in drawn]
     elif name == "spread":
         accuracies = table.column("cifar10")
         ordered = table.architectures[np.lexsort((table.indices, accuracies))]
@@ -61,8 +61,7 @@ def cells(name: str, number: int, seed: int, table: Table, searches: str) -> lis
         texts = [line.strip() for line in Path(name).read_text().splitlines() if line.strip()]
     else:
         raise ValueError(f"--archs={name}; allowed: {', '.join(GROUPS)}, or a file of cells")
-    unique = list(dict.fromkeys(texts))
-    return unique[:number] if name == "random" else unique
+    return list(dict.fromkeys(texts))
 
 
 def _connected(arch: np.ndarray) -> bool:

@@ -42,14 +42,14 @@ from saboc_jax.searchers import make_searcher
 from saboc_jax.searching.assembly import ScoringSettings, find_allowed
 from saboc_jax.searching.budgets import Budget
 from saboc_jax.searching.run import expected_evaluations, run_search
-from saboc_jax.spaces.base import architecture_to_mask
 from saboc_jax.spaces.isomorphism import representatives
+from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.statistics import correlation
 from saboc_jax.statistics import ranking as rankings
 from saboc_jax.training.recipes import RECIPES, Recipe
 from saboc_jax.training.run import first_examples, one_epoch, run
 from saboc_jax.training.train import State, make_trainer
-from saboc_jax.types import Architecture, Batch, PRNGKey, Scorer, SearchSpace
+from saboc_jax.types import Architecture, Batch, OneProgram, PRNGKey, Scorer, SearchSpace
 
 
 def score(
@@ -218,7 +218,7 @@ def search(
     settings = ScoringSettings(repeats, batch_size)
     scorer = settings.scorer(scorers, space)
     # Where every architecture has its program, their costs would be traced one by one.
-    same = representatives(space) if space.program is None else None
+    same = representatives(space) if isinstance(space.networks, OneProgram) else None
     evaluator = settings.evaluator(space, scorer, images, key, stands_for=same)
     allows, _ = find_allowed(space, budget, lambda: settings.stopwatch(space, images, key))
     options = {"allows": allows, "max_evaluations": max_evaluations} | options

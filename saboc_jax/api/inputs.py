@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 from saboc_jax.data import Dataset
 from saboc_jax.spaces import make_space
-from saboc_jax.spaces.base import check_architecture
+from saboc_jax.spaces.masks import check_architecture
 from saboc_jax.spaces.modules.space import module_space
 from saboc_jax.types import Architecture, Batch, SearchSpace
 

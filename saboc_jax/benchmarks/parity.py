@@ -140,7 +140,7 @@ def _programs(
     own = space.extract(variables, arch)
 
     def specialised(own: Any) -> dict[str, Any]:
-        return quantities(from_module(module, own)._replace(in_cells=space.in_cells))
+        return quantities(from_module(module, own)._replace(in_cells=space.one_program.in_cells))
 
     yield "specialised", jax.jit(specialised)(own)
 

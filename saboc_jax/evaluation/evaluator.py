@@ -44,8 +44,8 @@ from saboc_jax.scorers.combine import (
     shared_by,
     split_apart,
 )
-from saboc_jax.spaces.base import architecture_to_mask
-from saboc_jax.types import Architecture, Batch, PRNGKey, Scorer, SearchSpace
+from saboc_jax.spaces.masks import architecture_to_mask
+from saboc_jax.types import Architecture, Batch, PRNGKey, ProgramEach, Scorer, SearchSpace
 
 LOGGER = logging.getLogger(__name__)
 Row = tuple[np.ndarray, dict[str, Any]]
@@ -226,7 +226,7 @@ class Evaluator:
     @property
     def at_once(self) -> int:
         """Jobs of one program; where they have their own, share devices or are measured: one."""
-        if self.space.program or self.shard == "images":
+        if isinstance(self.space.networks, ProgramEach) or self.shard == "images":
             return 1
         if any(split_apart(part)[1].observables for part in self._parts):
             return 1
@@ -304,7 +304,8 @@ class Evaluator:
 
     def _run(self, parts: Sequence[Scorer], jobs: Sequence[Job]) -> list[dict[str, Row]]:
         scorer = combine(parts, "+".join(part.name for part in parts))
-        own = self.space.program(jobs[0].mask) if self.space.program else None
+        each = isinstance(self.space.networks, ProgramEach)
+        own = self.space.program(jobs[0].mask) if each else None
         scorer = on_space(scorer, own, self.pieces) if own else scorer
         scorer = shared_by(scorer, self.shard, len(self._devices))
         with computing_in(self.space.dtype):

@@ -34,11 +34,12 @@ class Network(NamedTuple):
 
 def bind(space: SearchSpace, variables: Variables, gates: Gates) -> Network:
     """The network of one architecture or supernet of a space."""
+    program = space.one_program
 
     def apply(variables: Variables, images: Array, mutable: Sequence[str] = ()) -> Any:
-        return space.apply(variables, gates, images, mutable)
+        return program.apply(variables, gates, images, mutable)
 
-    return Network(apply, variables, space.in_cells, space.layers_per_leaf)
+    return Network(apply, variables, program.in_cells, program.layers_per_leaf)
 
 
 def from_module(module: nn.Module, variables: Variables, **kwargs: Any) -> Network:

@@ -45,11 +45,12 @@ def redraw(space: SearchSpace, key: PRNGKey, init: str | None) -> Variables:
     """
     if init is None:
         return draw_weights(space, key)
-    shapes = jax.eval_shape(space.init, key)["params"]
+    program = space.one_program
+    shapes = jax.eval_shape(program.init, key)["params"]
     drawn = draw_parameters(
-        key_for(key, Purpose.WEIGHTS), shapes, find_initialiser(init), space.layers_per_leaf
+        key_for(key, Purpose.WEIGHTS), shapes, find_initialiser(init), program.layers_per_leaf
     )
-    drawn = as_dtype(drawn, space.dtype)
+    drawn = as_dtype(drawn, program.dtype)
     if all(path[-1] in DRAWN for path in flatten(shapes)):
         return {"params": drawn}
     own = draw_weights(space, key)

@@ -17,6 +17,7 @@ from saboc_jax.types import (
     Batch,
     Diagnostics,
     Gates,
+    OneProgram,
     Passes,
     PRNGKey,
     Scorer,
@@ -111,7 +112,7 @@ def with_program(scorer: Scorer, gates: Gates) -> Scorer:
     """
     spaces: Any = (getattr(see, "space", None) for see in scorer.observables.values())
     space = next((space for space in spaces if space is not None), None)
-    if space is None or space.program is None:
+    if space is None or isinstance(space.networks, OneProgram):
         return scorer
     if isinstance(gates, jax.core.Tracer):
         raise ValueError(

@@ -173,7 +173,7 @@ def _compiled(
 
 def inference(space: SearchSpace, arch: Architecture) -> tuple[nn.Module, dict[str, Any]]:
     """The plain module of an architecture, and the keyword arguments of a call in inference."""
-    module, call = space.specialise(arch), space.call() if space.call else {}
+    module, call = space.specialise(arch), space.networks.call()
     if "train" in inspect.signature(type(module).__call__).parameters:
         call.setdefault("train", False)
     return module, call

@@ -58,7 +58,7 @@ class Kernels:
         return (
             self.pieces is not None
             and self.devices == 1
-            and self.space.chain is not None
+            and self.space.one_program.chain is not None
             and options.engine in ("auto", "one_backward")
             and (options.batch_norm, options.outputs, options.chunk) == ("frozen", "sum", None)
         )
@@ -85,7 +85,7 @@ class Kernels:
             predicate = parameter_predicate(bind(self.space, {}, gates), self.options.params)
             weights = key_for(key, Purpose.WEIGHTS)
             return piecewise_ntks(
-                self.space.chain, self.pieces, weights, batch.images, rows, predicate
+                self.space.one_program.chain, self.pieces, weights, batch.images, rows, predicate
             )
         network = bind(self.space, draw_weights(self.space, key), gates)
         if self.devices == 1:

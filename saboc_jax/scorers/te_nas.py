@@ -30,6 +30,7 @@ from saboc_jax.types import (
     Diagnostics,
     Gates,
     Observable,
+    OneProgram,
     Passes,
     PRNGKey,
     Scorer,
@@ -95,17 +96,23 @@ class LinearRegions:
 
 
 def thin_space(space: SearchSpace) -> SearchSpace:
-    """The space's tiny network.
+    """The space with its tiny network.
 
     Raises:
         ValueError: if it has none.
     """
-    if space.thin_cell is None:
+    thin = thin_cell(space)
+    if thin is None:
         raise ValueError(
             f"space {space.name!r} has no thin cell to count linear regions of; allowed: spaces "
-            "whose `thin_cell` is not None, or regions=False"
+            "whose networks have one, or regions=False"
         )
-    return space.thin_cell()
+    return space._replace(networks=thin)
+
+
+def thin_cell(space: SearchSpace) -> OneProgram | None:
+    """The space's tiny network of one cell; None: it has none."""
+    return space.networks.thin_cell if isinstance(space.networks, OneProgram) else None
 
 
 def region_passes(others: Passes, wanted: bool, batch_size: int) -> Passes:

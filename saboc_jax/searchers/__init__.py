@@ -96,8 +96,8 @@ def _hints(
         "initially_pruned": ("none",) * has_none,
         "option_names": space.option_names,
         "allows": allows,
-        "removals": space.removals and space.removals(),
-        **(space.evolution() if space.evolution else {}),
+        "removals": space.hints.removals(),
+        **space.hints.evolution(),
     }
 
 

@@ -142,7 +142,7 @@ def evolution(
     """Zen-NAS's loop with removal by each metric of SABoC-NAS.
 
     Defaults are those for NAS-Bench-201: 256 random architectures and 1000 children. For
-    ResNets: `max_evaluations=24_000, **space.evolution()`.
+    ResNets: `max_evaluations=24_000, **space.hints.evolution()`.
 
     Args:
         choices: number of options of each decision.

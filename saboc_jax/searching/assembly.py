@@ -18,7 +18,7 @@ from saboc_jax.evaluation.store import Store
 from saboc_jax.keys import Purpose, key_for, repeat_keys
 from saboc_jax.scorers.variants import Scorers, make_scorers
 from saboc_jax.searching.budgets import Allows, Budget, budget_check
-from saboc_jax.spaces.base import architecture_to_mask
+from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.types import Architecture, Batch, PRNGKey, Scorer, SearchSpace
 
 Draws = tuple[list[PRNGKey], list[Batch], list[str]]

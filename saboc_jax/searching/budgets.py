@@ -110,7 +110,7 @@ def _cheapest_members(
     space: SearchSpace, budget: Budget
 ) -> Callable[[Bool[np.ndarray, "decisions options"]], list[Architecture]]:
     """Gives of a mask the members that decide whether it is within the budget."""
-    of_space = space.cheapest
+    of_space = space.costs.cheapest
     if of_space is not None:
         limited = [name for name in Cost._fields if getattr(budget, name) is not None]
         return lambda mask: [of_space(mask, name) for name in limited or ["macs"]]

@@ -21,7 +21,7 @@ from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.keys import Purpose, key_for, key_numbered
 from saboc_jax.searching.budgets import Allows
 from saboc_jax.searching.result import SearchResult, Step, evaluations
-from saboc_jax.spaces.base import architecture_to_mask
+from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.types import Architecture, PRNGKey, Searcher
 
 

@@ -7,11 +7,12 @@ kernels, stays in float32 or better (`saboc_jax.precision.inner_products`).
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 
 from jaxtyping import Array
 
 from saboc_jax.precision import as_dtype
-from saboc_jax.types import Gates, PRNGKey, SearchSpace, Variables
+from saboc_jax.types import Gates, OneProgram, PRNGKey, SearchSpace, Variables
 
 DTYPES = ("float32", "bfloat16", "float64")
 
@@ -40,23 +41,26 @@ def in_dtype(space: SearchSpace, dtype: str) -> SearchSpace:
         return space
     if space.dtype != "float32":
         raise ValueError(f"the space computes in {space.dtype} already; allowed: one of float32")
+    networks = space.networks
+    if isinstance(networks, OneProgram):
+        return space._replace(networks=_program_in(networks, dtype))
+    program = networks.program
+    each = replace(networks, program=lambda mask: _program_in(program(mask), dtype), dtype=dtype)
+    return space._replace(networks=each)
+
+
+@functools.lru_cache(maxsize=256)  # masks that share a program still do
+def _program_in(program: OneProgram, dtype: str) -> OneProgram:
+    thin = program.thin_cell and _program_in(program.thin_cell, dtype)
 
     def init(key: PRNGKey) -> Variables:
-        variables: Variables = as_dtype(space.init(key), dtype)
+        variables: Variables = as_dtype(program.init(key), dtype)
         return variables
 
     def apply(
         variables: Variables, gates: Gates, images: Array, mutable: Sequence[str] = ()
     ) -> tuple[Array, Variables]:
         gates, images = as_dtype((gates, images), dtype)
-        return space.apply(variables, gates, images, mutable)
+        return program.apply(variables, gates, images, mutable)
 
-    thin, program = space.thin_cell, space.program
-    return space._replace(
-        init=init,
-        apply=apply,
-        thin_cell=thin and (lambda: in_dtype(thin(), dtype)),
-        program=program and (lambda mask: in_dtype(program(mask), dtype)),
-        chain=None,
-        dtype=dtype,
-    )
+    return replace(program, init=init, apply=apply, thin_cell=thin, chain=None, dtype=dtype)

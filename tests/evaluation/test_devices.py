@@ -17,7 +17,7 @@ from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.evaluation.sharing import share_out
 from saboc_jax.scorers import make_scorer
 from saboc_jax.spaces import make_space
-from saboc_jax.spaces.base import architecture_to_mask
+from saboc_jax.spaces.masks import architecture_to_mask
 
 CELLS = [[3, 3, 2, 1, 4, 3], [2, 2, 3, 0, 1, 2], [3, 1, 1, 3, 0, 4]]
 

@@ -13,7 +13,7 @@ from saboc_jax.scorers.combine import combine
 from saboc_jax.searchers import SEARCHERS
 from saboc_jax.searching.run import run_search
 from saboc_jax.spaces import make_space
-from saboc_jax.spaces.base import architecture_to_mask
+from saboc_jax.spaces.masks import architecture_to_mask
 
 BEST = (
     "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|"

@@ -22,7 +22,7 @@ from saboc_jax.scorers.combine import combine
 from saboc_jax.searchers import SEARCHERS
 from saboc_jax.searching.run import run_search
 from saboc_jax.spaces import make_space
-from saboc_jax.spaces.base import architecture_to_mask, sample_architectures
+from saboc_jax.spaces.masks import architecture_to_mask, sample_architectures
 
 
 class Plain(NamedTuple):
@@ -243,9 +243,9 @@ def test_spaces_with_a_program_for_each_architecture_can_be_sent():
     there = cloudpickle.loads(cloudpickle.dumps(space))
     arch = sample_architectures(jax.random.key(0), space.choices, 1)[0]
     mask = architecture_to_mask(arch, max(space.choices))
-    links = [link[:2] for link in there.program(mask).chain.links]
-    assert links == [link[:2] for link in space.program(mask).chain.links]
-    assert there.program(mask) is there.program(mask)
+    links = [link[:2] for link in there.program(mask).networks.chain.links]
+    assert links == [link[:2] for link in space.program(mask).networks.chain.links]
+    assert there.networks.program(mask) is there.networks.program(mask)
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):

@@ -13,7 +13,7 @@ from saboc_jax.scorers import make_scorer
 from saboc_jax.searchers import make_searcher
 from saboc_jax.searching.run import run_search
 from saboc_jax.spaces import make_space
-from saboc_jax.spaces.base import architecture_to_mask
+from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.spaces.resnet import encoding
 from saboc_jax.types import Batch
 

@@ -11,8 +11,8 @@ from experiments.support import search_report
 from saboc_jax import data
 from saboc_jax.searching.result import SearchResult
 from saboc_jax.searching.trajectory import Trajectory
-from saboc_jax.spaces.base import architecture_to_mask
 from saboc_jax.spaces.darts.cells import to_genotype
+from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.spaces.resnet.encoding import START
 from saboc_jax.statistics import ranking
 

@@ -10,7 +10,7 @@ import scipy.stats
 from experiments.support import trained_cells, training
 from saboc_jax.benchmarks.tables import load_nas_bench_201
 from saboc_jax.spaces import make_space
-from saboc_jax.spaces.base import architecture_to_mask
+from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.spaces.nas_bench_201.cells import from_string, is_connected
 from saboc_jax.training.recipes import TINY
 from saboc_jax.training.train import Examples

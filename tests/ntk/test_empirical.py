@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from saboc_jax.ntk.empirical import NTKOptions, choose_engine, empirical_ntk, empirical_ntks
 from saboc_jax.ntk.network import bind, from_module, parameter_predicate
-from saboc_jax.spaces.base import architecture_to_mask, mask_to_gates
+from saboc_jax.spaces.masks import architecture_to_mask, mask_to_gates
 from saboc_jax.spaces.nas_bench_201.space import nas_bench_201
 
 pytestmark = pytest.mark.usefixtures("x64")

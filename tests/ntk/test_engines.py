@@ -12,7 +12,7 @@ from flax import linen as nn
 from saboc_jax.ntk.empirical import NTKOptions, empirical_ntk, empirical_ntks
 from saboc_jax.ntk.network import bind, from_module
 from saboc_jax.precision import enable_x64
-from saboc_jax.spaces.base import architecture_to_mask, mask_to_gates
+from saboc_jax.spaces.masks import architecture_to_mask, mask_to_gates
 from saboc_jax.spaces.nas_bench_201.space import nas_bench_201
 from saboc_jax.spaces.nas_bench_201.torch_weights import load_torch_state
 

@@ -20,7 +20,7 @@ from saboc_jax.precision import enable_x64
 from saboc_jax.scorers import make_scorer
 from saboc_jax.scorers.combine import combine
 from saboc_jax.spaces import make_space
-from saboc_jax.spaces.base import architecture_to_mask, mask_to_gates
+from saboc_jax.spaces.masks import architecture_to_mask, mask_to_gates
 
 CELL = "|nor_conv_3x3~0|+|avg_pool_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
 M, N = 16, 8  # columns, rows

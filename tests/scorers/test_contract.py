@@ -6,6 +6,7 @@ kernels run link by link has the same in one piece.
 """
 
 import inspect
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -20,15 +21,16 @@ from saboc_jax.precision import enable_x64
 from saboc_jax.scorers import MEASURED, SCORERS, make_scorer
 from saboc_jax.scorers.combine import combine, load_factory
 from saboc_jax.scorers.observables import Kernels
+from saboc_jax.scorers.te_nas import thin_cell
 from saboc_jax.spaces import SPACES, make_space
-from saboc_jax.spaces.base import architecture_to_mask
 from saboc_jax.spaces.darts import space as darts
 from saboc_jax.spaces.darts.cells import make_genotype
 from saboc_jax.spaces.darts.codec import write_genotype
 from saboc_jax.spaces.darts.costs import NetworkSize
 from saboc_jax.spaces.darts.trained import ENCODINGS
+from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.statistics.ranking import borda
-from saboc_jax.types import Batch
+from saboc_jax.types import Batch, OneProgram
 
 N, CLASSES, SHAPE = 5, 3, (4, 4, 3)
 KEY = jax.random.key(7)
@@ -85,9 +87,13 @@ def small_space(name):
             last_activation=True,
         )
         initialiser = find_initialiser("kaiming_normal_fan_in")
-        fields = darts.network(ENCODINGS[name], size, SHAPE, initialiser)
-        space = space._replace(**fields)
+        networks = darts.networks(ENCODINGS[name], size, SHAPE, initialiser)
+        space = space._replace(networks=replace(networks, thin_cell=thin_cell(space)))
     return space
+
+
+def has_one_program(space):
+    return isinstance(space.networks, OneProgram)
 
 
 def make_batch():
@@ -100,7 +106,7 @@ def make_batch():
 
 def scorers_of(space):
     """Every scorer with the space's weights, so that other programs have the same."""
-    wanted = {"init": None, "regions": space.thin_cell is not None}
+    wanted = {"init": None, "regions": thin_cell(space) is not None}
     found = []
     for name in NAMES:
         known = inspect.signature(load_factory(SCORERS, name)).parameters
@@ -136,7 +142,7 @@ def case(request):
     _, *texts = SMALL[request.param]
     with enable_x64():
         space = small_space(request.param)
-        space = space if space.program else in_double(space)
+        space = in_double(space) if has_one_program(space) else space
         archs = [space.from_string(text) for text in texts]
         nothing = np.zeros_like(archs[0])
         masks = architecture_to_mask(np.stack([*archs, nothing]), max(space.choices))
@@ -158,7 +164,7 @@ def test_connected_architectures_have_finite_scores_by_one_program(case):
     number = len(case.archs)
     assert {n for n, v in case.scores.items() if not np.isfinite(v[:number]).all()} == set()
     assert len(case.scores) == sum(len(scorer.metrics) for scorer in case.scorers)
-    if not case.space.program:
+    if has_one_program(case.space):
         programs = [evaluator.counts.compilations for evaluator in case.evaluators]
         assert programs == [bool(e.scorer.observables) for e in case.evaluators]
 
@@ -179,7 +185,7 @@ def test_the_same_key_gives_the_same_bits_and_another_key_others(case):
 
 
 def test_another_program_of_the_network_gives_the_same_scores(case):
-    if case.space.program:
+    if not has_one_program(case.space):
         scorers = [
             scorer
             for scorer in case.scorers

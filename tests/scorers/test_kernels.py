@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from other_programs import with_networks
 
 from saboc_jax.layers.ops import Relu
 from saboc_jax.layers.rules import batch_norm_rule
@@ -84,7 +85,7 @@ def test_kappa_of_the_released_code():
 
 @pytest.mark.parametrize("batch_size", [60, 20])
 def test_regions_are_distinct_relu_patterns(small, batch_size):
-    thin = small.space.thin_cell()
+    thin = te_nas.thin_space(small.space)
     with enable_x64():
         variables = double(thin.init(jax.random.key(8)))
         crops = jnp.asarray(small.crops).at[30:].set(small.crops[:30])
@@ -109,7 +110,7 @@ def test_regions_are_distinct_relu_patterns(small, batch_size):
 
 
 def test_crops_must_fill_their_batches(small):
-    network = bind(small.space.thin_cell(), {}, None)
+    network = bind(te_nas.thin_space(small.space), {}, None)
     with pytest.raises(ValueError, match="60 crops in batches of 50"):
         te_nas.linear_regions(network, small.crops, 50)
 
@@ -117,7 +118,7 @@ def test_crops_must_fill_their_batches(small):
 def test_a_space_without_thin_cell_is_named(small):
     for name in ("te_nas", "teg_nas"):
         with pytest.raises(ValueError, match="has no thin cell"):
-            make_scorer(name, small.space._replace(thin_cell=None))
+            make_scorer(name, with_networks(small.space, thin_cell=None))
 
 
 # --- regression ---------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from saboc_jax.evaluation.store import Store
 from saboc_jax.scorers import latency as module
 from saboc_jax.scorers.combine import combine, jitted
 from saboc_jax.scorers.latency import inference, latency, timed
-from saboc_jax.spaces.base import architecture_to_mask
+from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.spaces.modules.space import module_space
 from saboc_jax.types import Batch
 

@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from other_programs import in_double
 
 from saboc_jax.ntk.empirical import NTKOptions
 from saboc_jax.precision import enable_x64
 from saboc_jax.scorers import make_scorer
 from saboc_jax.scorers.combine import combine, labels_only, observe, score
 from saboc_jax.scorers.observables import Kernels, draw_weights
-from saboc_jax.spaces.base import architecture_to_mask, mask_to_gates
+from saboc_jax.spaces.masks import architecture_to_mask, mask_to_gates
 from saboc_jax.spaces.nas_bench_201.space import nas_bench_201
 from saboc_jax.types import Batch
 
@@ -82,9 +83,7 @@ def test_against_numpy_on_the_specialised_network(options, counts):
         arch, batch, key = space.from_string(CELL), make_batch(jnp.float64), jax.random.key(3)
         (observable,) = scorer.observables.values()
         # The weights are drawn in float32; the network itself runs in float64.
-        wide = space._replace(
-            init=lambda key: jax.tree.map(lambda p: p.astype(jnp.float64), space.init(key))
-        )
+        wide = in_double(space)
         kernels = Kernels(wide, observable.options, observable.rows)
         exact = scorer._replace(observables={"kernels": kernels})
         ours = jax.jit(lambda g, b: score(exact, key, g, b)[0])(space.gates(arch), batch)
@@ -97,9 +96,7 @@ def test_single_precision_is_close_to_double(case):
     single = run(key, gates, make_batch(jnp.float32))[0]
     assert single.dtype == jnp.float32
     with enable_x64():
-        exact = space._replace(
-            init=lambda key: jax.tree.map(lambda p: p.astype(jnp.float64), space.init(key))
-        )
+        exact = in_double(space)
         double = make_scorer("ntk_score", exact)
         theirs = jax.jit(lambda g, b: score(double, key, g, b)[0])(gates, make_batch(jnp.float64))
         assert theirs.dtype == jnp.float64

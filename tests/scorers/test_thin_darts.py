@@ -8,16 +8,16 @@ from saboc_jax.ntk.network import bind
 from saboc_jax.precision import enable_x64
 from saboc_jax.scorers import make_scorer
 from saboc_jax.scorers.observables import draw_weights
-from saboc_jax.scorers.te_nas import linear_regions
-from saboc_jax.spaces.base import sample_architectures
+from saboc_jax.scorers.te_nas import linear_regions, thin_space
 from saboc_jax.spaces.darts.space import darts
+from saboc_jax.spaces.masks import sample_architectures
 
 SHAPE = (4, 4, 3)
 
 
 def test_linear_regions_of_the_thin_network():
     with enable_x64():
-        thin = in_double(darts(2, 1, 3, SHAPE).thin_cell())
+        thin = in_double(thin_space(darts(2, 1, 3, SHAPE)))
         arch = sample_architectures(jax.random.key(5), thin.choices, 1)[0]
         crops = jax.random.normal(jax.random.key(1), (40, 3, 3, 1), float)
 

@@ -15,7 +15,7 @@ from saboc_jax.scorers.combine import combine
 from saboc_jax.scorers.observables import params_option
 from saboc_jax.scorers.variants import make_variant, options_of, read_options, split_variant
 from saboc_jax.spaces import make_space
-from saboc_jax.spaces.base import architecture_to_mask
+from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.types import Batch, Passes
 
 

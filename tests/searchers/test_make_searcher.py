@@ -19,9 +19,8 @@ def test_a_searcher_is_made_by_name_with_what_the_space_knows():
     resnets = make_space("resnet", slots=6, max_width=128)
     evolution = make_searcher("evolution", resnets, (True,), max_evaluations=3)
     masks, _ = evolution.ask(jax.random.key(0), evolution.init(jax.random.key(0)))
-    assert (
-        np.asarray(masks)[0].argmax(1).tolist() == np.asarray(resnets.evolution()["start"]).tolist()
-    )
+    start = resnets.hints.evolution()["start"]
+    assert np.asarray(masks)[0].argmax(1).tolist() == np.asarray(start).tolist()
 
 
 @pytest.mark.parametrize("name", SEARCHERS)

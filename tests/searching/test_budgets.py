@@ -14,8 +14,8 @@ from saboc_jax.searching.budgets import Budget, budget_check
 from saboc_jax.searching.result import evaluations
 from saboc_jax.searching.run import run_search
 from saboc_jax.spaces import make_space
-from saboc_jax.spaces.base import architecture_to_mask
 from saboc_jax.spaces.darts import cells as darts_cells
+from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.types import Batch
 
 KEY = jax.random.key(0)
@@ -112,7 +112,7 @@ def test_darts_knows_its_cheapest_members(quantity):
     for _ in range(12):
         mask, members = few_options(rng)
         costs = [getattr(darts.cost(arch), quantity) for arch in members]
-        arch = darts.cheapest(mask, quantity)
+        arch = darts.costs.cheapest(mask, quantity)
         assert mask[np.arange(36), arch].all()
         least, found = min(costs), getattr(darts.cost(arch), quantity)
         assert found == least or (quantity == "depth" and found <= least + 2)

@@ -6,7 +6,7 @@ import numpy as np
 
 from saboc_jax.reports.search_figures import front_figure, place, progress_figure, trajectory_figure
 from saboc_jax.searching.trajectory import Trajectory
-from saboc_jax.spaces.base import architecture_to_mask
+from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.statistics import ranking
 
 DIRECTIONS = (False, True)

@@ -11,11 +11,11 @@ from saboc_jax.ntk.network import bind
 from saboc_jax.ntk.spectrum import condition_number, decompose
 from saboc_jax.precision import enable_x64
 from saboc_jax.spaces import make_space
-from saboc_jax.spaces.base import architecture_to_mask, mask_to_gates, sample_architectures
 from saboc_jax.spaces.darts import cells
 from saboc_jax.spaces.darts.network import Operation
 from saboc_jax.spaces.darts.space import darts, edge_gates
 from saboc_jax.spaces.darts.supernet import edge_groups
+from saboc_jax.spaces.masks import architecture_to_mask, mask_to_gates, sample_architectures
 
 SHAPE = (4, 4, 3)
 
@@ -173,7 +173,7 @@ def test_weights_have_the_variance_of_one_edge():
 
 @pytest.mark.parametrize(("options", "said"), [
     ({"channels": 0}, "channels=0"),
-    ({"image_shape": (9, 8, 3)}, "even sides"),
+    ({"image_shape": (9, 8, 3)}, "multiples of 2"),
     ({"init": "xavier"}, "xavier"),
     ({"width": 3}, "width"),
 ])  # fmt: skip

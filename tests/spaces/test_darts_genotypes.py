@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from saboc_jax.ntk.empirical import NTKOptions, empirical_ntk
 from saboc_jax.ntk.network import bind
 from saboc_jax.precision import enable_x64
-from saboc_jax.spaces.base import architecture_to_mask, sample_architectures
 from saboc_jax.spaces.darts import cells, codec, costs, genotypes
 from saboc_jax.spaces.darts.network import DartsNet
 from saboc_jax.spaces.darts.trained import genotype_of, trained
+from saboc_jax.spaces.masks import architecture_to_mask, sample_architectures
 from saboc_jax.spaces.nas_bench_201.space import nas_bench_201
 
 SHAPE = (4, 4, 3)
@@ -152,7 +152,7 @@ def test_the_cheapest_member_costs_no_more_than_any(seed, quantity):
     mask = exists & (rng.random(shape) < 0.5)
     mask[:, 0] |= ~mask.any(1)
     space = SMALL_SPACE
-    best = space.cheapest(mask, quantity)
+    best = space.costs.cheapest(mask, quantity)
     assert mask[np.arange(shape[0]), best].all()
     for _ in range(10):
         member = [rng.choice(np.flatnonzero(row)) for row in mask]
@@ -165,7 +165,7 @@ def test_the_cheapest_identity_of_a_reduction_cell_reads_a_node():
     mask = architecture_to_mask(arch, max(genotypes.CHOICES))
     mask[genotypes.FIRST_SOURCE + genotypes.SLOTS :] = np.arange(8) < 3  # of nodes 0, 1 and 2
     mask &= np.arange(8) < np.array(genotypes.CHOICES)[:, None]
-    best = genotypes.to_genotype(SMALL_SPACE.cheapest(mask, "params"))
+    best = genotypes.to_genotype(SMALL_SPACE.costs.cheapest(mask, "params"))
     assert [source for _, source in best.reduce] == [0, 0] + [2] * 6
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from experiments.support import training
-from saboc_jax.spaces.base import sample_architectures
 from saboc_jax.spaces.darts import cells, costs
 from saboc_jax.spaces.darts.network import DartsNet
+from saboc_jax.spaces.masks import sample_architectures
 from saboc_jax.training.recipes import RECIPES
 
 

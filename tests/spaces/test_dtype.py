@@ -1,5 +1,7 @@
 """Networks in bfloat16 and float64: the same network, and how near their kernels and scores are."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,9 +15,10 @@ from saboc_jax.precision import enable_x64, inner_products
 from saboc_jax.scorers import make_scorer
 from saboc_jax.scorers.observables import Kernels, draw_weights
 from saboc_jax.spaces import make_space
-from saboc_jax.spaces.base import architecture_to_mask
 from saboc_jax.spaces.dtype import in_dtype
+from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.statistics.correlation import differences
+from saboc_jax.types import Batch
 
 CELL = "|nor_conv_3x3~0|+|avg_pool_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
 
@@ -33,7 +36,7 @@ def gates(space):
 @pytest.fixture(scope="module")
 def batch():
     images = jax.random.normal(jax.random.key(1), (6, 8, 8, 3))
-    return data.Batch(images, jnp.arange(6))
+    return Batch(images, jnp.arange(6))
 
 
 def kernel(space, gates, batch):
@@ -44,7 +47,7 @@ def kernel(space, gates, batch):
 def test_float64_is_the_jacobian_of_the_same_weights(space, gates, batch):
     # Given, for weights are float32: drawn within two programs they are equal to its rounding.
     weights = draw_weights(space, jax.random.key(0))
-    space = space._replace(init=lambda key: weights)
+    space = space._replace(networks=replace(space.networks, init=lambda key: weights))
     with enable_x64():
         ours = kernel(in_dtype(space, "float64"), gates, batch)
         assert ours.dtype == jnp.float64

@@ -1,5 +1,6 @@
 """Anybody's modules as a space: every scorer that applies, errors that say what is wrong."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,7 @@ from saboc_jax.scorers.observables import Kernels
 from saboc_jax.scorers.swap import swap_value
 from saboc_jax.searchers import SEARCHERS
 from saboc_jax.searching.run import run_search
-from saboc_jax.spaces.base import architecture_to_mask
+from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.spaces.modules.space import module_space
 from saboc_jax.types import Batch
 
@@ -152,7 +153,7 @@ def test_the_kernel_agrees_with_the_jacobian_in_double_precision(x64, make):
     own = space.program(mask(0, width=1))
     # Drawn once: in two programs float32 weights of one key may differ in their last digits.
     variables = jax.tree.map(lambda p: p.astype(jnp.float64), own.init(jax.random.key(2)))
-    wide = own._replace(init=lambda key: variables)
+    wide = own._replace(networks=replace(own.networks, init=lambda key: variables))
     batch = jax.tree.map(lambda a: a.astype(jnp.float64), make_batch()._replace(labels=None))
     gates, key = space.gates(np.array([0])), jax.random.key(2)
     kernels = []

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from saboc_jax.spaces.masks import sample_architectures
 from saboc_jax.spaces.nas_bench_201 import cells
 
 CONV3 = cells.OPERATIONS.index("nor_conv_3x3")
@@ -65,7 +66,7 @@ def test_malformed_text_is_named(text: str, reason: str) -> None:
 
 @pytest.mark.parametrize("arch", [[0] * 5, [0] * 7, [[0] * 6], [0.0] * 6, [5] + [0] * 5, [-1] * 6])
 def test_malformed_arrays_are_refused(arch: list) -> None:
-    for function in (cells.to_string, cells.canonical, cells.neighbours, cells.cost):
+    for function in (cells.to_string, cells.canonical, cells.cost):
         with pytest.raises(ValueError, match="architecture"):
             function(np.array(arch))
 
@@ -97,28 +98,6 @@ def test_canonical_partition_is_the_published_one() -> None:
     assert ours == theirs
 
 
-def test_neighbours_are_exactly_the_cells_at_distance_one() -> None:
-    arch = np.array([3, 0, 1, 4, 2, 2])
-    every = cells.all_architectures()
-    expected = every[(every != arch).sum(axis=1) == 1]
-    found = cells.neighbours(arch)
-    assert found.shape == (24, 6)
-    assert {tuple(a) for a in found} == {tuple(a) for a in expected}
-
-
-def test_random_cells_are_uniform_and_reproducible() -> None:
-    drawn = cells.random(jax.random.key(0), 4000)
-    np.testing.assert_array_equal(drawn, cells.random(jax.random.key(0), 4000))
-    assert (drawn != cells.random(jax.random.key(1), 4000)).any()
-    for column in drawn.T:
-        counts = np.bincount(column, minlength=5)
-        # 800 expected, standard deviation 25.3: five of them
-        assert np.abs(counts - 800).max() < 127
-    assert cells.random(jax.random.key(0), 0).shape == (0, 6)
-    with pytest.raises(ValueError, match="-1"):
-        cells.random(jax.random.key(0), -1)
-
-
 def test_cost_by_hand() -> None:
     # One 3x3 on 0->1, one skip on 1->3; C=2, N=1, 3 classes, 4x4 images.
     arch = np.array([CONV3, 0, 0, 0, 1, 0])
@@ -135,7 +114,7 @@ def test_cost_by_hand() -> None:
 
 
 def test_depth_equals_the_longest_of_the_enumerated_paths() -> None:
-    for arch in cells.random(jax.random.key(3), 200):
+    for arch in sample_architectures(jax.random.key(3), cells.DECISIONS.choices, 200):
         paths = [arch[list(path)] for path in PATHS]
         convs = [int(np.isin(ops, (2, 3)).sum()) for ops in paths if ops.all()]
         expected = 6 + 3 * 2 * max(convs) if convs else 0

@@ -14,7 +14,7 @@ from saboc_jax.layers import ops
 from saboc_jax.layers import rules as layers
 from saboc_jax.precision import enable_x64
 from saboc_jax.spaces import make_space
-from saboc_jax.spaces.base import mask_to_gates, sample_architectures
+from saboc_jax.spaces.masks import mask_to_gates, sample_architectures
 from saboc_jax.spaces.nas_bench_201 import cells as nas_bench_201_cells
 from saboc_jax.spaces.nas_bench_201.space import nas_bench_201
 from saboc_jax.spaces.nas_bench_201.torch_weights import load_torch_state

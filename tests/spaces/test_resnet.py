@@ -15,7 +15,7 @@ from saboc_jax.ntk.network import NoParameterError
 from saboc_jax.scorers import make_scorer
 from saboc_jax.scorers.observables import Kernels
 from saboc_jax.spaces import make_space
-from saboc_jax.spaces.base import architecture_to_mask
+from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.spaces.resnet import encoding
 from saboc_jax.types import Batch
 
@@ -229,7 +229,7 @@ def test_the_kernel_link_by_link_is_that_of_the_network_and_the_jacobian(
 ):
     space = make(pad_widths=pad_widths)
     own = space.program(space.from_string(SMALL))
-    assert any(link.runs != link.module for link in own.chain.links) == pad_widths
+    assert any(link.runs != link.module for link in own.networks.chain.links) == pad_widths
     key, batch = jax.random.key(2), make_batch()._replace(labels=None)
     batch = jax.tree.map(lambda a: a.astype(jnp.float64), batch)
 
@@ -289,8 +289,8 @@ def test_the_chain_draws_the_parameters_of_the_network(shortcut):
     whole = jax.eval_shape(space.specialise(space.from_string(SMALL)).init, *key_and_image())
     shapes = lambda tree: jax.tree.map(lambda leaf: leaf.shape, tree)  # noqa: E731
     assert shapes(drawn) == shapes(whole["params"])
-    pieces = own.chain.draw(jax.random.key(0), SHAPE, jnp.float32, Pieces())
-    for link, params in zip(own.chain.links, pieces, strict=True):
+    pieces = own.networks.chain.draw(jax.random.key(0), SHAPE, jnp.float32, Pieces())
+    for link, params in zip(own.networks.chain.links, pieces, strict=True):
         for path, leaf in flatten(params).items():
             same = functools.reduce(lambda tree, step: tree[step], link.path(path), drawn)
             np.testing.assert_array_equal(leaf, same)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from saboc_jax.spaces.base import check_architecture
+from saboc_jax.spaces.masks import check_architecture
 from saboc_jax.types import Architecture, Removals
 
 OPERATIONS = (

@@ -14,13 +14,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from saboc_jax.layers.initialise import find_initialiser
-from saboc_jax.spaces.base import check_architecture
 from saboc_jax.spaces.darts import cells, codec
 from saboc_jax.spaces.darts.cells import Edge, Genotype
 from saboc_jax.spaces.darts.cheapest import added, edge_costs
 from saboc_jax.spaces.darts.costs import NetworkSize
 from saboc_jax.spaces.darts.space import encoded, scoring_size
 from saboc_jax.spaces.darts.supernet import Encoding, edges_of_cell
+from saboc_jax.spaces.masks import check_architecture
 from saboc_jax.types import Architecture, Cost, Gates, SearchSpace
 
 COPIES = 2  # edges from any node to a later one

@@ -9,6 +9,7 @@ An edge counts if any active pair of its node holds it: with all pairs active a 
 all its inputs, as TE-NAS's supernet does; with one it sums over two, as a genotype does.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from saboc_jax.layers.initialise import Initialiser, find_initialiser
-from saboc_jax.spaces.base import apply_supernet, as_gates, init_supernet
 from saboc_jax.spaces.darts import cells, codec
 from saboc_jax.spaces.darts import costs as darts_costs
 from saboc_jax.spaces.darts.cells import Genotype
@@ -25,7 +25,18 @@ from saboc_jax.spaces.darts.cheapest import cheapest
 from saboc_jax.spaces.darts.costs import NetworkSize
 from saboc_jax.spaces.darts.network import DartsNet
 from saboc_jax.spaces.darts.supernet import Encoding, GatedDartsNet, edge_groups
-from saboc_jax.types import Architecture, Gates, SearchSpace, Variables
+from saboc_jax.spaces.gated import check_halved, check_positive, gated_networks
+from saboc_jax.spaces.masks import as_gates
+from saboc_jax.types import (
+    Architecture,
+    Costs,
+    Decisions,
+    Gates,
+    OneProgram,
+    SearchHints,
+    SearchSpace,
+    Variables,
+)
 
 THIN_SHAPE = (3, 3, 1)  # of an input of the thin network
 
@@ -90,14 +101,15 @@ def darts(
     """
     size = scoring_size(channels, num_cells, num_classes, image_shape)
     space = encoded(ENCODING, size, image_shape, find_initialiser(init))
-    return space._replace(removals=cells.removals)
+    return space._replace(hints=SearchHints(removals=cells.removals))
 
 
 def scoring_size(
     channels: int, num_cells: int, num_classes: int, image_shape: tuple[int, int, int]
 ) -> NetworkSize:
     """The scoring network; arguments and errors as `darts`."""
-    _check_sizes(channels, num_cells, num_classes, image_shape)
+    check_positive(channels=channels, num_cells=num_cells, num_classes=num_classes)
+    check_halved(image_shape, times=1)
     return NetworkSize(
         channels=channels,
         layers=2 * num_cells,
@@ -116,64 +128,56 @@ def encoded(
     initialiser: Initialiser,
 ) -> SearchSpace:
     """The space of an encoding, with the network of that size."""
-    space = SearchSpace(
-        name=encoding.name,
-        choices=encoding.choices,
-        option_names=encoding.option_names,
-        num_classes=size.num_classes,
-        image_shape=image_shape,
-        gates=partial(as_gates, choices=encoding.choices),
-        cost=lambda arch: darts_costs.cost(encoding.to_genotype(arch), size),
-        to_string=lambda arch: codec.write_genotype(encoding.to_genotype(arch)),
-        from_string=lambda text: encoding.from_genotype(codec.read_genotype(text)),
-        **network(encoding, size, image_shape, initialiser),
-        canonical=encoding.canonical,
-        is_connected=encoding.is_connected,
-        in_cells=lambda path: path[0].startswith("cells_"),
-        layers_per_leaf=layers_per_leaf,
-        cheapest=lambda mask, quantity: encoding.cheapest(mask, quantity, size),
-    )
     thin = size._replace(channels=1, layers=2, reduction_cells=(1,), thin=True)
-    fields = network(encoding, thin, THIN_SHAPE, initialiser)
-    thin_space = space._replace(image_shape=THIN_SHAPE, **fields)
-    return space._replace(thin_cell=lambda: thin_space)
+    return SearchSpace(
+        name=encoding.name,
+        decisions=Decisions(
+            choices=encoding.choices,
+            option_names=encoding.option_names,
+            to_string=lambda arch: codec.write_genotype(encoding.to_genotype(arch)),
+            from_string=lambda text: encoding.from_genotype(codec.read_genotype(text)),
+            gates=partial(as_gates, choices=encoding.choices),
+            canonical=encoding.canonical,
+            is_connected=encoding.is_connected,
+        ),
+        networks=replace(
+            networks(encoding, size, image_shape, initialiser),
+            thin_cell=networks(encoding, thin, THIN_SHAPE, initialiser),
+        ),
+        costs=costs(encoding, size),
+    )
 
 
-def network(
+def networks(
     encoding: Encoding,
     size: NetworkSize,
     image_shape: tuple[int, int, int],
     initialiser: Initialiser,
-) -> dict[str, Any]:
-    """The fields of a space that depend on the network around the cells."""
-    module = GatedDartsNet(size, encoding)
-    return {
-        "init": partial(
-            init_supernet, module, encoding.choices, image_shape, initialiser, layers_per_leaf
-        ),
-        "apply": partial(apply_supernet, module),
-        "specialise": lambda arch: DartsNet(encoding.to_genotype(arch), size),
-        "extract": partial(_extract, encoding, size),
-    }
+) -> OneProgram:
+    """The networks of that size around the cells of an encoding."""
+    return gated_networks(
+        GatedDartsNet(size, encoding),
+        encoding.choices,
+        initialiser,
+        image_shape=image_shape,
+        layers_per_leaf=layers_per_leaf,
+        num_classes=size.num_classes,
+        specialise=lambda arch: DartsNet(encoding.to_genotype(arch), size),
+        extract=partial(_extract, encoding, size),
+    )
+
+
+def costs(encoding: Encoding, size: NetworkSize) -> Costs:
+    """What the architectures of an encoding cost in the network of that size."""
+    return Costs(
+        of=lambda arch: darts_costs.cost(encoding.to_genotype(arch), size),
+        cheapest=lambda mask, quantity: encoding.cheapest(mask, quantity, size),
+    )
 
 
 def layers_per_leaf(path: tuple[str, ...]) -> int:
     """Leading axes of a supernet parameter that count layers: the edges of a group."""
     return int(path[0].startswith("cells_") and "_input_" not in path[0])
-
-
-def _check_sizes(
-    channels: int, num_cells: int, num_classes: int, image_shape: tuple[int, int, int]
-) -> None:
-    sizes = {"channels": channels, "num_cells": num_cells, "num_classes": num_classes}
-    for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"{name}={value}; allowed: 1 or more")
-    if len(image_shape) != 3 or any(side < 4 or side % 2 for side in image_shape[:2]):
-        raise ValueError(
-            f"image_shape={image_shape}; allowed: (height, width, channels) with even sides of "
-            "4 or more, for the network halves them"
-        )
 
 
 def _extract(

@@ -1,14 +1,9 @@
 """The networks that DARTS trains, of either space of its cells."""
 
-from saboc_jax.spaces.darts import (
-    costs as darts_costs,
-)
-from saboc_jax.spaces.darts import (
-    genotypes as darts_genotypes,
-)
-from saboc_jax.spaces.darts import (
-    space as darts,
-)
+from dataclasses import replace
+
+from saboc_jax.spaces.darts import genotypes as darts_genotypes
+from saboc_jax.spaces.darts import space as darts
 from saboc_jax.spaces.darts.cells import Genotype
 from saboc_jax.spaces.darts.costs import NetworkSize
 from saboc_jax.spaces.darts.network import DartsNet
@@ -39,8 +34,8 @@ def trained(
 ) -> SearchSpace:
     """The space with the plain networks that DARTS trains, and their costs.
 
-    Only `specialise`, `cost` and `cheapest` are those of that network; `cost` leaves out the
-    auxiliary head, which is not there after training.
+    Only `specialise` and the costs are those of that network; costs leave out the auxiliary head,
+    which is not there after training.
 
     Args:
         space: of `darts` or `darts_genotypes`.
@@ -57,7 +52,8 @@ def trained(
     )
     own = size._replace(auxiliary=auxiliary)
     return space._replace(
-        cost=lambda arch: darts_costs.cost(encoding.to_genotype(arch), size),
-        cheapest=lambda mask, quantity: encoding.cheapest(mask, quantity, size),
-        specialise=lambda arch: DartsNet(encoding.to_genotype(arch), own),
+        costs=darts.costs(encoding, size),
+        networks=replace(
+            space.one_program, specialise=lambda arch: DartsNet(encoding.to_genotype(arch), own)
+        ),
     )

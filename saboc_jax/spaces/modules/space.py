@@ -3,7 +3,7 @@
 `module_space` takes a list of Linen modules (the one decision is which), or a function from a
 choice array to a Linen module. `nnx.from_nnx` makes a Linen module of an nnx one.
 
-Every architecture is its own program: it is compiled once for each (`SearchSpace.program`), and
+Every architecture is its own program: it is compiled once for each (`ProgramEach`), and
 its weights are drawn by its own initialisers. A supernet is the mean of the outputs of the
 architectures in it, as long as there are few.
 
@@ -17,7 +17,7 @@ linear regions (`regions=False`).
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +27,20 @@ from jaxtyping import Array
 
 from saboc_jax.layers.program_cost import count_work
 from saboc_jax.layers.tree import Remembered
-from saboc_jax.spaces.base import architecture_to_mask, as_gates, check_architecture
-from saboc_jax.types import Architecture, Cost, Gates, Images, PRNGKey, SearchSpace, Variables
+from saboc_jax.spaces.masks import architecture_to_mask, as_gates, check_architecture
+from saboc_jax.types import (
+    Architecture,
+    Cost,
+    Costs,
+    Decisions,
+    Gates,
+    Images,
+    OneProgram,
+    PRNGKey,
+    ProgramEach,
+    SearchSpace,
+    Variables,
+)
 
 MAX_MEMBERS = 64  # of a supernet
 CACHED = 1024  # programs and costs remembered
@@ -91,37 +103,38 @@ def module_space(
     classes = {build.classes(arch) for arch in _checked_at_once(modules, counts)}
     if len(classes) > 1:
         raise ValueError(f"the modules have {sorted(classes)} outputs; allowed: one number for all")
-    space = SearchSpace(
-        name=name,
-        choices=counts,
-        option_names=names,
-        num_classes=classes.pop(),
-        image_shape=build.image_shape,
-        init=partial(_no_program, name),
-        apply=partial(_no_program, name),
-        gates=partial(as_gates, choices=counts),
-        cost=build.cost,
-        to_string=partial(_to_string, names),
-        from_string=partial(_from_string, names),
-        specialise=build.module,
-        extract=lambda variables, arch: variables,
-        canonical=partial(_to_string, names),
-        is_connected=lambda mask: True,
-        in_cells=lambda path: True,
-        layers_per_leaf=lambda path: 0,
-        call=lambda: dict(build.call),
-    )
+    facts: dict[str, Any] = {
+        "image_shape": build.image_shape,
+        "num_classes": classes.pop(),
+        "specialise": build.module,
+        "call": lambda: dict(build.call),
+    }
 
-    def program(members: tuple[tuple[int, ...], ...]) -> SearchSpace:
+    def program(members: tuple[tuple[int, ...], ...]) -> OneProgram:
         run = build.module(members[0]) if len(members) == 1 else build.ensemble(members)
         arguments = dict(build.call) if len(members) == 1 else {}
-        return space._replace(
+        return OneProgram(
             init=partial(_init, run, build.image_shape, arguments),
             apply=partial(_apply, run, arguments),
+            in_cells=lambda path: True,
+            **facts,
         )
 
     programs = Remembered(program, CACHED)
-    return space._replace(program=lambda mask: programs(_members(mask, counts, name)))
+    return SearchSpace(
+        name=name,
+        decisions=Decisions(
+            choices=counts,
+            option_names=names,
+            to_string=partial(_to_string, names),
+            from_string=partial(_from_string, names),
+            gates=partial(as_gates, choices=counts),
+            canonical=partial(_to_string, names),
+            is_connected=lambda mask: True,
+        ),
+        networks=ProgramEach(program=lambda mask: programs(_members(mask, counts, name)), **facts),
+        costs=Costs(build.cost),
+    )
 
 
 class _Builder:
@@ -219,13 +232,6 @@ def _apply(
     mutable: Sequence[str] = (),
 ) -> tuple[Array, Variables]:
     return module.apply(variables, images, mutable=list(mutable), **call)
-
-
-def _no_program(name: str, *args: Any, **kwargs: Any) -> NoReturn:
-    raise ValueError(
-        f"space {name!r} has a program for each architecture; allowed: `space.program(mask)`, "
-        "whose `init` and `apply` are that architecture's"
-    )
 
 
 def _as_function(

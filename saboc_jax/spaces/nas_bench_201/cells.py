@@ -1,4 +1,4 @@
-"""The combinatorics of a NAS-Bench-201 cell: text, isomorphism, neighbours and costs.
+"""The combinatorics of a NAS-Bench-201 cell: text, isomorphism and costs.
 
 A cell has four nodes and six edges; every edge carries one of five operations and a node is
 the sum of its incoming edges (Dong and Yang, 2020, "NAS-Bench-201"). An architecture is six
@@ -12,13 +12,14 @@ Nothing here builds a network, so every number is a formula and needs no device.
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Int
 
-from saboc_jax.types import Architecture, Cost, PRNGKey
+from saboc_jax.spaces.masks import as_gates
+from saboc_jax.types import Architecture, Cost, Decisions
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
@@ -113,37 +114,10 @@ def canonical(arch: Architecture) -> str:
     return nodes[-1]
 
 
-def neighbours(arch: Architecture) -> Int[np.ndarray, "24 6"]:
-    """All 24 cells that differ from `arch` in exactly one operation."""
-    ops = _checked(arch)
-    changed = []
-    for edge, current in enumerate(ops):
-        for op in range(len(OPERATIONS)):
-            if op != current:
-                changed.append((*ops[:edge], op, *ops[edge + 1 :]))
-    return np.array(changed, dtype=np.int32)
-
-
 def all_architectures() -> Int[np.ndarray, "15625 6"]:
     """Every cell once, in lexicographic order of the operation indices."""
     every = itertools.product(range(len(OPERATIONS)), repeat=len(EDGES))
     return np.array(list(every), dtype=np.int32)
-
-
-def random(key: PRNGKey, n: int) -> Int[np.ndarray, "n 6"]:
-    """Draws `n` cells uniformly and independently, so repeats are possible.
-
-    Args:
-        key: seeds the draw; consumed.
-        n: how many, at least 0.
-
-    Raises:
-        ValueError: if `n` is negative.
-    """
-    if n < 0:
-        raise ValueError(f"n is {n}; the number of cells must be at least 0")
-    drawn = jax.random.randint(key, (n, len(EDGES)), 0, len(OPERATIONS))
-    return np.asarray(drawn, dtype=np.int32)
 
 
 def cost(
@@ -310,3 +284,14 @@ def _longest_path(ops: tuple[int, ...], length: Callable[[int], int]) -> int | N
             path = longest[source] + length(op)
             longest[target] = max(path, longest.get(target, path))
     return longest.get(NUM_NODES - 1)
+
+
+DECISIONS = Decisions(
+    choices=(len(OPERATIONS),) * len(EDGES),
+    option_names=(OPERATIONS,) * len(EDGES),
+    to_string=to_string,
+    from_string=from_string,
+    gates=partial(as_gates, choices=(len(OPERATIONS),) * len(EDGES)),
+    canonical=canonical,
+    is_connected=is_connected,
+)

@@ -37,9 +37,17 @@ from saboc_jax.layers.ops import (
     Within,
     average_pool,
 )
-from saboc_jax.spaces.base import apply_supernet, as_gates, check_architecture, init_supernet
+from saboc_jax.spaces.gated import check_halved, check_positive, gated_networks
+from saboc_jax.spaces.masks import check_architecture
 from saboc_jax.spaces.nas_bench_201 import cells
-from saboc_jax.types import Architecture, Gates, Images, SearchSpace, Variables
+from saboc_jax.types import (
+    Architecture,
+    Costs,
+    Gates,
+    Images,
+    SearchSpace,
+    Variables,
+)
 
 PARAMETRIC = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}  # operations with parameters: kernel size
 STAGES = 3
@@ -284,80 +292,55 @@ def nas_bench_201(
         ValueError: if a size is not positive, an image side is no multiple of 4, or the
             initialiser is unknown.
     """
-    _check_sizes(channels, num_cells, num_classes, image_shape)
-    module = GatedMacroNet(channels, num_cells, num_classes)
-    thin = GatedThinNet(channels=1, cells=1)
-    choices = (len(cells.OPERATIONS),) * NUM_EDGES
-    initialiser = find_initialiser(init)
-
-    def init_gated(module: nn.Module, shape: tuple[int, int, int]) -> Callable[..., Variables]:
-        return partial(init_supernet, module, choices, shape, initialiser, layers_per_leaf)
-
-    gates = partial(as_gates, choices=choices)
-    costs = partial(
-        cells.cost,
-        channels=channels,
-        cells=num_cells,
-        num_classes=num_classes,
-        image_size=image_shape[0],
-    )
-    space = SearchSpace(
-        name="nas_bench_201",
-        choices=choices,
-        option_names=(cells.OPERATIONS,) * NUM_EDGES,
-        num_classes=num_classes,
-        image_shape=image_shape,
-        init=init_gated(module, image_shape),
-        apply=partial(apply_supernet, module),
-        gates=gates,
-        cost=costs,
-        to_string=cells.to_string,
-        from_string=cells.from_string,
-        specialise=lambda arch: MacroNet(operation_names(arch), channels, num_cells, num_classes),
-        extract=partial(_extract, num_cells),
-        canonical=cells.canonical,
-        is_connected=cells.is_connected,
-        in_cells=lambda path: path[0].startswith("cells_"),
+    check_positive(channels=channels, num_cells=num_cells, num_classes=num_classes)
+    check_halved(image_shape, times=STAGES - 1)
+    gated = partial(
+        gated_networks,
+        choices=cells.DECISIONS.choices,
+        initialiser=find_initialiser(init),
         layers_per_leaf=layers_per_leaf,
+        num_classes=num_classes,
     )
-    thin_space = space._replace(
+    thin = gated(
+        GatedThinNet(channels=1, cells=1),
         image_shape=THIN_SHAPE,
-        init=init_gated(thin, THIN_SHAPE),
-        apply=partial(apply_supernet, thin),
         specialise=lambda arch: ThinNet(operation_names(arch), channels=1, cells=1),
         extract=partial(_extract, 1),
     )
-    return space._replace(thin_cell=lambda: thin_space)
+    return SearchSpace(
+        name="nas_bench_201",
+        decisions=cells.DECISIONS,
+        networks=gated(
+            GatedMacroNet(channels, num_cells, num_classes),
+            image_shape=image_shape,
+            specialise=lambda arch: MacroNet(
+                operation_names(arch), channels, num_cells, num_classes
+            ),
+            extract=partial(_extract, num_cells),
+            thin_cell=thin,
+        ),
+        costs=Costs(
+            partial(
+                cells.cost,
+                channels=channels,
+                cells=num_cells,
+                num_classes=num_classes,
+                image_size=image_shape[0],
+            )
+        ),
+    )
 
 
 def operation_names(arch: Architecture) -> tuple[str, ...]:
     """The name of the operation on each edge."""
     return tuple(
-        cells.OPERATIONS[option]
-        for option in check_architecture(arch, (len(cells.OPERATIONS),) * NUM_EDGES)
+        cells.OPERATIONS[option] for option in check_architecture(arch, cells.DECISIONS.choices)
     )
 
 
 def layers_per_leaf(path: tuple[str, ...]) -> int:
     """Leading axes of a supernet parameter that count layers: cells and edges."""
     return 2 if path[0].startswith("cells_") else 0
-
-
-def _check_sizes(
-    channels: int, num_cells: int, num_classes: int, image_shape: tuple[int, int, int]
-) -> None:
-    for name, value in {
-        "channels": channels,
-        "num_cells": num_cells,
-        "num_classes": num_classes,
-    }.items():
-        if value < 1:
-            raise ValueError(f"{name}={value}; allowed: 1 or more")
-    if len(image_shape) != 3 or any(side < 4 or side % 4 for side in image_shape[:2]):
-        raise ValueError(
-            f"image_shape={image_shape}; allowed: (height, width, channels) with sides that "
-            "are multiples of 4, for the network halves them twice"
-        )
 
 
 def _extract(num_cells: int, variables: Variables, arch: Architecture) -> Variables:

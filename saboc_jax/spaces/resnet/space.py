@@ -1,7 +1,7 @@
 """The ResNet space of Zen-NAS: residual and bottleneck super-blocks, kernels 3, 5 and 7.
 
 Depth, widths and kernels change the shapes of a network, so no one program serves the space:
-`SearchSpace.program` gives each architecture its own. To compile less than that, the network is
+`ProgramEach` gives each architecture its own. To compile less than that, the network is
 also a `Chain` of its layers (`resnet_chain`), for which scorers that know chains compile one
 program a layer: layers of equal shapes share it, within a network and from one network to the
 next. A mutation changes a block or two, so most layers of a child are compiled already.
@@ -11,7 +11,7 @@ next. A mutation changes a block or two, so most layers of a child are compiled 
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from flax import linen as nn
@@ -20,11 +20,22 @@ from jaxtyping import Array, Float
 from saboc_jax.layers.initialise import find_initialiser
 from saboc_jax.layers.ops import BatchNorm, Block, Conv, ConvNorm, Features, Relu
 from saboc_jax.layers.tree import Remembered
-from saboc_jax.spaces.base import as_gates, check_architecture
+from saboc_jax.spaces.gated import check_positive
+from saboc_jax.spaces.masks import as_gates, check_architecture
 from saboc_jax.spaces.resnet import chain as resnet_chain
 from saboc_jax.spaces.resnet import encoding
 from saboc_jax.spaces.resnet.chain import EPSILON, Head
-from saboc_jax.types import Architecture, Images, SearchSpace, Variables
+from saboc_jax.types import (
+    Architecture,
+    Costs,
+    Decisions,
+    Images,
+    OneProgram,
+    ProgramEach,
+    SearchHints,
+    SearchSpace,
+    Variables,
+)
 
 CACHED = 1024  # programs remembered
 
@@ -132,7 +143,7 @@ def resnet(
 
     Random architectures are far beyond any sensible budget: search by evolution with a budget. It
     starts from `resnet_encoding.START` and mutates by `resnet_encoding.mutate`, two blocks of a
-    child (`SearchSpace.evolution`).
+    child (`SearchHints.evolution`).
 
     Args:
         slots: super-blocks at most.
@@ -148,56 +159,62 @@ def resnet(
     Raises:
         ValueError: if a size or the initialiser is wrong.
     """
-    _check(slots, max_width, num_classes, image_shape)
+    check_positive(slots=slots, num_classes=num_classes)
+    _check(max_width, image_shape)
     initialiser = find_initialiser(init)
     choices = encoding.choices(slots, max_width)
     channels = image_shape[2]
     decode = lambda arch: encoding.decode(check_architecture(arch, choices))  # noqa: E731
     to_string = lambda arch: encoding.to_text(decode(arch), channels)  # noqa: E731
-    space = SearchSpace(
-        name="resnet",
-        choices=choices,
-        option_names=encoding.option_names(slots, max_width),
-        num_classes=num_classes,
-        image_shape=image_shape,
-        init=_no_program,
-        apply=_no_program,
-        gates=partial(as_gates, choices=choices),
-        cost=lambda arch: encoding.cost(decode(arch), image_shape[0], num_classes, channels),
-        to_string=to_string,
-        from_string=lambda text: encoding.encode(
-            encoding.from_text(text, channels), slots, max_width
-        ),
-        specialise=lambda arch: ResNet(decode(arch), num_classes, shortcut),
-        extract=lambda variables, arch: variables,
-        canonical=to_string,
-        is_connected=lambda mask: True,
-        in_cells=lambda path: path[0].startswith("block_"),
-        layers_per_leaf=lambda path: 0,
-        # There are no supernets: of a mask with several options any, the smallest here.
-        cheapest=lambda mask, quantity: np.asarray(mask, bool).argmax(1).astype(np.int32),
-        evolution=lambda: {
-            "start": encoding.encode(encoding.from_text(encoding.START), slots, max_width),
-            "mutate": partial(encoding.mutate, max_width=max_width, blocks=2),
-            "mutate_start": partial(encoding.mutate, max_width=max_width),
-        },
-    )
+    facts: dict[str, Any] = {
+        "image_shape": image_shape,
+        "num_classes": num_classes,
+        "specialise": lambda arch: ResNet(decode(arch), num_classes, shortcut),
+    }
 
-    def program(structure: encoding.Structure) -> SearchSpace:
+    def program(structure: encoding.Structure) -> OneProgram:
         chain = resnet_chain.chain(structure, num_classes, initialiser, shortcut, pad_widths)
-        module = ResNet(structure, num_classes, shortcut)
-        return space._replace(
+        return OneProgram(
             init=lambda key: {"params": chain.init(key, image_shape)},
-            apply=partial(_apply, module),
+            apply=partial(_apply, ResNet(structure, num_classes, shortcut)),
+            in_cells=lambda path: path[0].startswith("block_"),
             chain=chain,
+            **facts,
         )
 
     programs = Remembered(program, CACHED)
+    return SearchSpace(
+        name="resnet",
+        decisions=Decisions(
+            choices=choices,
+            option_names=encoding.option_names(slots, max_width),
+            to_string=to_string,
+            from_string=lambda text: encoding.encode(
+                encoding.from_text(text, channels), slots, max_width
+            ),
+            gates=partial(as_gates, choices=choices),
+            canonical=to_string,
+            is_connected=lambda mask: True,
+        ),
+        networks=ProgramEach(
+            program=lambda mask: programs(decode(_architecture(mask, choices))), **facts
+        ),
+        costs=Costs(
+            of=lambda arch: encoding.cost(decode(arch), image_shape[0], num_classes, channels),
+            # There are no supernets: of a mask with several options any, the smallest here.
+            cheapest=lambda mask, quantity: np.asarray(mask, bool).argmax(1).astype(np.int32),
+        ),
+        hints=SearchHints(evolution=partial(_evolution, slots, max_width)),
+    )
 
-    def of_mask(mask: Any) -> SearchSpace:
-        return programs(decode(_architecture(mask, choices)))
 
-    return space._replace(program=of_mask)
+def _evolution(slots: int, max_width: int) -> dict[str, Any]:
+    """Options of evolution: where it starts, and how it mutates."""
+    return {
+        "start": encoding.encode(encoding.from_text(encoding.START), slots, max_width),
+        "mutate": partial(encoding.mutate, max_width=max_width, blocks=2),
+        "mutate_start": partial(encoding.mutate, max_width=max_width),
+    }
 
 
 def _architecture(mask: Any, choices: tuple[int, ...]) -> Architecture:
@@ -213,10 +230,7 @@ def _architecture(mask: Any, choices: tuple[int, ...]) -> Architecture:
     return active.argmax(1)
 
 
-def _check(slots: int, max_width: int, num_classes: int, image_shape: tuple[int, int, int]) -> None:
-    for name, value in {"slots": slots, "num_classes": num_classes}.items():
-        if value < 1:
-            raise ValueError(f"{name}={value}; allowed: 1 or more")
+def _check(max_width: int, image_shape: tuple[int, int, int]) -> None:
     if max_width % encoding.STEP or not encoding.STEP <= max_width <= encoding.MAX_WIDTH:
         raise ValueError(
             f"max_width={max_width}; allowed: multiples of {encoding.STEP} up to "
@@ -234,10 +248,3 @@ def _apply(
     mutable: Sequence[str] = (),
 ) -> tuple[Array, Variables]:
     return module.apply(variables, images, True, mutable=list(mutable))
-
-
-def _no_program(*args: Any, **kwargs: Any) -> NoReturn:
-    raise ValueError(
-        "space 'resnet' has a program for each architecture; allowed: `space.program(mask)`, "
-        "whose `init` and `apply` are that architecture's"
-    )

@@ -1,16 +1,19 @@
-"""What every search space shares: masks, gates, sampling, reinitialisation."""
+"""Architectures, masks and gates: from one to the other, and drawn at random."""
 
-from collections.abc import Callable, Sequence
+import itertools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from saboc_jax.layers.initialise import Initialiser, draw_parameters
-from saboc_jax.types import Architecture, Gates, Images, PRNGKey, Variables
+from saboc_jax.keys import key_numbered
+from saboc_jax.types import Architecture, Decisions, Gates, PRNGKey
+
+DRAWN = 4096  # architectures at a time, where each is wanted once
 
 
 def architecture_to_mask(
@@ -75,45 +78,47 @@ def sample_architectures(
     )
 
 
-def init_supernet(
-    module: nn.Module,
-    choices: Sequence[int],
-    image_shape: tuple[int, int, int],
-    initialiser: Initialiser,
-    layers_per_leaf: Callable[[tuple[str, ...]], int],
-    key: PRNGKey,
-) -> Variables:
-    """The variables of a gated network `module(images, gates)`. `key` is consumed."""
-    images, gates = jnp.zeros((1, *image_shape)), jnp.zeros((len(choices), max(choices)))
-    shapes = jax.eval_shape(module.init, key, images, gates)["params"]
-    return {"params": draw_parameters(key, shapes, initialiser, layers_per_leaf)}
-
-
-def apply_supernet(
-    module: nn.Module,
-    variables: Variables,
-    gates: Gates,
-    images: Images,
-    mutable: Sequence[str] = (),
-) -> tuple[Array, Variables]:
-    """Outputs of a gated network, and the collections named in `mutable`."""
-    return module.apply(variables, images, gates, mutable=list(mutable))
-
-
 def sample_connected(
-    key: PRNGKey,
-    choices: Sequence[int],
-    is_connected: Callable[[Bool[np.ndarray, "decisions options"]], bool],
-    number: int,
+    key: PRNGKey, decisions: Decisions, number: int, distinct: bool = False
 ) -> Int[np.ndarray, "n decisions"]:
     """Uniform architectures with a path from input to output: the first of a larger draw.
 
     Args:
         key: consumed.
-        choices: options of every decision.
-        is_connected: of the space.
+        decisions: of the space.
         number: how many; fewer come where three of four drawn are not connected.
+        distinct: each at most once.
     """
-    drawn = sample_architectures(key, choices, 4 * number + 16)
-    masks = architecture_to_mask(drawn, max(choices))
-    return drawn[[is_connected(mask) for mask in masks]][:number]
+    drawn = sample_architectures(key, decisions.choices, 4 * number + 16)
+    masks = architecture_to_mask(drawn, max(decisions.choices))
+    connected = drawn[[decisions.is_connected(mask) for mask in masks]]
+    if distinct:
+        _, first = np.unique(connected, axis=0, return_index=True)
+        connected = connected[np.sort(first)]
+    return connected[:number]
+
+
+def sample_distinct(
+    key: PRNGKey, choices: Sequence[int], number: int
+) -> Int[np.ndarray, "number decisions"]:
+    """Architectures drawn uniformly without replacement, in the order they were drawn.
+
+    Args:
+        key: consumed.
+        choices: options of every decision.
+        number: how many.
+
+    Raises:
+        ValueError: if there are fewer.
+    """
+    total = math.prod(choices)
+    if number > total:
+        raise ValueError(f"{number} distinct architectures; allowed: at most {total}, for all")
+    size = min(total // 4 + 64, DRAWN)
+    drawn: dict[tuple[int, ...], None] = {}
+    for step in itertools.count():
+        batch = sample_architectures(key_numbered(key, step), choices, size)
+        drawn |= dict.fromkeys(map(tuple, batch.tolist()))
+        if len(drawn) >= number:
+            break
+    return np.array(list(drawn)[:number])
