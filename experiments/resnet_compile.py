@@ -21,6 +21,7 @@ from rich.console import Console
 from saboc_jax import data, progress
 from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.keys import root_key
+from saboc_jax.searchers import make_searcher
 from saboc_jax.searching.run import run_search
 
 from .paper import resnets
@@ -86,8 +87,12 @@ def main() -> None:
     key = root_key(common.SEED.value)
     batch = data.draw(dataset, key, common.BATCH_SIZE.value, needs=scorer.needs)
     pieces = Evaluator(space, scorer, [key], [batch])
-    searcher = resnets.build_searcher(
-        space, scorer.higher_is_better, STEPS.value, min(256, STEPS.value)
+    searcher = make_searcher(
+        "evolution",
+        space,
+        scorer.higher_is_better,
+        max_evaluations=STEPS.value,
+        population_size=min(256, STEPS.value),
     )
     allows = resnets.zen_budget(space)
     meter = Meter(pieces)

@@ -72,7 +72,7 @@ def train_all(console: Console, texts: list[str]) -> dict[tuple[str, int], dict[
     def show(text: str, seed: int, line: dict[str, float]) -> None:
         console.print(f"seed {seed}  top-1 {line['test_top1']:.2%}  {text}")
 
-    seeds = range(common.SEED.value, common.SEED.value + SEEDS.value)
+    seeds = common.seeds(SEEDS.value)
     with progress.bar("training", None, console) as bar:
         return trained_cells.finish(space, texts, seeds, (own, held_out), recipe, folder, show, bar)
 

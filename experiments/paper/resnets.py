@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from saboc_jax.searchers import make_searcher
 from saboc_jax.spaces import make_space
 from saboc_jax.spaces.resnet import encoding
-from saboc_jax.types import Searcher, SearchSpace
+from saboc_jax.types import SearchSpace
 
 SLOTS = 16  # 18 layers at most, two of which are stem and tail
 
@@ -26,22 +25,6 @@ def build_space(
         init=init,
         shortcut=shortcut,
         pad_widths=pad_widths,
-    )
-
-
-def build_searcher(
-    space: SearchSpace,
-    higher_is_better: tuple[bool, ...],
-    max_evaluations: int,
-    population_size: int,
-) -> Searcher:
-    """Zen-NAS's loop from its own start, with its mutation of two blocks."""
-    return make_searcher(
-        "evolution",
-        space,
-        higher_is_better,
-        max_evaluations=max_evaluations,
-        population_size=population_size,
     )
 
 

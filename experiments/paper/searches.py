@@ -46,6 +46,11 @@ OURS = "ntk_score"
 RANKINGS = {"az_nas": "log_rank"}
 
 
+def seeds() -> range:
+    """The seeds of the flags."""
+    return common.seeds(SEEDS.value)
+
+
 def ranking_of(scorer: str) -> Ranking:
     """How the authors of a scorer, or of one with options, make one rank of its metrics."""
     return ranks.AGGREGATIONS[RANKINGS.get(scorer.partition(":")[0], "borda")]

@@ -32,11 +32,12 @@ def main() -> None:
         )  # fmt: skip
     console = Console(highlight=False)
     runs: list[searches.Run] = []
-    total = 2 * searches.SEEDS.value * len(METHODS.value)
+    seeds = searches.seeds()
+    total = 2 * len(seeds) * len(METHODS.value)
     with Store(searches.STORE.value) as store, progress.bar("searches", total, console) as bar:
         laboratory = searches.Laboratory(store, console, bar)
         # The methods in turn within a seed, so that an unfinished study compares them all.
-        for seed in range(common.SEED.value, common.SEED.value + searches.SEEDS.value):
+        for seed in seeds:
             for scorer in METHODS.value:
                 pruned = laboratory.run(
                     "pruning", laboratory.searcher("pruning", scorer), scorer, seed

@@ -148,11 +148,12 @@ def main() -> None:
     console = Console(highlight=False)
     dataset = common.load_dataset()
     runs: list[DartsRun] = []
-    total = searches.SEEDS.value * len(METHODS.value)
+    seeds = searches.seeds()
+    total = len(seeds) * len(METHODS.value)
     with Store(searches.STORE.value) as store, progress.bar("searches", total, console) as bar:
         methods = Methods(dataset, store, bar)
         # The methods in turn within a seed, so that an unfinished study compares them all.
-        for seed in range(common.SEED.value, common.SEED.value + searches.SEEDS.value):
+        for seed in seeds:
             for name in METHODS.value:
                 runs.append(methods.run(name, seed))
                 console.print(f"{name} seed {seed}: {runs[-1].architecture}", soft_wrap=True)

@@ -25,6 +25,7 @@ from saboc_jax.evaluation.store import Store
 from saboc_jax.keys import root_key
 from saboc_jax.reports import html as report_html
 from saboc_jax.reports.tables import results_table
+from saboc_jax.searchers import make_searcher
 from saboc_jax.searching.run import run_search
 from saboc_jax.spaces.dtype import in_dtype
 
@@ -55,8 +56,12 @@ def search(console: Console, name: str, dataset: Any, store: Store | None) -> di
     residual = "plain" if name == "zen" else "residual"
     evaluator.space_id = f"resnet/{residual}k{space.num_classes}/{common.INIT.value}"
     evaluator.space_id += common.dtype_text(space)
-    searcher = resnets.build_searcher(
-        space, scorer.higher_is_better, ITERATIONS.value, POPULATION.value
+    searcher = make_searcher(
+        "evolution",
+        space,
+        scorer.higher_is_better,
+        max_evaluations=ITERATIONS.value,
+        population_size=POPULATION.value,
     )
     allows = resnets.zen_budget(space, MAX_PARAMS.value, MAX_LAYERS.value)
     start = time.perf_counter()

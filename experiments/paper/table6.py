@@ -38,10 +38,11 @@ def main() -> None:
         "evolution": {"max_evaluations": evaluations, "population_size": POPULATION.value},
     }
     runs: list[searches.Run] = []
-    total = 4 * searches.SEEDS.value * len(METHODS.value)
+    seeds = searches.seeds()
+    total = 4 * len(seeds) * len(METHODS.value)
     with Store(searches.STORE.value) as store, progress.bar("searches", total, console) as bar:
         laboratory = searches.Laboratory(store, console, bar)
-        for seed in range(common.SEED.value, common.SEED.value + searches.SEEDS.value):
+        for seed in seeds:
             for scorer in METHODS.value:
                 for name, options in plans.items():
                     searcher = laboratory.searcher(name, scorer, **options)

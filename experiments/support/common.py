@@ -226,6 +226,21 @@ def _trained_size(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
+def seeds(count: int) -> range:
+    """The seeds of `count` runs, which count up from `--seed`.
+
+    Raises:
+        ValueError: if there are not so many seeds.
+    """
+    first = SEED.value
+    if first + count - 1 > MAX_SEED:
+        raise ValueError(
+            f"--seed={first} with {count} seeds ends at {first + count - 1}; allowed: at most "
+            f"{MAX_SEED}"
+        )
+    return range(first, first + count)
+
+
 def space_id(space: SearchSpace) -> str:
     """Names a space and all that configures its scoring network, for the store."""
     return (

@@ -29,6 +29,7 @@ import numpy as np
 import scipy  # `scipy.stats` is loaded at its first use: it takes longer than JAX
 from jaxtyping import Bool, Float, Int
 
+from saboc_jax.keys import check_seed
 from saboc_jax.types import PRNGKey, Ranking
 
 Ties = Literal["average", "ordinal", "min", "dense"]
@@ -345,14 +346,16 @@ def bootstrap_interval(
         level: nominal coverage, between 0 and 1.
 
     Raises:
-        ValueError: if `level` or `resamples` is out of range.
+        ValueError: if `level`, `resamples` or the seed is out of range.
     """
     if not 0 < level < 1 or resamples < 1:
         raise ValueError(
             f"level={level}, resamples={resamples}; allowed: 0 < level < 1, resamples >= 1"
         )
     x, y = np.asarray(x), np.asarray(y)
-    entropy = np.asarray(jax.random.key_data(seed)) if isinstance(seed, jax.Array) else seed
+    entropy = (
+        np.asarray(jax.random.key_data(seed)) if isinstance(seed, jax.Array) else check_seed(seed)
+    )
     draws = np.random.default_rng(entropy).integers(len(x), size=(resamples, len(x)))
     values = np.array([statistic(x[rows], y[rows]) for rows in draws])
     # A resample whose statistic is undefined (all of one value) says nothing about its value.

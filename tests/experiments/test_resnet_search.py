@@ -27,7 +27,9 @@ def found():
     scorer = make_scorer("random", space)
     batch = Batch(jnp.zeros((1, 32, 32, 3)), jnp.zeros(1, int))
     evaluator = Evaluator(space, scorer, [jax.random.key(0)], [batch])
-    searcher = resnets.build_searcher(space, scorer.higher_is_better, 60, 8)
+    searcher = make_searcher(
+        "evolution", space, scorer.higher_is_better, max_evaluations=60, population_size=8
+    )
     allows = resnets.zen_budget(space, 150_000, 9)
     return space, allows, run_search(searcher, evaluator, jax.random.key(0), allows=allows)
 

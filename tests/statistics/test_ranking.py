@@ -296,6 +296,8 @@ def test_bootstrap_is_reproducible_and_takes_a_key():
     assert first != other
     with pytest.raises(ValueError, match="level=95"):
         ranking.bootstrap_interval(ranking.kendall, x, y, 0, level=95)
+    with pytest.raises(ValueError, match="seed=-1; allowed"):
+        ranking.bootstrap_interval(ranking.kendall, x, y, -1)
 
 
 def test_regret_is_what_the_best_of_the_chosen_lacks():
