@@ -1,7 +1,8 @@
-"""What MkDocs asks before a page is rendered: the table of scorers, and equations as MathML.
+"""What MkDocs calls before it renders a page: the table of scorers, and equations as MathML.
 
 Both are made at build time: the table from the registry and the kept results, so that it cannot be
-out of date, and the equations so that a page needs no script to show them.
+out of date, and the equations so that a page needs no script to show them. CONTRIBUTING.md, which
+has to lie at the root of the repository, is a page of the site as well.
 """
 
 import importlib
@@ -10,7 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parents[1] / "experiments" / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "experiments" / "results"
 # The study whose tau the table shows; results of other networks or cells are left out.
 STUDY = {
     "space": "nas_bench_201",
@@ -28,6 +30,7 @@ SAME = {"trainability": "ntk_score.S_t"}  # one metric under two names
 
 TABLE = "<!-- table of scorers -->"
 PAGES = "<!-- pages of scorers -->"
+CONTRIBUTING = "<!-- CONTRIBUTING.md -->"
 DISPLAY = re.compile(r"^\$\$\n(.*?)\n\$\$$", re.M | re.S)
 INLINE = re.compile(r"(?<![\\$`\w])\$([^$\n`]+)\$(?![\w$])")
 CODE = re.compile(r"(^```.*?^```|`[^`\n]*`)", re.M | re.S)
@@ -198,8 +201,16 @@ def with_equations(markdown: str) -> str:
     )
 
 
+def contributing() -> str:
+    """CONTRIBUTING.md, with links as from within `docs`."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    return text.replace("](docs/", "](")
+
+
 def on_page_markdown(markdown: str, **kwargs: Any) -> str:
     """Called by MkDocs with the text of every page."""
+    if CONTRIBUTING in markdown:
+        markdown = markdown.replace(CONTRIBUTING, contributing())
     if TABLE in markdown:
         markdown = markdown.replace(TABLE, scorer_table()).replace(PAGES, scorer_pages())
     return with_equations(markdown)

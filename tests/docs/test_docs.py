@@ -21,6 +21,14 @@ from saboc_jax.searchers import SEARCHERS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+# What was decided and measured: its commands exist, but they took hours.
+RECORDS = [
+    ROOT / "BUILD_NOTES.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "docs" / "decisions.md",
+    ROOT / "docs" / "measurements.md",
+    *sorted(ROOT.glob("experiments/results/**/README.md")),
+]
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.M | re.S)
 ABSL = {"help", "helpfull", "verbosity"}
 
@@ -86,15 +94,16 @@ for binary, lines in json.load(sys.stdin).items():
 
 
 def commands(page):
-    """The lines of shell blocks, joined where they go on, and commands within text."""
+    """The lines of shell blocks, joined where they go on, and commands within or beside text."""
     for language, text in BLOCK.findall(page.read_text()):
         if language in SHELL:
             lines = text.replace("\\\n", " ").splitlines()
             if language in ("", "text"):  # output, unless it looks like a command
                 lines = [line for line in lines if re.match(r"(make|saboc|python) ", line)]
             yield from (line.removeprefix("$ ").strip() for line in lines if line.strip())
-    prose = BLOCK.sub("", page.read_text())
-    for inline in re.findall(r"`([^`\n]+)`", prose):
+    prose = BLOCK.sub("", page.read_text()).replace("\\\n", " ")
+    for inline in re.findall(r"`([^`\n]+)`|^ {4}(\S.*)$", prose, re.M):
+        inline = "".join(inline)
         if re.match(r"(?:[A-Z_]+=\S+ )*(make|saboc|python -m) ", inline):
             yield inline
 
@@ -122,7 +131,7 @@ def test_every_command_of_a_page_names_what_exists():
     known = COMMANDS
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
     wanted, wrong = {}, []
-    for page in PAGES:
+    for page in dict.fromkeys([*PAGES, *RECORDS]):
         for command in commands(page):
             binary, words = binary_and_flags(command)
             if binary in known:
@@ -236,7 +245,7 @@ def shrunk(binary, words):
 
 def literal_lines():
     """(command, environment, binary, words) of what the pages say to type, as written there."""
-    for page in PAGES:
+    for page in (page for page in PAGES if page not in RECORDS):
         for command in commands(page):
             words = shlex.split(command, comments=True)
             environment = dict(w.split("=", 1) for w in words if re.match(r"[A-Z_]+=", w))
