@@ -20,6 +20,8 @@ from rich.console import Console
 
 from saboc_jax import data, progress
 from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.evaluation.jobs import Draws
+from saboc_jax.evaluation.runner import Runner
 from saboc_jax.keys import root_key
 from saboc_jax.searchers import make_searcher
 from saboc_jax.searching.run import run_search
@@ -86,7 +88,8 @@ def main() -> None:
     scorer = common.build_scorer(["ntk_score"], space)
     key = root_key(common.SEED.value)
     batch = data.draw(dataset, key, common.BATCH_SIZE.value, needs=scorer.needs)
-    pieces = Evaluator(space, scorer, [key], [batch])
+    draws = Draws([key], [batch])
+    pieces = Evaluator(Runner(space, scorer, draws))
     searcher = make_searcher(
         "evolution",
         space,
@@ -110,7 +113,7 @@ def main() -> None:
         raise ValueError(
             f"--seconds={BUDGET_SECONDS.value} ended before a candidate was scored; allowed: more"
         )
-    one = Evaluator(space, scorer, [key], [batch], pieces=None)
+    one = Evaluator(Runner(space, scorer, draws, pieces=None))
     alone = Meter(one)
     for mask in progress.track(scored_last(found.history), "one program each", calm=True):
         one.evaluate(mask[None])

@@ -75,7 +75,7 @@ def main() -> None:
         evaluator = common.build_evaluator(dataset, space, scorer, store)
         if stopwatch:
             stopwatch.keep_in(store)
-        evaluator.stands_for = representatives(space) if ISOMORPHISM.value else None
+        evaluator.representative_of = representatives(space) if ISOMORPHISM.value else None
         start = time.perf_counter()
         found = searching.search(console, evaluator, searcher, allowed, trajectory)
         seconds = time.perf_counter() - start

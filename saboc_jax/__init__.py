@@ -10,6 +10,8 @@ score of gates is `saboc_jax.scorers.combine.score`.
 from saboc_jax.api.functions import correlate, rank, score, search, train
 from saboc_jax.api.results import Found, Ranked, Score
 from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.evaluation.jobs import Draws
+from saboc_jax.evaluation.runner import Runner
 from saboc_jax.ntk.empirical import NTKOptions, empirical_ntk, empirical_ntks
 from saboc_jax.ntk.network import Network, bind, from_module
 from saboc_jax.scorers import SCORERS, make_scorer
@@ -29,11 +31,13 @@ __all__ = [
     "Batch",
     "Budget",
     "Cost",
+    "Draws",
     "Evaluator",
     "Found",
     "NTKOptions",
     "Network",
     "Ranked",
+    "Runner",
     "Score",
     "Scorer",
     "SearchSpace",

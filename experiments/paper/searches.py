@@ -90,7 +90,7 @@ class Evaluators:
         dataset: to score on.
         space: the search space.
         store: where scores are kept.
-        stands_for: see `Evaluator`.
+        representative_of: see `Evaluator`.
     """
 
     def __init__(
@@ -98,10 +98,10 @@ class Evaluators:
         dataset: Dataset,
         space: SearchSpace,
         store: Store,
-        stands_for: Callable[[Architecture], Architecture] | None = None,
+        representative_of: Callable[[Architecture], Architecture] | None = None,
     ) -> None:
         self._dataset, self._space, self._store = dataset, space, store
-        self._stands_for = stands_for
+        self._representative_of = representative_of
         self._first: dict[str, Evaluator] = {}
 
     def first(self, scorer: str) -> Evaluator:
@@ -109,7 +109,7 @@ class Evaluators:
         if scorer not in self._first:
             chosen = common.build_scorer([scorer], self._space)
             made = common.build_evaluator(self._dataset, self._space, chosen, self._store)
-            made.stands_for = self._stands_for
+            made.representative_of = self._representative_of
             self._first[scorer] = made
         return self._first[scorer]
 
@@ -117,7 +117,7 @@ class Evaluators:
         """An evaluator of that seed with an empty memory."""
         first = self.first(scorer)
         settings, needs = common.settings(self._space), first.scorer.needs
-        return first.with_draws(*settings.draws(self._dataset, root_key(seed), needs, seed))
+        return first.with_draws(settings.draws(self._dataset, root_key(seed), needs, seed))
 
 
 class Laboratory:

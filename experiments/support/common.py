@@ -18,8 +18,7 @@ from rich.console import Console
 from saboc_jax import data
 from saboc_jax.data import Dataset
 from saboc_jax.devices import SHARDS, cores, open_cores
-from saboc_jax.evaluation.evaluator import Evaluator
-from saboc_jax.evaluation.farm import Executor
+from saboc_jax.evaluation.evaluator import Evaluator, Executor
 from saboc_jax.evaluation.ray import RayExecutor
 from saboc_jax.evaluation.records import current_versions
 from saboc_jax.evaluation.store import Store

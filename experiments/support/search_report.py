@@ -10,7 +10,8 @@ import numpy as np
 from rich.console import Console
 
 from saboc_jax.benchmarks import tables as benchmarks
-from saboc_jax.evaluation.evaluator import Evaluator, mask_text
+from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.evaluation.jobs import mask_text
 from saboc_jax.reports.cell_figure import Edge, draw_cell
 from saboc_jax.reports.sections import score_rows
 from saboc_jax.reports.tables import results_table
@@ -138,7 +139,7 @@ def spectra(evaluator: Evaluator, found: SearchResult, others: int = 8) -> dict[
     """
 
     def of(mask: np.ndarray) -> list[list[float]]:
-        notes = [evaluator.score(mask, repeat)[1] for repeat in range(len(evaluator.keys))]
+        notes = [evaluator.score(mask, repeat)[1] for repeat in range(evaluator.repeats)]
         rows = [note.get("eigenvalues") for note in notes]
         return [np.asarray(row).tolist() for row in rows if row is not None]
 

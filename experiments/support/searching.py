@@ -168,7 +168,7 @@ def search(
         trajectory: of `follow`; takes in the search.
     """
     last = ""
-    repeats, metrics = len(evaluator.keys), evaluator.scorer.metrics
+    repeats, metrics = evaluator.repeats, evaluator.scorer.metrics
     total = expected_evaluations(searcher, allowed, MAX_EVALUATIONS.value)
     with progress.bar("compiling", total and total * repeats, console) as bar:
         evaluator.on_score = bar.advance

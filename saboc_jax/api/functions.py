@@ -219,7 +219,7 @@ def search(
     scorer = settings.scorer(scorers, space)
     # Where every architecture has its program, their costs would be traced one by one.
     same = representatives(space) if isinstance(space.networks, OneProgram) else None
-    evaluator = settings.evaluator(space, scorer, images, key, stands_for=same)
+    evaluator = settings.evaluator(space, scorer, images, key, representative_of=same)
     allows, _ = find_allowed(space, budget, lambda: settings.stopwatch(space, images, key))
     options = {"allows": allows, "max_evaluations": max_evaluations} | options
     method = make_searcher(searcher, space, scorer.higher_is_better, **options)
@@ -408,7 +408,7 @@ def _scored(evaluator: Evaluator, arch: Architecture) -> Score:
     """The scores of one architecture in every repeat."""
     space, scorer = evaluator.space, evaluator.scorer
     mask = architecture_to_mask(arch, max(space.choices))
-    rows = [evaluator.score(mask, repeat) for repeat in range(len(evaluator.keys))]
+    rows = [evaluator.score(mask, repeat) for repeat in range(evaluator.repeats)]
     flags = [
         str(value)
         for _, notes in rows

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from itertools import zip_longest
 from typing import Any
 
 
@@ -38,10 +39,12 @@ class Counts:
     stored_seconds: float = 0.0
 
     def add(self, other: "Counts") -> None:
-        """Adds what another process has done; its devices are its own."""
+        """Adds what a runner has done."""
         for each in fields(self):
             if each.type in (int, float):
                 setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+        pairs = zip_longest(self.device_jobs, other.device_jobs, fillvalue=0)
+        self.device_jobs = [ours + theirs for ours, theirs in pairs]
         self.shrunk = other.shrunk or self.shrunk
 
 

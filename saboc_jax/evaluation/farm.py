@@ -1,14 +1,8 @@
-"""Where scores are computed: the contract of an executor, and the loop that feeds its workers.
-
-An evaluator without an executor computes its jobs itself, one after another. With one it hands
-over all jobs that nobody knows yet, takes what comes back in whatever order, and keeps it in the
-store itself: SQLite's log wants every writer on one machine with a local disk, workers may be
-anywhere, and one writer means that a score is counted and stored once. What a driver loses when
-it is killed is therefore what was under way, a few jobs for each worker.
+"""The loop that feeds workers with jobs, wherever they are.
 
 `Farm` is the loop, `Pool` what it needs of the workers; `saboc_jax.evaluation.ray` is one on Ray.
 
-- **Warm**: a worker is given the evaluator once, compiles at its first job, and stays.
+- **Warm**: a worker is given the runner once, compiles at its first job, and stays.
 - **Back-pressure**: a worker has at most `in_flight` messages, one that it works on and one
   that waits there; all other jobs wait here.
 - **Messages** hold as many jobs as a worker's devices take at once, more where jobs are quick,
@@ -22,10 +16,9 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-if TYPE_CHECKING:  # the evaluator uses this module
-    from saboc_jax.evaluation.evaluator import Counts, Evaluator, Job, Row
+from saboc_jax.evaluation.jobs import Answer, Job
 
 MESSAGE_SECONDS = 0.2
 MESSAGE_JOBS = 64
@@ -35,49 +28,11 @@ class WorkerLostError(Exception):
     """A worker ended before it answered."""
 
 
-class Answer(NamedTuple):
-    """What a worker gives for a message.
-
-    Attributes:
-        rows: for each job a row of each part.
-        seconds: for each job how long it took, without compiling.
-        counts: what the worker has done for it.
-    """
-
-    rows: list[dict[str, "Row"]]
-    seconds: list[float]
-    counts: "Counts"
-
-
 class Message(NamedTuple):
     """Jobs that are sent together, and the parts of the scorer that they lack."""
 
     missing: tuple[str, ...]
-    jobs: tuple["Job", ...]
-
-
-class Executor(Protocol):
-    """Computes jobs of an evaluator somewhere else."""
-
-    def run(
-        self, evaluator: "Evaluator", missing: Sequence[str], jobs: Sequence["Job"]
-    ) -> Iterator[tuple[Sequence["Job"], Answer]]:
-        """Gives every job once, in the order in which they are finished.
-
-        Args:
-            evaluator: whose jobs they are.
-            missing: names of the scorer's parts that are to be computed.
-            jobs: distinct.
-        """
-        ...
-
-    def stop(self) -> None:
-        """Begins nothing more; `run` ends with what is under way."""
-        ...
-
-    def close(self) -> None:
-        """Lets the workers go."""
-        ...
+    jobs: tuple[Job, ...]
 
 
 class Pool(Protocol):
@@ -133,8 +88,8 @@ class Farm:
     start_timeout: float = 300.0
     restarts: int = 0
     _missing: tuple[str, ...] = ()
-    _queue: deque["Job"] = field(default_factory=deque)
-    _again: deque["Job"] = field(default_factory=deque)
+    _queue: deque[Job] = field(default_factory=deque)
+    _again: deque[Job] = field(default_factory=deque)
     _stopped: bool = False
     _flying: dict[Any, _Flight] = field(default_factory=dict)  # the oldest first
     _takes: dict[int, int] = field(default_factory=dict)  # jobs at once, by ready worker
@@ -152,8 +107,8 @@ class Farm:
             self._start(worker)
 
     def run(
-        self, missing: Sequence[str], jobs: Sequence["Job"]
-    ) -> Iterator[tuple[Sequence["Job"], Answer]]:
+        self, missing: Sequence[str], jobs: Sequence[Job]
+    ) -> Iterator[tuple[Sequence[Job], Answer]]:
         """Gives every job once, with its answer, in the order in which they are finished.
 
         Raises:
@@ -189,7 +144,7 @@ class Farm:
         self._queue.clear()
         self._again.clear()
 
-    def _begin(self, missing: Sequence[str], jobs: Sequence["Job"]) -> None:
+    def _begin(self, missing: Sequence[str], jobs: Sequence[Job]) -> None:
         """Takes new jobs; drops what an earlier run left when it was interrupted."""
         self.stop()
         self._stopped = False
@@ -218,7 +173,7 @@ class Farm:
                     self._flying[ticket] = _Flight(worker, self._lives[worker], message)
                     has[worker] += 1
 
-    def _next(self, worker: int) -> tuple["Job", ...]:
+    def _next(self, worker: int) -> tuple[Job, ...]:
         """What is sent next: a job to be tried again by itself, else several together."""
         if self._again:
             return (self._again.popleft(),)

@@ -1,7 +1,7 @@
 """Scores on a Ray cluster: one warm actor for each worker, fed by `saboc_jax.evaluation.farm.Farm`.
 
     with RayExecutor(num_workers=8, address="auto") as executor:
-        evaluator = Evaluator(space, scorer, keys, batches, executor=executor)
+        evaluator = Evaluator(Runner(space, scorer, Draws(keys, batches)), executor=executor)
         scores = evaluator.evaluate(masks)
 
 Ray is an extra (`pip install 'saboc_jax[ray]'`) and is imported when an executor is made.
@@ -20,12 +20,11 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-import jax
-import numpy as np
-
-from saboc_jax.evaluation.evaluator import Counts, Evaluator, Job
-from saboc_jax.evaluation.farm import Answer, Farm, Message, WorkerLostError
+from saboc_jax.evaluation.counts import Counts
+from saboc_jax.evaluation.farm import Farm, Message, WorkerLostError
+from saboc_jax.evaluation.jobs import Answer, Job
 from saboc_jax.evaluation.records import current_versions
+from saboc_jax.evaluation.runner import Runner
 from saboc_jax.extras import needed
 
 PASSED_ON = ("JAX_", "XLA_", "NPROC")
@@ -33,58 +32,45 @@ PASSED_ON = ("JAX_", "XLA_", "NPROC")
 
 
 class Worker:
-    """Holds an evaluator and computes jobs with it; what it compiles stays with it."""
+    """Computes jobs with a runner; what it compiles stays with it."""
 
-    def load(self, setup: Mapping[str, Any]) -> dict[str, Any]:
-        """Makes the evaluator.
-
-        Args:
-            setup: its arguments, see `setup_of`.
+    def load(self, runner: Runner) -> dict[str, Any]:
+        """Takes the runner.
 
         Returns:
             `takes`: how many jobs it computes at once, `pid`, `versions`.
         """
-        self._evaluator = Evaluator(**setup)
-        return {
-            "takes": self._evaluator.at_once,
-            "pid": os.getpid(),
-            "versions": current_versions(),
-        }
+        self._runner = runner
+        return {"takes": runner.at_once, "pid": os.getpid(), "versions": current_versions()}
 
     def compute(self, message: Message) -> Answer:
         """Computes the jobs of a message."""
-        evaluator, answer = self._evaluator, Answer([], [], Counts())
-        evaluator.counts = answer.counts
-        for start in range(0, len(message.jobs), evaluator.at_once):
-            jobs = message.jobs[start : start + evaluator.at_once]
-            rows, seconds = evaluator.compute(message.missing, jobs)
-            answer.rows.extend(rows)
-            answer.seconds.extend(seconds)
-        return answer
-
-
-def setup_of(evaluator: Evaluator) -> dict[str, Any]:
-    """The arguments that make the same evaluator in another process, without store or executor."""
-    names = ("space", "scorer", "keys", "dataset", "seeds", "space_id", "max_programs")
-    setup = {name: getattr(evaluator, name) for name in (*names, "devices", "shard")}
-    setup["batches"] = [jax.tree.map(np.asarray, batch) for batch in evaluator.batches]
-    return setup if evaluator.pieces is not None else setup | {"pieces": None}
+        total = Answer([], [], Counts())
+        size = self._runner.at_once  # of the beginning: it shrinks where memory does not suffice
+        for start in range(0, len(message.jobs), size):
+            jobs = message.jobs[start : start + size]
+            answer = self._runner.compute(message.missing, jobs)
+            total.rows.extend(answer.rows)
+            total.seconds.extend(answer.seconds)
+            total.counts.add(answer.counts)
+        total.counts.device_jobs = []  # its devices are its own
+        return total
 
 
 @dataclass
 class RayPool:
-    """Actors of one evaluator.
+    """Actors of one runner.
 
     Attributes:
         ray: the module.
-        setup: reference to the evaluator's arguments.
+        runner: reference to it.
         size: number of workers.
         resources: what an actor asks for, as `num_cpus` and `num_gpus`.
         pids: process of each ready worker.
     """
 
     ray: ModuleType
-    setup: Any
+    runner: Any
     size: int
     resources: Mapping[str, float]
     pids: dict[int, int] = field(default_factory=dict)
@@ -95,7 +81,7 @@ class RayPool:
         self._end(worker)
         actor = self.ray.remote(Worker).options(**self.resources, max_restarts=0).remote()
         self._actors[worker] = actor
-        ticket = actor.load.remote(self.setup)
+        ticket = actor.load.remote(self.runner)
         self._starting[ticket] = worker
         return ticket
 
@@ -136,10 +122,9 @@ class RayPool:
 
 
 class RayExecutor:
-    """Computes an evaluator's jobs on Ray; use as a context manager.
+    """Computes a runner's jobs on Ray; use as a context manager.
 
-    The actors belong to one evaluator, and stay warm for all its calls; another evaluator gets
-    new ones.
+    The actors belong to one runner, and stay warm for all its calls; another runner gets new ones.
 
     Args:
         num_workers: actors; None: one for each CPU of the cluster.
@@ -176,7 +161,7 @@ class RayExecutor:
         cpus = self._ray.cluster_resources().get("CPU", 1.0)
         self.num_workers = num_workers or max(1, int(cpus // max(cpus_per_worker, 1.0)))
         self._in_flight, self._retries = in_flight, retries
-        self._of: Evaluator | None = None
+        self._of: Runner | None = None
         self._pool: RayPool | None = None
         self._farm: Farm | None = None
 
@@ -197,22 +182,22 @@ class RayExecutor:
         return self._farm.restarts if self._farm else 0
 
     def run(
-        self, evaluator: Evaluator, missing: Sequence[str], jobs: Sequence[Job]
+        self, runner: Runner, missing: Sequence[str], jobs: Sequence[Job]
     ) -> Iterator[tuple[Sequence[Job], Answer]]:
-        """See `saboc_jax.evaluation.farm.Executor`."""
-        return self.warm(evaluator).run(missing, jobs)
+        """See `saboc_jax.evaluation.evaluator.Executor`."""
+        return self.warm(runner).run(missing, jobs)
 
-    def warm(self, evaluator: Evaluator) -> Farm:
-        """Starts the evaluator's workers, unless they are there."""
-        if self._farm is None or self._of is not evaluator:
+    def warm(self, runner: Runner) -> Farm:
+        """Starts the runner's workers, unless they are there."""
+        if self._farm is None or self._of is not runner:
             self._let_go()
-            setup = self._ray.put(setup_of(evaluator))
-            self._pool = RayPool(self._ray, setup, self.num_workers, self._resources)
-            self._farm, self._of = Farm(self._pool, self._in_flight, self._retries), evaluator
+            sent = self._ray.put(runner)
+            self._pool = RayPool(self._ray, sent, self.num_workers, self._resources)
+            self._farm, self._of = Farm(self._pool, self._in_flight, self._retries), runner
         return self._farm
 
     def stop(self) -> None:
-        """See `saboc_jax.evaluation.farm.Executor`."""
+        """See `saboc_jax.evaluation.evaluator.Executor`."""
         if self._farm:
             self._farm.stop()
 

@@ -7,9 +7,7 @@ arguments, whichever network it stands in.
 """
 
 import functools
-import time
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,6 +18,7 @@ from flax import linen as nn
 
 from saboc_jax.keys import key_numbered
 from saboc_jax.layers.initialise import Initialiser, cut_parameters, draw_pool, pool_size
+from saboc_jax.layers.programs import ProgramCache
 from saboc_jax.types import PRNGKey
 
 
@@ -62,7 +61,11 @@ class Chain(NamedTuple):
     initialiser: Initialiser
 
     def draw(
-        self, key: PRNGKey, image_shape: tuple[int, ...], dtype: Any, pieces: "Pieces | None" = None
+        self,
+        key: PRNGKey,
+        image_shape: tuple[int, ...],
+        dtype: Any,
+        pieces: ProgramCache | None = None,
     ) -> Iterator[Any]:
         """The parameters of each link in turn: numbers of the key and the link's place.
 
@@ -122,42 +125,3 @@ def _pad(array: Any, shape: tuple[int, ...]) -> Any:
     if not any(end for _, end in ends):
         return array
     return jnp.pad(array, ends) if isinstance(array, jax.core.Tracer) else np.pad(array, ends)
-
-
-@dataclass
-class Pieces:
-    """Compiled functions by what they are and the shapes they take.
-
-    Attributes:
-        max_pieces: how many are kept, the latest used.
-        compilations: functions compiled.
-        compile_seconds: time of it.
-    """
-
-    max_pieces: int = 4096
-    compilations: int = 0
-    compile_seconds: float = 0.0
-    _compiled: dict[Hashable, Callable[..., Any]] = field(default_factory=dict)
-
-    def run(self, name: Hashable, function: Callable[..., Any], *args: Any) -> Any:
-        """Calls a function with arrays.
-
-        Args:
-            name: functions of equal names do the same.
-            function: traced once for each name and shapes of the arguments.
-            *args: trees of arrays.
-        """
-        leaves, structure = jax.tree.flatten(args)
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-            return function(*args)
-        shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
-        signature = (name, structure, shapes)
-        if signature not in self._compiled:
-            start = time.perf_counter()
-            self._compiled[signature] = jax.jit(function).lower(*args).compile()
-            self.compile_seconds += time.perf_counter() - start
-            self.compilations += 1
-            if len(self._compiled) > self.max_pieces:
-                del self._compiled[next(iter(self._compiled))]
-        self._compiled[signature] = self._compiled.pop(signature)  # the newest is the last
-        return self._compiled[signature](*args)

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from saboc_jax.layers.chain import Chain, Link, Pieces
+from saboc_jax.layers.chain import Chain, Link
+from saboc_jax.layers.programs import ProgramCache
 from saboc_jax.layers.rules import batch_norm_rule
 from saboc_jax.layers.tree import flatten
 from saboc_jax.ntk.network import NoParameterError, Path, Predicate
@@ -29,7 +30,7 @@ from saboc_jax.types import PRNGKey
 
 def piecewise_ntks(
     chain: Chain,
-    pieces: Pieces,
+    pieces: ProgramCache,
     key: PRNGKey,
     columns: Float[Array, "m ..."],
     rows: Sequence[Float[Array, "n ..."]],

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from saboc_jax.devices import SHARDS
-from saboc_jax.layers.chain import Pieces
+from saboc_jax.layers.programs import ProgramCache
 from saboc_jax.scorers.observables import Kernels
 from saboc_jax.types import (
     Batch,
@@ -37,7 +37,7 @@ def check_storable(scorer: Scorer) -> None:
                 )
 
 
-def on_space(scorer: Scorer, space: SearchSpace, pieces: Pieces | None = None) -> Scorer:
+def on_space(scorer: Scorer, space: SearchSpace, pieces: ProgramCache | None = None) -> Scorer:
     """The scorer whose observables look at another space, as `SearchSpace.program` gives it.
 
     Args:
@@ -223,7 +223,7 @@ def score(
 ) -> tuple[Float[Array, " k"], Diagnostics]:
     """Scores one architecture or supernet in one pure function.
 
-    `saboc_jax.evaluation.evaluator` does the same for many, with the second
+    `saboc_jax.evaluation` does the same for many, with the second
     half in float64 on the host.
 
     Args:

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from saboc_jax.devices import find_devices
 from saboc_jax.keys import Purpose, key_for
-from saboc_jax.layers.chain import Pieces
+from saboc_jax.layers.programs import ProgramCache
 from saboc_jax.ntk.empirical import NTKOptions, empirical_ntks
 from saboc_jax.ntk.network import NoParameterError, bind, parameter_predicate
 from saboc_jax.ntk.piecewise import piecewise_ntks
@@ -48,7 +48,7 @@ class Kernels:
     space: SearchSpace
     options: NTKOptions
     rows: tuple[str, ...] = ()
-    pieces: Pieces | None = field(default=None, compare=False, repr=False)
+    pieces: ProgramCache | None = field(default=None, compare=False, repr=False)
     devices: int = 1
 
     @property

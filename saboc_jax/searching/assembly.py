@@ -12,16 +12,15 @@ import jax
 from saboc_jax import data
 from saboc_jax.data import Dataset
 from saboc_jax.devices import SHARDS
-from saboc_jax.evaluation.evaluator import Evaluator
-from saboc_jax.evaluation.farm import Executor
+from saboc_jax.evaluation.evaluator import Evaluator, Executor
+from saboc_jax.evaluation.jobs import Draws
+from saboc_jax.evaluation.runner import Runner
 from saboc_jax.evaluation.store import Store
 from saboc_jax.keys import Purpose, key_for, repeat_keys
 from saboc_jax.scorers.variants import Scorers, make_scorers
 from saboc_jax.searching.budgets import Allows, Budget, budget_check
 from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.types import Architecture, Batch, PRNGKey, Scorer, SearchSpace
-
-Draws = tuple[list[PRNGKey], list[Batch], list[str]]
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class ScoringSettings:
         if key.shape:
             raise ValueError(f"key of shape {key.shape}; allowed: (), one key")
         image_keys = repeat_keys(key, Purpose.IMAGES, self.repeats)
-        return (
+        return Draws(
             repeat_keys(key, Purpose.SCORING, self.repeats),
             [_batch(images, each, needs, self.batch_size) for each in image_keys],
             [str(n) if seed is None else f"{seed}/{n}" for n in range(self.repeats)],
@@ -101,7 +100,7 @@ class ScoringSettings:
         space_id: str = "",
         store: Store | None = None,
         on_score: Callable[[], None] | None = None,
-        stands_for: Callable[[Architecture], Architecture] | None = None,
+        representative_of: Callable[[Architecture], Architecture] | None = None,
     ) -> Evaluator:
         """What scores architectures of the space by the scorer.
 
@@ -114,32 +113,26 @@ class ScoringSettings:
             space_id: names the space and its network in the store; "": its name alone.
             store: where scores are kept; None: in memory.
             on_score: called after every score.
-            stands_for: see `Evaluator`.
+            representative_of: see `Evaluator`.
 
         Raises:
             ValueError: if the images are not those the space is made for, or lack something.
         """
-        keys, batches, names = self.draws(images, key, scorer.needs, seed)
-        shape = batches[0].images.shape[1:]
+        draws = self.draws(images, key, scorer.needs, seed)
+        shape = draws.batches[0].images.shape[1:]
         if shape != space.image_shape:
             raise ValueError(
                 f"images of shape {shape}; allowed: {space.image_shape}, for which space "
                 f"{space.name!r} was made"
             )
         return Evaluator(
-            space,
-            scorer,
-            keys,
-            batches,
+            Runner(space, scorer, draws, self.devices, self.shard),
+            store,
+            self.executor,
+            representative_of,
+            on_score,
             dataset=f"{images.name}/n{self.batch_size}" if isinstance(images, Dataset) else "",
-            seeds=names,
             space_id=space_id,
-            store=store,
-            on_score=on_score,
-            stands_for=stands_for,
-            devices=self.devices,
-            shard=self.shard,
-            executor=self.executor,
         )
 
     def stopwatch(
@@ -179,7 +172,7 @@ def latency_of(stopwatch: Evaluator) -> Callable[[Architecture], float]:
         stopwatch: an evaluator with the scorer `latency`; its store keeps what was measured.
     """
     options = max(stopwatch.space.choices)
-    return lambda arch: float(stopwatch.score(architecture_to_mask(arch, options), 0)[0][0])
+    return lambda arch: float(stopwatch.score(architecture_to_mask(arch, options), 0).scores[0])
 
 
 def find_allowed(

@@ -23,7 +23,8 @@ class SearchResult:
         diagnostics: of its first repeat.
         history: of every step that was finished.
         rejected: candidates over budget.
-        stopped: the limit that ended the search before its own end; None: none did.
+        stopped: what ended the search before its own end: a limit, or "stop", the evaluator's own
+            signal; None: nothing did.
     """
 
     arch: Architecture

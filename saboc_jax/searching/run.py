@@ -17,16 +17,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.evaluation.evaluator import Evaluator, StoppedError
 from saboc_jax.keys import Purpose, key_for, key_numbered
 from saboc_jax.searching.budgets import Allows
 from saboc_jax.searching.result import SearchResult, Step, evaluations
 from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.types import Architecture, PRNGKey, Searcher
-
-
-class _OutOfTimeError(Exception):
-    """The time budget is used up."""
 
 
 def expected_evaluations(
@@ -90,8 +86,8 @@ def run_search(
         allowed = np.array([allows is None or allows(mask) for mask in masks])
         try:
             scores = _evaluate(evaluator, masks, allowed, deadline)
-        except _OutOfTimeError:
-            stopped = "time_budget"
+        except StoppedError:
+            stopped = "time_budget" if _is_over(deadline) else "stop"
             break
         told = scores
         if costs:
@@ -104,7 +100,7 @@ def run_search(
             on_told(history, partial(_returned, searcher, state))
     arch = _best(searcher, state, allows, history, rejected, stopped)
     mask = architecture_to_mask(arch, max(evaluator.space.choices))
-    repeats = [evaluator.score(mask, repeat) for repeat in range(len(evaluator.keys))]
+    repeats = [evaluator.score(mask, repeat) for repeat in range(evaluator.repeats)]
     return SearchResult(
         arch, np.stack([s for s, _ in repeats]), repeats[0][1], history, rejected, stopped
     )
@@ -124,24 +120,20 @@ def _evaluate(
     allowed: Bool[np.ndarray, " b"],
     deadline: float | None,
 ) -> Float[np.ndarray, "b repeats k"]:
-    """Scores of the allowed masks, NaN for the others."""
-    shape = (len(masks), len(evaluator.keys), len(evaluator.scorer.metrics))
-    scores = np.full(shape, np.nan)
-    inner = evaluator.on_score
-
-    def watch() -> None:
-        if inner:
-            inner()
-        if deadline is not None and time.monotonic() > deadline:
-            raise _OutOfTimeError
-
-    evaluator.on_score = watch
+    """Scores of the allowed masks, NaN for the others; StoppedError after the deadline."""
+    scores = np.full((len(masks), evaluator.repeats, len(evaluator.scorer.metrics)), np.nan)
+    own = evaluator.stop
+    evaluator.stop = lambda: _is_over(deadline) or (own is not None and own())
     try:
         if allowed.any():
             scores[allowed] = evaluator.evaluate(masks[allowed])
     finally:
-        evaluator.on_score = inner
+        evaluator.stop = own
     return scores
+
+
+def _is_over(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() > deadline
 
 
 def _best(

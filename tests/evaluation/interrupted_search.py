@@ -19,6 +19,8 @@ import jax
 import numpy as np
 
 from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.evaluation.jobs import Draws
+from saboc_jax.evaluation.runner import Runner
 from saboc_jax.evaluation.store import Store
 from saboc_jax.scorers import make_scorer
 from saboc_jax.scorers.combine import combine
@@ -40,7 +42,7 @@ def search(name: str, folder: Path, pause: float) -> None:
     keys = [jax.random.key(repeat) for repeat in range(REPEATS)]
     batch = Batch(np.zeros((1, 8, 8, 1), np.float32), np.zeros(1, int))
     with Store(folder / "scores.sqlite") as store:
-        evaluator = Evaluator(space, scorer, keys, [batch] * REPEATS, "none", store=store)
+        evaluator = Evaluator(Runner(space, scorer, Draws(keys, [batch] * REPEATS)), store)
         evaluator.on_score = lambda: time.sleep(pause)
         found = run_search(searcher, evaluator, jax.random.key(5))
         rows = [

@@ -4,17 +4,21 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
 
-import saboc_jax.evaluation.evaluator
+import saboc_jax.evaluation.runner
 from saboc_jax import data, devices
 from saboc_jax.devices import find_devices
 from saboc_jax.evaluation.backoff import Chunk, is_out_of_memory
 from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.evaluation.jobs import Draws
+from saboc_jax.evaluation.runner import Runner
 from saboc_jax.evaluation.sharing import share_out
+from saboc_jax.layers.programs import ProgramCache
 from saboc_jax.scorers import make_scorer
 from saboc_jax.spaces import make_space
 from saboc_jax.spaces.masks import architecture_to_mask
@@ -27,7 +31,7 @@ def evaluator(**settings):
     scorer = make_scorer("ntk_score", space)
     key = jax.random.key(0)
     batch = data.draw(data.load("digits"), key, 5, needs=scorer.needs)
-    return Evaluator(space, scorer, [key], [batch], **settings)
+    return Evaluator(Runner(space, scorer, Draws([key], [batch]), **settings))
 
 
 def masks(archs=CELLS):
@@ -43,9 +47,7 @@ def one():
 
 def again(made, chunk):
     """The same with nothing in memory but the compiled programs."""
-    made = made.with_draws(made.keys, made.batches, made.seeds)
-    made.chunk = made._chunk = chunk
-    return made
+    return Evaluator(replace(made.runner, chunk=chunk))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,7 @@ def test_a_chunk_that_does_not_fit_is_halved_and_the_scores_are_the_same_to_roun
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
         return share_out(jobs, devices, places)
 
-    monkeypatch.setattr(saboc_jax.evaluation.evaluator, "share_out", limited)
+    monkeypatch.setattr(saboc_jax.evaluation.runner, "share_out", limited)
     small = again(made, Chunk(8))
     np.testing.assert_allclose(small.evaluate(masks()), expected, rtol=1e-4)
     assert asked == [8, 4, 2, 2]  # what did not fit is not tried again
@@ -83,7 +85,7 @@ def test_a_chunk_that_does_not_fit_is_halved_and_the_scores_are_the_same_to_roun
 
 def test_one_network_that_does_not_fit_takes_fewer_images_in_a_pass(one, monkeypatch):
     made, expected = one
-    observe = saboc_jax.evaluation.evaluator.observe
+    observe = saboc_jax.evaluation.runner.observe
 
     def limited(scorer, key, gates, batch):
         passes = scorer.observables["0.kernels"].options.chunk
@@ -91,9 +93,9 @@ def test_one_network_that_does_not_fit_takes_fewer_images_in_a_pass(one, monkeyp
             raise MemoryError
         return observe(scorer, key, gates, batch)
 
-    monkeypatch.setattr(saboc_jax.evaluation.evaluator, "observe", limited)
+    monkeypatch.setattr(saboc_jax.evaluation.runner, "observe", limited)
     small = again(made, Chunk(1))
-    small._programs = {}
+    small.runner.programs = ProgramCache()
     np.testing.assert_allclose(small.evaluate(masks()), expected, rtol=1e-4)
     assert small.counts.shrunk == "1 at a time on a device, 2 images in a pass"
     assert small.counts.compilations == 1
@@ -104,7 +106,7 @@ def test_what_cannot_be_halved_and_what_is_another_error_is_raised(one, monkeypa
         raise error
 
     made, _ = one
-    monkeypatch.setattr(Evaluator, "_observe_one", fail)
+    monkeypatch.setattr(Runner, "_observe_one", fail)
     for error, images in ((MemoryError("full"), 1), (RuntimeError("INTERNAL"), None)):
         small = again(made, Chunk(1, images))
         with pytest.raises(type(error)):

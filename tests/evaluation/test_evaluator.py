@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from saboc_jax import data
-from saboc_jax.evaluation.evaluator import Evaluator, mask_text
+from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.evaluation.jobs import Draws, mask_text
+from saboc_jax.evaluation.runner import Runner
 from saboc_jax.evaluation.store import Store
 from saboc_jax.scorers import make_scorer
 from saboc_jax.scorers.combine import combine
@@ -34,7 +36,7 @@ def parts():
 
 def make(parts, store=None):
     space, scorer, keys, batches = parts
-    return Evaluator(space, scorer, keys, batches, "digits", store=store)
+    return Evaluator(Runner(space, scorer, Draws(keys, batches)), store)
 
 
 def masks_of(space, *texts):
@@ -83,9 +85,9 @@ def test_a_resumed_run_counts_the_bad_as_the_first(parts, tmp_path):
     masks = architecture_to_mask(np.array([[1] * 6, [3] * 6, [0] * 6, [1] * 6]), 5)
     seen = []
     with Store(tmp_path / "s.sqlite") as store:
-        Evaluator(space, both.parts[1], keys, batches, store=store).evaluate(masks[:2])
+        Evaluator(Runner(space, both.parts[1], Draws(keys, batches)), store).evaluate(masks[:2])
         for _ in range(3):  # the first finds one part of two architectures
-            evaluator = Evaluator(space, both, keys, batches, store=store)
+            evaluator = Evaluator(Runner(space, both, Draws(keys, batches)), store)
             evaluator.evaluate(masks)
             seen.append((evaluator.counts.disconnected, evaluator.counts.non_finite))
             assert evaluator.counts.served in (2, 8)
@@ -101,16 +103,16 @@ def test_scorers_scored_together_share_their_rows_with_each_alone(parts, tmp_pat
         [data.draw(data.load("digits"), keys[0], 6, needs=both.needs | scorer.needs)],
     )
     with Store(tmp_path / "s.sqlite") as store:
-        first = Evaluator(space, scorer, keys, batches, "digits", store=store)
+        first = Evaluator(Runner(space, scorer, Draws(keys, batches)), store)
         alone = first.evaluate(masks)
-        together = Evaluator(space, both, keys, batches, "digits", store=store)
+        together = Evaluator(Runner(space, both, Draws(keys, batches)), store)
         scores = together.evaluate(masks)
         assert scores.shape == (2, 1, len(both.metrics))
         np.testing.assert_array_equal(scores[:, 0, :3], alone[:, 0])
         assert sorted(row.request.scorer for row in store.select()) == sorted(
             2 * ["ntk_score", "te_nas", "depth"]
         )
-        again = Evaluator(space, both, keys, batches, "digits", store=store)
+        again = Evaluator(Runner(space, both, Draws(keys, batches)), store)
         np.testing.assert_array_equal(again.evaluate(masks), scores)
         assert (again.counts.served, again.counts.compilations) == (2, 0)
         _, notes = again.score(masks[0], 0)
@@ -181,6 +183,8 @@ def test_a_batch_without_what_the_scorer_needs_is_refused(parts):
     space, scorer, keys, batches = parts
     poor = [batches[0]._replace(test_images=None)] * 2
     with pytest.raises(ValueError, match="test_images"):
-        Evaluator(space, scorer, keys, poor)
+        Runner(space, scorer, Draws(keys, poor))
     with pytest.raises(ValueError, match="2 keys and 1 batches"):
-        Evaluator(space, scorer, keys, batches[:1])
+        Draws(keys, batches[:1])
+    with pytest.raises(ValueError, match="'ab' of 2 repeats"):
+        Draws(keys, batches, "ab")

@@ -13,10 +13,16 @@ import numpy as np
 import pytest
 
 from saboc_jax import data
-from saboc_jax.evaluation.evaluator import Counts, Evaluator
-from saboc_jax.evaluation.farm import Answer, Farm, WorkerLostError
-from saboc_jax.evaluation.ray import RayExecutor, Worker, setup_of
+from saboc_jax.evaluation.backoff import Chunk
+from saboc_jax.evaluation.counts import Counts
+from saboc_jax.evaluation.evaluator import Evaluator, StoppedError
+from saboc_jax.evaluation.farm import Farm, Message, WorkerLostError
+from saboc_jax.evaluation.jobs import Answer, Draws, Job
+from saboc_jax.evaluation.ray import RayExecutor, Worker
+from saboc_jax.evaluation.runner import Runner
+from saboc_jax.evaluation.sharing import share_out
 from saboc_jax.evaluation.store import Store
+from saboc_jax.layers.programs import ProgramCache
 from saboc_jax.scorers import make_scorer
 from saboc_jax.scorers.combine import combine
 from saboc_jax.searchers import SEARCHERS
@@ -157,12 +163,12 @@ class InProcess:
     def __init__(self, **options):
         self.options, self.farm = options, None
 
-    def run(self, evaluator, missing, jobs):
+    def run(self, runner, missing, jobs):
         if self.farm is None:
-            setup = cloudpickle.dumps(setup_of(evaluator))
+            sent = cloudpickle.dumps(runner)
             workers = [Worker(), Worker()]
             for worker in workers:
-                worker.load(cloudpickle.loads(setup))
+                worker.load(cloudpickle.loads(sent))
 
             def compute(worker, message):
                 message = cloudpickle.loads(cloudpickle.dumps(message))
@@ -179,13 +185,13 @@ class InProcess:
         pass
 
 
-def cheap(store=None, executor=None, names=("random", "params")):
+def cheap(store=None, executor=None, names=("random", "params"), **settings):
     space = make_space("nas_bench_201", channels=2, num_cells=1)
     scorer = combine([make_scorer(name, space) for name in names])
     digits = data.load("digits")
     keys = [jax.random.key(repeat) for repeat in range(2)]
     batches = [data.draw(digits, key, 6, needs=scorer.needs) for key in keys]
-    return Evaluator(space, scorer, keys, batches, "digits", store=store, executor=executor)
+    return Evaluator(Runner(space, scorer, Draws(keys, batches), **settings), store, executor)
 
 
 def some_masks(space, number):
@@ -221,21 +227,51 @@ def test_what_is_under_way_when_time_is_up_is_kept_and_not_scored_again(tmp_path
     masks = np.unique(some_masks(space, 9), axis=0)
     masks = np.stack([mask for mask in masks if space.is_connected(mask)])
 
-    class OutOfTimeError(Exception):
-        pass
-
-    def stop():
-        raise OutOfTimeError
-
     with Store(tmp_path / "s.sqlite") as store:
         first, second = cheap(store, InProcess()), cheap(store, InProcess())
-        first.on_score = stop
-        with pytest.raises(OutOfTimeError):
+        first.stop = lambda: first.counts.scored > 0
+        with pytest.raises(StoppedError):
             first.evaluate(masks)
         begun = first.executor.pool.done
         assert len(store) == 2 * begun.total() > 0
         second.evaluate(masks)
         assert not begun & second.executor.pool.done
+
+
+def test_a_runner_is_sent_with_all_that_it_was_made_of_and_nothing_compiled():
+    """Field by field it was not: `chunk` was forgotten, so workers began as if memory sufficed."""
+    local = cheap(chunk=Chunk(3, images=4), devices=1, programs=ProgramCache(7))
+    expected = local.evaluate(some_masks(local.space, 3))
+    there = cloudpickle.loads(cloudpickle.dumps(local.runner))
+    assert there.chunk == Chunk(3, images=4)
+    assert there.at_once == local.runner.at_once == 3
+    assert (there.devices, there.shard, there.draws.names) == (1, "architectures", ("0", "1"))
+    assert local.runner.programs.compilations > there.programs.compilations == 0
+    assert there.programs.maximum == 7
+    assert {type(leaf) for leaf in jax.tree.leaves(there.draws.batches)} == {np.ndarray}
+    np.testing.assert_array_equal(Evaluator(there).evaluate(some_masks(local.space, 3)), expected)
+    one_program = cheap(pieces=None).runner
+    assert cloudpickle.loads(cloudpickle.dumps(one_program)).pieces is None
+
+
+def test_a_worker_whose_memory_does_not_suffice_answers_for_every_job(monkeypatch):
+    asked = []
+
+    def limited(jobs, devices, places):
+        asked.append(places)
+        if places > 2:
+            raise MemoryError
+        return share_out(jobs, devices, places)
+
+    monkeypatch.setattr("saboc_jax.evaluation.runner.share_out", limited)
+    made, worker = cheap(chunk=Chunk(4), devices=1, names=("random",)), Worker()
+    masks = some_masks(made.space, 7)[:7]
+    jobs = tuple(Job(mask, (str(place), 0), {}) for place, mask in enumerate(masks))
+    assert worker.load(made.runner)["takes"] == 4
+    answer = worker.compute(Message(("random",), jobs))
+    assert asked == [4, 2, 2, 2, 2]
+    assert len(answer.rows) == len(answer.seconds) == answer.counts.scored == 7
+    assert answer.counts.device_jobs == []
 
 
 def test_spaces_with_a_program_for_each_architecture_can_be_sent():
@@ -295,3 +331,12 @@ def test_a_search_on_ray_survives_a_killed_worker_to_the_bit(tmp_path):
     for (_, ours), (_, theirs) in zip(found.history, expected.history, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(found.scores, expected.scores)
+
+
+@pytest.mark.filterwarnings(r"ignore:os.fork\(\) was called:RuntimeWarning")
+def test_a_worker_on_ray_computes_as_much_at_once_as_the_runner_says():
+    pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]' in the clone")
+    with RayExecutor(num_workers=1) as executor:
+        far = cheap(executor=executor, chunk=Chunk(3), devices=1)
+        far.evaluate(some_masks(far.space, 4))
+        assert executor.warm(far.runner)._takes == {0: 3}

@@ -9,6 +9,8 @@ import pytest
 
 from experiments.paper import resnets
 from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.evaluation.jobs import Draws
+from saboc_jax.evaluation.runner import Runner
 from saboc_jax.scorers import make_scorer
 from saboc_jax.searchers import make_searcher
 from saboc_jax.searching.run import run_search
@@ -26,7 +28,7 @@ def found():
     space = resnets.build_space(dataset, WIDTH, "kaiming_normal_fan_in")
     scorer = make_scorer("random", space)
     batch = Batch(jnp.zeros((1, 32, 32, 3)), jnp.zeros(1, int))
-    evaluator = Evaluator(space, scorer, [jax.random.key(0)], [batch])
+    evaluator = Evaluator(Runner(space, scorer, Draws([jax.random.key(0)], [batch])))
     searcher = make_searcher(
         "evolution", space, scorer.higher_is_better, max_evaluations=60, population_size=8
     )

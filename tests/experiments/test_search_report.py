@@ -9,6 +9,7 @@ import pytest
 import saboc_jax as sj
 from experiments.support import search_report
 from saboc_jax import data
+from saboc_jax.evaluation.jobs import ScoreRow
 from saboc_jax.searching.result import SearchResult
 from saboc_jax.searching.trajectory import Trajectory
 from saboc_jax.spaces.darts.cells import to_genotype
@@ -52,7 +53,9 @@ def evaluator():
     """An evaluator of the parameters of tiny cells."""
     space = sj.make_space("nas_bench_201", channels=2, num_cells=1)
     batch = data.draw(data.load("digits"), KEY, 4)
-    return sj.Evaluator(space, sj.make_scorer("params", space), [KEY] * 2, [batch] * 2)
+    return sj.Evaluator(
+        sj.Runner(space, sj.make_scorer("params", space), sj.Draws([KEY] * 2, [batch] * 2))
+    )
 
 
 def test_what_was_scored_is_kept_once_and_in_order(evaluator):
@@ -74,10 +77,10 @@ class Rows:
     """An evaluator whose every mask has a spectrum."""
 
     def __init__(self, evaluator):
-        self.space, self.keys = evaluator.space, evaluator.keys
+        self.space, self.repeats = evaluator.space, evaluator.repeats
 
     def score(self, mask, repeat):
-        return np.zeros(1), {"eigenvalues": np.array([float(mask[0].argmax()), repeat])}
+        return ScoreRow(np.zeros(1), {"eigenvalues": np.array([float(mask[0].argmax()), repeat])})
 
 
 def test_spectra_are_those_of_every_repeat_and_of_others_of_the_run(evaluator):

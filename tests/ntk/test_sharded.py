@@ -13,6 +13,8 @@ from flax import linen as nn
 
 from saboc_jax import data
 from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.evaluation.jobs import Draws
+from saboc_jax.evaluation.runner import Runner
 from saboc_jax.ntk.empirical import NTKOptions, empirical_ntks
 from saboc_jax.ntk.network import bind, from_module
 from saboc_jax.ntk.sharded import sharded_ntks
@@ -107,7 +109,7 @@ def evaluator(names=("ntk_score", "params"), images=8, **settings):
     scorer = combine([make_scorer(name, space) for name in names])
     key = jax.random.key(0)
     batch = data.draw(data.load("digits"), key, images, needs=scorer.needs)
-    return Evaluator(space, scorer, [key], [batch], **settings)
+    return Evaluator(Runner(space, scorer, Draws([key], [batch]), **settings))
 
 
 def scores(**settings):
@@ -186,7 +188,7 @@ def test_batches_that_the_devices_do_not_divide_are_refused():
             )
     three = jax.devices()[:1] * 3
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("saboc_jax.evaluation.evaluator.find_devices", lambda number: three)
+        patch.setattr("saboc_jax.evaluation.runner.find_devices", lambda number: three)
         with pytest.raises(ValueError, match=r"8 images on 3 devices; allowed .* multiples of 3"):
             evaluator(shard="images")
 

@@ -16,6 +16,8 @@ import pytest
 from other_programs import in_double, plain
 
 from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.evaluation.jobs import Draws
+from saboc_jax.evaluation.runner import Runner
 from saboc_jax.layers.initialise import find_initialiser
 from saboc_jax.precision import enable_x64
 from saboc_jax.scorers import MEASURED, SCORERS, make_scorer
@@ -125,7 +127,8 @@ def grouped(scorers):
 
 
 def evaluators_of(space, scorers, key=KEY, **options):
-    return [Evaluator(space, s, [key], [make_batch()], **options) for s in grouped(scorers)]
+    draws = Draws([key], [make_batch()])
+    return [Evaluator(Runner(space, s, draws, **options)) for s in grouped(scorers)]
 
 
 def scores_of(evaluators, masks):
@@ -170,7 +173,7 @@ def test_connected_architectures_have_finite_scores_by_one_program(case):
 
 
 def with_key(case, key):
-    return [e.with_draws([key], e.batches, [str(key)]) for e in case.evaluators]
+    return [e.with_draws(replace(e.runner.draws, keys=[key])) for e in case.evaluators]
 
 
 def test_the_same_key_gives_the_same_bits_and_another_key_others(case):

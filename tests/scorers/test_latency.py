@@ -9,6 +9,8 @@ from flax import linen as nn
 
 import saboc_jax as sj
 from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.evaluation.jobs import Draws
+from saboc_jax.evaluation.runner import Runner
 from saboc_jax.evaluation.store import Store
 from saboc_jax.scorers import latency as module
 from saboc_jax.scorers.combine import combine, jitted
@@ -39,7 +41,7 @@ def space():
 
 
 def make(space, scorer, repeats=1, store=None):
-    return Evaluator(space, scorer, [KEY] * repeats, [BATCH] * repeats, "none", store=store)
+    return Evaluator(Runner(space, scorer, Draws([KEY] * repeats, [BATCH] * repeats)), store)
 
 
 def masks(*archs):

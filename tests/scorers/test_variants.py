@@ -9,6 +9,8 @@ import pytest
 
 from saboc_jax import data
 from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.evaluation.jobs import Draws
+from saboc_jax.evaluation.runner import Runner
 from saboc_jax.evaluation.store import Store
 from saboc_jax.scorers import SCORERS, make_scorer, te_nas
 from saboc_jax.scorers.combine import combine
@@ -96,13 +98,13 @@ def test_two_variants_of_a_scorer_are_compared_in_one_run(space, tmp_path):
     masks = architecture_to_mask(np.array([[3, 3, 3, 1, 2, 3], [1, 3, 2, 1, 2, 1]]), 5)
     batch = Batch(np.zeros((1, 8, 8, 1), np.float32), np.zeros(1, int))
     with Store(tmp_path / "s.sqlite") as store:
-        evaluator = Evaluator(space, both, [jax.random.key(0)], [batch], store=store)
+        evaluator = Evaluator(Runner(space, both, Draws([jax.random.key(0)], [batch])), store)
         log, plain = evaluator.evaluate(masks)[:, 0].T
         np.testing.assert_allclose(np.exp(log), plain)
         assert {row.request.scorer for row in store.select()} == set(names)
         (row, _) = store.select(scorer=names[1])
         assert "blocks" in row.diagnostics
-        again = Evaluator(space, both, [jax.random.key(0)], [batch], store=store)
+        again = Evaluator(Runner(space, both, Draws([jax.random.key(0)], [batch])), store)
         np.testing.assert_array_equal(again.evaluate(masks)[:, 0].T, [log, plain])
         assert (again.counts.served, again.counts.scored) == (2, 0)
 
@@ -164,14 +166,14 @@ def test_options_tell_apart_what_gives_other_values(space):
 def test_a_store_refuses_a_predicate_without_a_name(space, tmp_path):
     scorer = make_scorer("lga", space, params=lambda path: True)
     batch = Batch(np.zeros((1, 8, 8, 1), np.float32), np.zeros(1, int))
-    arguments = ([jax.random.key(0)], [batch])
+    draws = Draws([jax.random.key(0)], [batch])
     with Store(tmp_path / "s.sqlite") as store:
         for chosen in (scorer, combine([scorer, make_scorer("params", space)])):
             with pytest.raises(
                 ValueError, match=r"lga.*params=.*function that is defined at the top"
             ):
-                Evaluator(space, chosen, *arguments, store=store)
+                Evaluator(Runner(space, chosen, draws), store)
             with pytest.raises(ValueError, match="cannot be kept in a store"):
-                Evaluator(space, chosen, *arguments).keep_in(store)
+                Evaluator(Runner(space, chosen, draws)).keep_in(store)
         named = make_scorer("lga", space, params=in_stem)
-        Evaluator(space, named, *arguments, store=store)
+        Evaluator(Runner(space, named, draws), store)

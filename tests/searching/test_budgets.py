@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.evaluation.jobs import Draws
+from saboc_jax.evaluation.runner import Runner
 from saboc_jax.scorers import make_scorer
 from saboc_jax.searchers import SEARCHERS, make_searcher
 from saboc_jax.searching.budgets import Budget, budget_check
@@ -29,7 +31,7 @@ def space():
 
 def make(space, name="params"):
     empty = Batch(np.zeros((1, 8, 8, 1), np.float32), np.zeros(1, int))
-    return Evaluator(space, make_scorer(name, space), [KEY], [empty])
+    return Evaluator(Runner(space, make_scorer(name, space), Draws([KEY], [empty])))
 
 
 def limits(space):

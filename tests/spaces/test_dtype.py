@@ -9,6 +9,8 @@ import pytest
 
 from saboc_jax import data
 from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.evaluation.jobs import Draws
+from saboc_jax.evaluation.runner import Runner
 from saboc_jax.ntk.empirical import NTKOptions, empirical_ntk
 from saboc_jax.ntk.network import bind
 from saboc_jax.precision import enable_x64, inner_products
@@ -84,7 +86,7 @@ def test_an_evaluator_scores_in_the_type_of_its_space(space, gates):
         typed = in_dtype(space, dtype)
         scorer = make_scorer("naswot", typed)
         batch = data.draw(images, jax.random.key(2), 6, needs=scorer.needs)
-        evaluator = Evaluator(typed, scorer, [jax.random.key(0)], [batch])
+        evaluator = Evaluator(Runner(typed, scorer, Draws([jax.random.key(0)], [batch])))
         scores[dtype] = evaluator.evaluate(np.asarray(gates)[None] > 0)
     np.testing.assert_allclose(scores["float32"], scores["float64"], rtol=1e-3)
     np.testing.assert_allclose(scores["bfloat16"], scores["float64"], rtol=0.05)

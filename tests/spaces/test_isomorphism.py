@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.evaluation.jobs import Draws
+from saboc_jax.evaluation.runner import Runner
 from saboc_jax.scorers import make_scorer
 from saboc_jax.spaces import isomorphism, make_space
 from saboc_jax.spaces.masks import architecture_to_mask
@@ -18,22 +20,22 @@ def space():
 
 
 @pytest.fixture(scope="module")
-def stands_for(space):
+def representative(space):
     return isomorphism.representatives(space)
 
 
-def test_a_representative_is_isomorphic_costs_the_same_and_stands_for_itself(space, stands_for):
+def test_a_representative_is_isomorphic_costs_the_same_and_stands_for_itself(space, representative):
     everyone = cells.all_architectures()
-    chosen = {tuple(stands_for(arch).tolist()) for arch in everyone}
+    chosen = {tuple(representative(arch).tolist()) for arch in everyone}
     assert len(chosen) == 7700
     assert {tuple(arch.tolist()) for arch in isomorphism.distinct(space, by_cost=True)} == chosen
     assert len(isomorphism.distinct(space)) == 6466
     for arch in everyone[::37]:
-        other = stands_for(arch)
+        other = representative(arch)
         assert space.canonical(other) == space.canonical(arch)
         assert space.cost(other) == space.cost(arch)
         assert tuple(other.tolist()) <= tuple(arch.tolist())
-        assert stands_for(other).tolist() == other.tolist()
+        assert representative(other).tolist() == other.tolist()
 
 
 def test_a_space_too_large_to_enumerate_is_left_alone(space):
@@ -42,25 +44,27 @@ def test_a_space_too_large_to_enumerate_is_left_alone(space):
     assert isomorphism.representatives(huge)(arch).tolist() == arch.tolist()
 
 
-def test_one_score_for_a_class_in_whatever_order(space, stands_for):
+def test_one_score_for_a_class_in_whatever_order(space, representative):
     twins = ([1, 3, 2, 0, 0, 3], [1, 2, 3, 0, 0, 3])  # node 1 is a copy of node 0
     assert space.canonical(np.array(twins[0])) == space.canonical(np.array(twins[1]))
     masks = architecture_to_mask(np.array(twins), 5)
     batch = Batch(np.zeros((1, 8, 8, 1), np.float32), np.zeros(1, int))
 
-    def make(stand_in):
+    def make(representative_of):
         key = jax.random.key(0)
         scorer = make_scorer("random", space)
-        return Evaluator(space, scorer, [key], [batch], stands_for=stand_in)
+        return Evaluator(
+            Runner(space, scorer, Draws([key], [batch])), representative_of=representative_of
+        )
 
     apart = make(None).evaluate(masks)
     assert apart[0, 0, 0] != apart[1, 0, 0]
-    evaluator = make(stands_for)
+    evaluator = make(representative)
     forwards = evaluator.evaluate(masks)
     assert forwards[0, 0, 0] == forwards[1, 0, 0]
     counts = evaluator.counts
     assert (counts.scored, counts.served, counts.isomorphic) == (1, 1, 1)
-    backwards = make(stands_for).evaluate(masks[::-1])
+    backwards = make(representative).evaluate(masks[::-1])
     np.testing.assert_array_equal(forwards[::-1], backwards)
     supernet = np.ones((1, 6, 5), bool)
     evaluator.evaluate(supernet)

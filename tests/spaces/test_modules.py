@@ -12,9 +12,12 @@ from flax import linen as nn
 from flax import nnx
 
 from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.evaluation.jobs import Draws
+from saboc_jax.evaluation.runner import Runner
 from saboc_jax.layers.nnx import from_nnx
 from saboc_jax.layers.ops import Block, Relu
 from saboc_jax.layers.program_cost import count_work
+from saboc_jax.layers.programs import ProgramCache
 from saboc_jax.ntk.empirical import NTKOptions, empirical_ntks
 from saboc_jax.ntk.network import from_module
 from saboc_jax.scorers import MEASURED, SCORERS, make_scorer
@@ -98,7 +101,7 @@ THIN = ("te_nas", "teg_nas")
 @pytest.mark.parametrize("name", sorted(set(SCORERS) - set(THIN)))
 def test_every_scorer_scores_a_convnet_and_a_transformer_or_says_what_it_lacks(space, name):
     scorer, key = make_scorer(name, space), jax.random.key(1)
-    evaluator = Evaluator(space, scorer, [key], [make_batch()])
+    evaluator = Evaluator(Runner(space, scorer, Draws([key], [make_batch()])))
     if name in LOOKING:
         with pytest.raises(ValueError, match=LOOKING[name]):
             evaluator.evaluate(mask(1)[None])
@@ -107,7 +110,7 @@ def test_every_scorer_scores_a_convnet_and_a_transformer_or_says_what_it_lacks(s
     assert np.isfinite(values).all() or name == "naswot"  # 4 images may look alike
     assert evaluator.counts.compilations == bool(scorer.observables)
     assert scorer.measured == (name in MEASURED)
-    again = evaluator.with_draws([key], [make_batch()], "0").evaluate(
+    again = evaluator.with_draws(Draws([key], [make_batch()])).evaluate(
         mask(int(name not in LOOKING))[None]
     )
     # The same key gives the same bits, but of what is declared to be a measurement.
@@ -121,15 +124,15 @@ def test_scorers_that_need_a_thin_cell_say_so(space, name):
 
 
 def test_one_program_for_each_module_and_none_twice(space):
-    evaluator = Evaluator(
-        space, make_scorer("snip", space), [jax.random.key(r) for r in (0, 1)], [make_batch()] * 2
-    )
+    draws = Draws([jax.random.key(r) for r in (0, 1)], [make_batch()] * 2)
+    evaluator = Evaluator(Runner(space, make_scorer("snip", space), draws))
     first = evaluator.evaluate(np.stack([mask(0), mask(1)]))
     assert evaluator.counts.compilations == 2  # two repeats share one
     assert (first[:, 0] != first[:, 1]).all()
-    few = Evaluator(space, evaluator.scorer, evaluator.keys, evaluator.batches, max_programs=2)
+    two = ProgramCache(2)
+    few = Evaluator(Runner(space, evaluator.scorer, draws, programs=two))
     np.testing.assert_array_equal(few.evaluate(np.stack([mask(0), mask(1)])), first)
-    assert len(few._programs) == 2
+    assert len(two._compiled) == 2
     few._memory.clear()
     np.testing.assert_array_equal(few.evaluate(mask(0)[None]), first[:1])
     assert few.counts.compilations == 3  # what was dropped is compiled again
@@ -317,7 +320,7 @@ def test_every_searcher_takes_it(space, name):
     if name == "pruning":
         scorer = make_scorer("random", space)
     searcher = SEARCHERS[name](space.choices, scorer.higher_is_better, **options)
-    evaluator = Evaluator(space, scorer, [jax.random.key(0)], [make_batch()])
+    evaluator = Evaluator(Runner(space, scorer, Draws([jax.random.key(0)], [make_batch()])))
     found = run_search(searcher, evaluator, jax.random.key(0))
     assert found.arch.shape == (1,)
 

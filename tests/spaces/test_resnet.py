@@ -1,6 +1,7 @@
 """The ResNet space: texts, counting, mutation, networks, and kernels link by link."""
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 
 from saboc_jax.evaluation.evaluator import Evaluator
-from saboc_jax.layers.chain import Pieces
+from saboc_jax.evaluation.jobs import Draws
+from saboc_jax.evaluation.runner import Runner
+from saboc_jax.layers.programs import ProgramCache
 from saboc_jax.layers.tree import flatten
 from saboc_jax.ntk.empirical import NTKOptions
 from saboc_jax.ntk.network import NoParameterError
@@ -239,7 +242,7 @@ def test_the_kernel_link_by_link_is_that_of_the_network_and_the_jacobian(
         run = lambda batch: see(key, None, batch)  # noqa: E731
         return (run if pieces else jax.jit(run))(batch)
 
-    pieces = Pieces()
+    pieces = ProgramCache()
     exact, ours = kernel("jacobian", None), kernel("auto", pieces)
     assert pieces.compilations == compilations
     for name, value in exact.items():
@@ -250,7 +253,7 @@ def evaluator_and_masks(space, texts):
     key, batch, scorer = jax.random.key(0), make_batch(), make_scorer("ntk_score", space)
     archs = np.stack([space.from_string(text) for text in texts])
     masks = architecture_to_mask(archs, max(space.choices))
-    return Evaluator(space, scorer, [key], [batch]), masks
+    return Evaluator(Runner(space, scorer, Draws([key], [batch]))), masks
 
 
 def test_links_are_compiled_once_and_shared():
@@ -263,8 +266,7 @@ def test_links_are_compiled_once_and_shared():
     assert evaluator.counts.compilations == small + 2 * 5 + 1
     assert np.isfinite(first).all()
     assert (first != second).all()
-    of = (evaluator.space, evaluator.scorer, evaluator.keys, evaluator.batches)
-    one = Evaluator(*of, pieces=None)
+    one = Evaluator(replace(evaluator.runner, programs=ProgramCache(), pieces=None))
     np.testing.assert_allclose(one.evaluate(masks[:1]), first, rtol=2e-3)
     assert one.counts.compilations == 1
 
@@ -289,7 +291,7 @@ def test_the_chain_draws_the_parameters_of_the_network(shortcut):
     whole = jax.eval_shape(space.specialise(space.from_string(SMALL)).init, *key_and_image())
     shapes = lambda tree: jax.tree.map(lambda leaf: leaf.shape, tree)  # noqa: E731
     assert shapes(drawn) == shapes(whole["params"])
-    pieces = own.networks.chain.draw(jax.random.key(0), SHAPE, jnp.float32, Pieces())
+    pieces = own.networks.chain.draw(jax.random.key(0), SHAPE, jnp.float32, ProgramCache())
     for link, params in zip(own.networks.chain.links, pieces, strict=True):
         for path, leaf in flatten(params).items():
             same = functools.reduce(lambda tree, step: tree[step], link.path(path), drawn)
@@ -306,21 +308,22 @@ def test_a_network_without_blocks_has_no_kernel_of_cells_and_is_flagged():
     """Link by link and as one program; where a function chooses nothing, that is an error."""
     text = "SuperConvK3BNRELU(3,8,1,1)SuperConvK1BNRELU(8,8,1,1)"
     evaluator, masks = evaluator_and_masks(make(), (text,))
-    of = (evaluator.space, evaluator.scorer, evaluator.keys, evaluator.batches)
-    for one in (evaluator, Evaluator(*of, pieces=None)):
+    for one in (
+        evaluator,
+        Evaluator(replace(evaluator.runner, programs=ProgramCache(), pieces=None)),
+    ):
         assert not np.isfinite(one.evaluate(masks)).any()
         assert one.counts.non_finite == 1
     own = evaluator.space.program(masks[0])
     options = NTKOptions(params=lambda path: False)
-    for pieces in (Pieces(), None):
+    for pieces in (ProgramCache(), None):
         with pytest.raises(NoParameterError):
             Kernels(own, options, pieces=pieces)(jax.random.key(0), None, make_batch())
 
 
 def test_the_kernel_without_shortcuts_is_that_of_the_network():
     evaluator, masks = evaluator_and_masks(make(shortcut=False), (SMALL,))
-    of = (evaluator.space, evaluator.scorer, evaluator.keys, evaluator.batches)
-    one = Evaluator(*of, pieces=None).evaluate(masks)
+    one = Evaluator(replace(evaluator.runner, programs=ProgramCache(), pieces=None)).evaluate(masks)
     np.testing.assert_allclose(evaluator.evaluate(masks), one, rtol=2e-3)
 
 

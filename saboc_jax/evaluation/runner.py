@@ -1,0 +1,246 @@
+"""Computes scores: one compiled program for the architectures of a space, and nothing is kept.
+
+A score has two halves. What is observed of the network (its kernel, its gradients) is one XLA
+program for every architecture of the space, compiled ahead of time so that compile and run
+time are measured apart. What is read from it (eigenvalues, a regression) runs in float64 on
+the host: it is small, needs the precision, and GPUs are slow at it.
+
+A runner can be sent to another process as it is: what it has compiled and what lies on devices
+stays behind, and it finds the devices that are there.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from saboc_jax.devices import find_devices
+from saboc_jax.evaluation.backoff import Chunk, in_passes, is_out_of_memory
+from saboc_jax.evaluation.counts import Counts, is_flagged
+from saboc_jax.evaluation.jobs import Answer, Draws, Job, ScoreRow
+from saboc_jax.evaluation.sharing import arranged, collected, sharded, share_out, stacked
+from saboc_jax.layers.programs import ProgramCache
+from saboc_jax.ntk.sharded import check_divides
+from saboc_jax.precision import computing_in, enable_x64
+from saboc_jax.scorers.combine import (
+    check_needs,
+    combine,
+    labels_only,
+    observe,
+    on_space,
+    shared_by,
+    split_apart,
+)
+from saboc_jax.types import ProgramEach, Scorer, SearchSpace
+
+LOGGER = logging.getLogger(__name__)
+PLACES = 4
+"""Jobs that each of several devices takes at a time."""
+MAX_PROGRAMS = 64
+"""Where architectures have their own programs, a search would fill the memory with them."""
+
+
+@dataclass
+class Runner:
+    """Scores masks of a space on fixed keys and batches.
+
+    Attributes:
+        space: the search space.
+        scorer: any scorer of that space.
+        draws: the key and the batch of every repeat.
+        devices: how many local devices share the work; None: all.
+        shard: "architectures": the devices share the jobs, and the first alone runs those of
+            architectures that have their own programs. "images": jobs run one after another,
+            each on all devices; for scorers that observe nothing but NTKs.
+        chunk: how much is computed at once; it shrinks where memory does not suffice. None: one
+            job on one device, `PLACES` on each of several.
+        programs: compiled programs.
+        pieces: compiled links of architectures that are chains (`saboc_jax.layers.chain`); None:
+            one program for each architecture.
+
+    Raises:
+        ValueError: if the scorer needs what the batches have not, or the devices cannot share it.
+    """
+
+    space: SearchSpace
+    scorer: Scorer
+    draws: Draws
+    devices: int | None = None
+    shard: str = "architectures"
+    chunk: Chunk | None = None
+    programs: ProgramCache = field(default_factory=partial(ProgramCache, MAX_PROGRAMS))
+    pieces: ProgramCache | None = field(default_factory=ProgramCache)
+
+    def __post_init__(self) -> None:
+        self._devices = find_devices(self.devices)
+        shared_by(self.scorer, self.shard, len(self._devices))  # raises where it cannot
+        for batch in self.draws.batches:
+            check_needs(self.scorer, batch)
+            if self.shard == "images":
+                check_divides(len(self._devices), batch.images.shape[0])
+        several = len(self._devices) > 1 and self.shard == "architectures"
+        self._chunk = self.chunk or Chunk(PLACES if several else 1)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[()]]:
+        """What another process gets: what it was made of, all of it."""
+        made_of = {each.name: getattr(self, each.name) for each in fields(self) if each.init}
+        return partial(Runner, **made_of), ()
+
+    def with_draws(self, draws: Draws) -> "Runner":
+        """The same on other keys and batches, sharing programs and what is known of memory."""
+        other = replace(self, draws=draws)
+        other._chunk = self._chunk
+        return other
+
+    @property
+    def parts(self) -> tuple[Scorer, ...]:
+        """The scorers that the scorer combines; itself where it combines none."""
+        return self.scorer.parts or (self.scorer,)
+
+    @property
+    def at_once(self) -> int:
+        """Jobs of one program; where they have their own, share devices or are measured: one."""
+        if isinstance(self.space.networks, ProgramEach) or self.shard == "images":
+            return 1
+        if any(split_apart(part)[1].observables for part in self.parts):
+            return 1
+        return len(self._devices) * self._chunk.jobs
+
+    def compute(self, missing: Sequence[str], jobs: Sequence[Job]) -> Answer:
+        """A row of each missing part for each job.
+
+        Args:
+            missing: names of parts of the scorer.
+            jobs: any number; of a space where architectures have their own programs, one.
+        """
+        start, before, counts = time.perf_counter(), self._compile_seconds(), Counts()
+        parts = [part for part in self.parts if part.name in missing]
+        scorer, program_space = self._placed(parts, jobs[0])
+        with computing_in(self.space.dtype):
+            observed = self._observe(scorer, program_space, jobs, counts)
+        rows = [self._finish(scorer, parts, *pair) for pair in zip(jobs, observed, strict=True)]
+        counts.compile_seconds += self._compile_seconds() - before
+        counts.run_seconds = time.perf_counter() - start - counts.compile_seconds
+        counts.scored = len(jobs)
+        for job, own in zip(jobs, rows, strict=True):
+            for values, diagnostics in own.values():
+                if not np.isfinite(values).all():
+                    diagnostics["flag"] = "non_finite"
+            counts.non_finite += is_flagged(job.rows | own, "non_finite")
+        return Answer(rows, [counts.run_seconds / len(jobs)] * len(jobs), counts)
+
+    def _placed(self, parts: Sequence[Scorer], job: Job) -> tuple[Scorer, SearchSpace | None]:
+        """The scorer of these parts where it runs, and the job's own program; None: there is one.
+
+        Its name is that of its parts.
+        """
+        scorer = combine(parts, "+".join(part.name for part in parts))
+        program_space = None
+        if isinstance(self.space.networks, ProgramEach):
+            program_space = self.space.program(job.mask)
+            scorer = on_space(scorer, program_space, self.pieces)
+        return shared_by(scorer, self.shard, len(self._devices)), program_space
+
+    def _observe(
+        self, scorer: Scorer, program_space: SearchSpace | None, jobs: Sequence[Job], counts: Counts
+    ) -> list[Any]:
+        """What is seen of each job, on the host; in smaller chunks where it does not fit."""
+        before = self._compilations()
+        while True:
+            try:
+                smaller, size = in_passes(scorer, self._chunk.images), self.at_once
+                if size == 1:
+                    seen = [self._observe_one(smaller, program_space, job, counts) for job in jobs]
+                else:
+                    groups = [jobs[i : i + size] for i in range(0, len(jobs), size)]
+                    several = [self._observe_chunk(smaller, group, counts) for group in groups]
+                    seen = [one for group in several for one in group]
+                break
+            except (MemoryError, RuntimeError) as error:
+                batch = self.draws.batches[0]
+                if not is_out_of_memory(error) or not self._chunk.halve(scorer, batch):
+                    raise
+                counts.shrunk = str(self._chunk)
+                if self._chunk.halvings == 1:
+                    LOGGER.warning("memory does not suffice; smaller from here on: %s", error)
+        counts.compilations += self._compilations() - before
+        return seen
+
+    def _observe_one(
+        self, scorer: Scorer, program_space: SearchSpace | None, job: Job, counts: Counts
+    ) -> dict[str, Any]:
+        repeat, gates = job.name[1], self.space.gates(job.mask)
+        key, batch = self.draws.keys[repeat], self.draws.batches[repeat]
+        whole, apart = split_apart(scorer)
+        observed: Any = observe(apart, key, gates, batch)
+        for value in observed.values():  # what has compiled its own program says how long
+            seconds = value.pop("compile_seconds", 0) if isinstance(value, dict) else 0
+            counts.compile_seconds += seconds
+            counts.compilations += bool(seconds)
+        if whole.observables:
+            name = ("observe", scorer.name, program_space, self._chunk.images)
+            observed |= self.programs.run(name, partial(observe, whole), key, gates, batch)
+        return jax.device_get(observed)
+
+    def _observe_chunk(
+        self, scorer: Scorer, jobs: Sequence[Job], counts: Counts
+    ) -> list[dict[str, Any]]:
+        """The same of several jobs, shared out over the devices."""
+        if not scorer.observables:
+            return [{} for _ in jobs]
+        places = share_out(len(jobs), len(self._devices), self._chunk.jobs)
+        gates = np.stack([self.space.gates(job.mask) for job in jobs])
+        repeats = np.array([job.name[1] for job in jobs])
+        args = (*arranged(places, gates, repeats, self._devices), *self._draws_on_devices)
+        name = ("observe", scorer.name, None, self._chunk.images)
+        look = sharded(partial(observe, scorer), self._devices)
+        seen = collected(self.programs.run(name, look, *args), places)
+        counts.device_jobs = np.add(counts.device_jobs or 0, (places >= 0).sum(1)).tolist()
+        return seen
+
+    def _finish(
+        self, scorer: Scorer, parts: Sequence[Scorer], job: Job, observed: Any
+    ) -> dict[str, ScoreRow]:
+        """The second half of a score, in float64 on the host."""
+        gates, batch = self.space.gates(job.mask), self.draws.batches[job.name[1]]
+        host = jax.local_devices(backend="cpu")[0]
+        with enable_x64(), jax.default_device(host):
+            double = jax.tree.map(_to_host, (observed, gates, labels_only(batch)))
+            scores, notes = self.programs.run(("finish", scorer.name), scorer.finish, *double)
+        ends = np.cumsum([len(part.metrics) for part in parts])[:-1]
+        return {
+            part.name: ScoreRow(
+                own,
+                {
+                    name.rpartition(".")[2]: np.asarray(value)
+                    for name, value in notes.items()
+                    if name.rpartition(".")[0] == part.name
+                },
+            )
+            for part, own in zip(parts, np.split(np.asarray(scores), ends), strict=True)
+        }
+
+    @cached_property
+    def _draws_on_devices(self) -> tuple[Any, Any]:
+        return stacked(self.draws.keys, self.draws.batches, self._devices)
+
+    @property
+    def _caches(self) -> list[ProgramCache]:
+        return [cache for cache in (self.programs, self.pieces) if cache is not None]
+
+    def _compilations(self) -> int:
+        return sum(cache.compilations for cache in self._caches)
+
+    def _compile_seconds(self) -> float:
+        return sum(cache.compile_seconds for cache in self._caches)
+
+
+def _to_host(value: Any) -> np.ndarray:
+    array = np.asarray(value)
+    return array.astype(np.float64) if jnp.issubdtype(array.dtype, jnp.floating) else array

@@ -1,0 +1,58 @@
+"""Compiled functions, kept by what they are and the shapes they take."""
+
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+
+
+@dataclass
+class ProgramCache:
+    """Compiled functions by name and by the shapes of their arguments.
+
+    Another process gets it empty: a compiled program cannot be sent.
+
+    Attributes:
+        maximum: how many are kept, the latest used.
+        compilations: functions compiled.
+        compile_seconds: time of it.
+    """
+
+    maximum: int = 4096
+    compilations: int = 0
+    compile_seconds: float = 0.0
+    _compiled: dict[Hashable, Callable[..., Any]] = field(default_factory=dict)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[int]]:
+        """What is sent of it."""
+        return ProgramCache, (self.maximum,)
+
+    def run(self, name: Hashable, function: Callable[..., Any], *args: Any) -> Any:
+        """Calls a function with arrays.
+
+        Args:
+            name: functions of equal names do the same.
+            function: compiled ahead of time, once for each name and shapes of the arguments;
+                part of another program where an argument is traced.
+            *args: trees of arrays.
+        """
+        leaves, structure = jax.tree.flatten(args)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            return function(*args)
+        shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+        signature = (name, structure, shapes)
+        if signature not in self._compiled:
+            self._compiled[signature] = self._compile(function, args)
+            if len(self._compiled) > self.maximum:
+                del self._compiled[next(iter(self._compiled))]
+        self._compiled[signature] = self._compiled.pop(signature)  # the newest is the last
+        return self._compiled[signature](*args)
+
+    def _compile(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Callable[..., Any]:
+        start = time.perf_counter()
+        compiled = jax.jit(function).lower(*args).compile()
+        self.compile_seconds += time.perf_counter() - start
+        self.compilations += 1
+        return compiled
