@@ -19,8 +19,8 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
+from saboc_jax.layers.channels import statistics
 from saboc_jax.layers.convolutions import shifted
-from saboc_jax.layers.rules import statistics
 
 Features = Float[Array, "n height width channels"]
 EPSILON = 1e-5  # of every batch norm of NAS-Bench-201 and DARTS

@@ -15,11 +15,11 @@ Batch-norm modes:
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
+from saboc_jax.layers.channels import statistics
 from saboc_jax.layers.convolutions import Geometry, fast_convolve
 
 Interceptor = Callable[..., Any]
@@ -48,21 +48,6 @@ class Twofold(nn.Module):
 def is_twofold(context: Any) -> bool:
     """Is this the call of a `Twofold`?"""
     return isinstance(context.module, Twofold) and context.method_name == "__call__"
-
-
-def statistics(
-    x: Float[Array, "... c"], axis: str | None = None
-) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
-    """Mean and (biased) variance of each channel, in two passes: exact to rounding.
-
-    Args:
-        x: equally many examples on each device.
-        axis: of a mesh over whose devices the examples are shared out; None: all are here.
-    """
-    axes = tuple(range(x.ndim - 1))
-    over_all = lambda mean: mean if axis is None else lax.pmean(mean, axis)  # noqa: E731
-    mean = over_all(x.mean(axes))
-    return mean, over_all(jnp.square(x - mean).mean(axes))
 
 
 def batch_norm_parameters(module: nn.BatchNorm) -> tuple[Any, Any]:

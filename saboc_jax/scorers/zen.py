@@ -20,8 +20,9 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from saboc_jax.keys import Purpose, key_for
+from saboc_jax.layers.channels import statistics
 from saboc_jax.layers.ops import Block
-from saboc_jax.layers.rules import is_call, statistics
+from saboc_jax.layers.rules import is_call
 from saboc_jax.ntk.network import Network, bind
 from saboc_jax.scorers.activations import check_init, put, record, recorded, redraw
 from saboc_jax.types import Batch, Diagnostics, Gates, Images, Passes, PRNGKey, Scorer, SearchSpace
