@@ -1,81 +1,121 @@
 #!/usr/bin/env bash
-# Builds wheel and sdist, installs them in clean environments, runs `saboc` there, prints a table,
-# row by row.
+# Builds the wheel, installs it in bare environments, one for each row, uses it there, and prints a
+# table, row by row.
 #
-# Usage: scripts/install_matrix.sh [extras; default: all that pyproject.toml lists]
-# Interpreters: python3.11, python3.12 and python3.13, or those named by PYTHON311, PYTHON312 and
-# PYTHON313. Environments and logs are made anew in .cache/install; each is removed after its row.
-# Ways: "plain" is what a user types, `pip install 'saboc_jax[extras]'`, TensorFlow included, which
-# neural-tangents asks for; "pinned" is constraints.txt without it, as `make` installs. ROWS names
-# some of "pinned-wheel pinned-sdist plain-wheel", the default.
+# Usage: scripts/install_matrix.sh [ROW...]
+# A row is a list of extras by commas; "-": none; "pinned": constraints.txt, as `make` installs;
+# "sdist": the source archive without extras. The default is "- figures training parquet,nats ray
+# reference all pinned sdist".
+# Variables: PYTHONS, interpreters ("python3.11 python3.12 python3.13"); SABOC_DATA_DIR, where TFDS
+# data lies, else that column is left out; PIP_CONSTRAINT, a file of pip, e.g. with the release of
+# PyTorch that `peers` and `all` shall take. Environments and logs are made anew in .cache/install
+# (WORK names another folder); each environment is removed after its row.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-root=$PWD work=$PWD/.cache/install
+root=$PWD work=${WORK:-$PWD/.cache/install}
 rm -rf "$work"
-mkdir -p "$work"
-# The newest of the interpreters builds, and reads pyproject.toml.
-builder=${PYTHON313:-python3.13}
-extras=${1:-$("$builder" -c 'import tomllib
-print(",".join(tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]))')}
-flags=(--dataset=digits --channels=2 --batch_size=6 --repeats=1 --num_archs=2 --scorers=ntk_score)
+mkdir -p "$work/away"
+work=$(cd "$work" && pwd)
+read -ra pythons <<<"${PYTHONS:-python3.11 python3.12 python3.13}"
+rows=("$@")
+[ $# -gt 0 ] || rows=(- figures training parquet,nats ray reference all pinned sdist)
+quiet=(-m pip install --quiet --disable-pip-version-check)
+small=(--dataset=digits --channels=2 --repeats=1)
 
 # What git holds, so that nothing that lies about gets into the archives.
 git archive --prefix=source/ HEAD | tar -x -C "$work"
-"$builder" -m venv "$work/builder"
-"$work/builder/bin/python" -m pip install --quiet --disable-pip-version-check build
+"${pythons[0]}" -m venv "$work/builder"
+"$work/builder/bin/python" "${quiet[@]}" build
 "$work/builder/bin/python" -m build --outdir "$work/dist" "$work/source" >"$work/build.log" 2>&1
 wheel=$(ls "$work"/dist/*.whl) sdist=$(ls "$work"/dist/*.tar.gz)
 
-# install DIRECTORY WAY ARCHIVE
+# A kernel of a module of one's own, which no binary needs.
+cat >"$work/own.py" <<'EOF'
+import flax.linen as nn
+import jax
+
+import saboc_jax as sj
+
+
+class Own(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(nn.relu(nn.Conv(4, (3, 3))(x)).mean((1, 2)))
+
+
+images = jax.random.normal(jax.random.key(0), (5, 8, 8, 3))
+network = sj.from_module(Own(), Own().init(jax.random.key(1), images))
+assert sj.empirical_ntk(network, images).shape == (5, 5)
+EOF
+
+# install DIRECTORY ROW
 install() {
-    local pip=("$1/bin/python" -m pip install --quiet --disable-pip-version-check)
-    if [ "$2" = pinned ]; then
-        "${pip[@]}" --no-deps --requirement "$root/constraints.txt"
-        "${pip[@]}" --no-deps "$3"
-    else
-        "${pip[@]}" "$3[$extras]"
-    fi
+    case $2 in
+        -) "$1/bin/python" "${quiet[@]}" "$wheel" ;;
+        sdist) "$1/bin/python" "${quiet[@]}" "$sdist" ;;
+        pinned)
+            "$1/bin/python" "${quiet[@]}" --no-deps --requirement "$root/constraints.txt"
+            "$1/bin/python" "${quiet[@]}" --no-deps "$wheel"
+            ;;
+        *) "$1/bin/python" "${quiet[@]}" "$wheel[$2]" ;;
+    esac
 }
 
-# try NAME COMMAND...: "ok" with its seconds, or what went wrong; run far from the source.
+# try LOG COMMAND...: its seconds, or what went wrong; run far from the source.
 try() {
     local start=$SECONDS log=$1
     shift
     if (cd "$work/away" && "$@") >>"$log" 2>&1; then
-        echo "ok, $((SECONDS - start)) s"
+        echo "$((SECONDS - start)) s"
     else
-        status=1
         echo "failed: $(tail -n 1 "$log" | cut -c -60 | tr '|' '/')"
     fi
 }
 
+# present DIRECTORY: which of the large frameworks are there.
+present() {
+    local found
+    found=$(ls "$1" | grep -xE 'tensorflow|keras|ray|torch' | paste -sd ' ' -) || true
+    echo "${found:-none}"
+}
+
 status=0
-mkdir -p "$work/away"
-echo "| Python | archive | way | jax | pip install | saboc --help | first score |"
-echo "|---|---|---|---|---|---|---|"
-for python in "${PYTHON311:-python3.11}" "${PYTHON312:-python3.12}" "${PYTHON313:-python3.13}"; do
+echo "| Python | extras | jax | packages | MB | install | --help | score | search | TFDS | own module | of TensorFlow, Keras, Ray, torch |"
+echo "|---|---|---|---|---|---|---|---|---|---|---|---|"
+for python in "${pythons[@]}"; do
     if ! name=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null); then
-        echo "| $python | - | - | - | no such interpreter | - | - |"
+        echo "| $python | no such interpreter |"
         status=1
         continue
     fi
-    for row in ${ROWS:-pinned-wheel pinned-sdist plain-wheel}; do
-        way=${row%-*} kind=${row#*-}
-        archive=$wheel
-        [ "$kind" = wheel ] || archive=$sdist
-        venv=$work/venv log=$work/$name-$way-$kind.log
-        echo "Python $name, $kind, $way: log in $log" >&2
+    for row in "${rows[@]}"; do
+        venv=$work/venv log=$work/$name-${row//,/-}.log
+        echo "Python $name, $row: log in $log" >&2
         "$python" -m venv --clear "$venv"
-        installed=$(try "$log" install "$venv" "$way" "$archive") || true
-        help=$(try "$log" "$venv/bin/saboc" --help)
-        score=$(try "$log" "$venv/bin/saboc" score "${flags[@]}" --store="$work/$name-$way.sqlite")
+        site=$(echo "$venv"/lib/python*/site-packages)
+        # pip is the tool and no part of what is measured.
+        bare=$(du -sm "$venv" | cut -f 1)
+        installed=$(try "$log" install "$venv" "$row")
+        size=$(($(du -sm "$venv" | cut -f 1) - bare))
+        packages=$(find "$site" -maxdepth 1 -name '*.dist-info' | wc -l)
         jax=$("$venv/bin/python" -c 'import importlib.metadata as m; print(m.version("jax"))') || jax=-
-        echo "| $name | $kind | $way | $jax | $installed | $help | $score |"
-        case "$installed$help$score" in *failed*) status=1 ;; esac
-        rm -rf "$venv" "$work/$name-$way.sqlite"
+        saboc=$venv/bin/saboc store=$work/away/$name-${row//,/-}
+        help=$(try "$log" "$saboc" --help)
+        score=$(try "$log" "$saboc" score "${small[@]}" --batch_size=6 --num_archs=2 \
+            --scorers=ntk_score --store="$store.sqlite")
+        search=$(try "$log" "$saboc" search "${small[@]}" --batch_size=8 --searcher=random \
+            --max_evaluations=3 --workdir="$store")
+        tfds=-
+        [ -z "${SABOC_DATA_DIR:-}" ] || tfds=$(try "$log" "$saboc" score "${small[@]}" \
+            --dataset=cifar10 --batch_size=6 --num_archs=2 --scorers=ntk_score \
+            --store="$store-tfds.sqlite")
+        own=$(try "$log" "$venv/bin/python" "$work/own.py")
+        ours=$(ls "$site" | grep -E '^(saboc|experiments)' | grep -v dist-info | paste -sd ' ' -)
+        [ "$ours" = saboc_jax ] || { status=1 && own="$own; at the top: $ours"; }
+        echo "| $name | $row | $jax | $packages | $size | $installed | $help | $score | $search |" \
+            "$tfds | $own | $(present "$site") |"
+        case "$installed$help$score$search$tfds$own" in *failed*) status=1 ;; esac
+        rm -rf "$venv" "$store"*
     done
 done
-
-echo
-echo "Extras of \"plain\": $extras"
 exit "$status"
