@@ -1,6 +1,7 @@
 # `make search` runs a search, `make test` checks everything; both first build .venv, once.
 #
-# Variables: ARGS (flags of the program), PYTHON (interpreter to build .venv with),
+# Variables: ARGS (flags of the program), PYTHON (interpreter to build .venv with), EXTRAS (of
+# `make install`, any but `reference`, which brings TensorFlow and is there without it already),
 # PYTEST_ARGS (flags of pytest, e.g. PYTEST_ARGS="-n 2"), SABOC_DATA_DIR, SABOC_GOLDEN_DIR.
 
 SHELL := /bin/sh
@@ -49,7 +50,8 @@ $(VENV)/.installed: $(VENV)/.dependencies pyproject.toml
 	$(PIP) --no-deps --editable .
 	@touch $@
 
-install: $(VENV)/.installed  ## Build .venv.
+install: $(VENV)/.installed  ## Build .venv; EXTRAS=ray,figures adds extras.
+	$(if $(EXTRAS),$(PIP) --constraint constraints.txt --editable ".[$(EXTRAS)]")
 
 search: $(VENV)/.installed  ## Search an architecture: make search ARGS="--help".
 	$(BIN)/python -m experiments.search $(ARGS)
@@ -74,11 +76,9 @@ test: lint  ## Check style and types, then run the tests.
 bench: $(VENV)/.installed  ## Measure compile time and run time.
 	$(BIN)/python -m experiments.benchmark $(ARGS)
 
-# Only what the extra names: a full resolution would pull in TensorFlow, see pyproject.toml.
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(VENV)/.installed  ## Build the documentation into site/.
-	$(PIP) --constraint constraints.txt $$($(BIN)/python -c \
-		'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
+	$(PIP) --constraint constraints.txt --editable ".[docs]"
 	$(BIN)/python -m mkdocs build --strict
 
 clean:  ## Remove .venv, caches and build products; results in runs/ stay.

@@ -111,6 +111,7 @@ for python in "${pythons[@]}"; do
             --store="$store-tfds.sqlite")
         own=$(try "$log" "$venv/bin/python" "$work/own.py")
         ours=$(ls "$site" | grep -E '^(saboc|experiments)' | grep -v dist-info | paste -sd ' ' -)
+        [ "$row" != - ] || [ "$(present "$site")" = none ] || status=1
         [ "$ours" = saboc_jax ] || { status=1 && own="$own; at the top: $ours"; }
         echo "| $name | $row | $jax | $packages | $size | $installed | $help | $score | $search |" \
             "$tfds | $own | $(present "$site") |"

@@ -13,7 +13,7 @@ mkdir -p "$work"
 # The lowest version of every direct dependency that pyproject.toml allows.
 floor=(
     jax==0.4.38 jaxlib==0.4.38 flax==0.10.2 optax==0.2.4 orbax-checkpoint==0.10.2
-    numpy==1.26.4 scipy==1.11.4 jaxtyping==0.2.34 scikit-learn==1.4.2 matplotlib==3.10.8
+    numpy==1.26.4 scipy==1.11.4 jaxtyping==0.2.34 matplotlib==3.10.8 pillow==10.2.0
     rich==13.7.1 absl-py==2.1.0 tensorflow-datasets==4.9.10 array_record==0.5.1
 )
 tools=(pytest pytest-xdist hypothesis beartype frozendict)
