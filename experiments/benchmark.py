@@ -27,6 +27,7 @@ from rich.console import Console
 
 from saboc_jax.devices import cores
 from saboc_jax.extras import needed
+from saboc_jax.files import write_json
 from saboc_jax.keys import root_key
 from saboc_jax.reports.tables import results_table
 from saboc_jax.spaces.masks import sample_connected
@@ -36,7 +37,7 @@ from .benchmarking import costs
 from .benchmarking import plot as benchmark_plot
 from .benchmarking.contestants import MATMUL, TORCH, Case, Contestant, Prepared, all_contestants
 from .benchmarking.timing import Times, measure, summarise
-from .support import common, pictures
+from .support import common, pictures, workdir
 
 NUM_ARCHS = flags.DEFINE_integer("num_archs", 8, "Random connected cells to measure on.", 1)
 ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds over contestants at every cell.", 1)
@@ -149,8 +150,8 @@ def write(record: dict[str, Any], title: str) -> None:
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         "load average": list(os.getloadavg()),
     }
-    settings = {"settings": common.flag_values("out"), **common.environment(), "machine": machine}
-    common.write_json(out, settings | record)
+    settings = {"settings": workdir.flag_values("out"), **workdir.environment(), "machine": machine}
+    write_json(out, settings | record)
     base = next(iter(record["results"]))
     results = record["results"]
     draw = functools.partial(benchmark_plot.draw, results, base, title)

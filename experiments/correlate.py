@@ -71,7 +71,7 @@ def main() -> None:
     console = Console(highlight=False)
     shares = top_k()
     accuracies = benchmarks.load_nas_bench_201(common.DATA_DIR.value)
-    rows: list[correlation.Row] = []
+    rows: list[correlation.CorrelationRow] = []
     for name in DATASETS.value or [common.DATASET.value]:
         dataset = common.load_dataset(name)
         trained_on = TRAINED_ON.value or dataset.name.removesuffix("_standin")

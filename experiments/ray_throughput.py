@@ -15,11 +15,12 @@ from rich.console import Console
 from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.evaluation.ray import RayExecutor
 from saboc_jax.evaluation.store import Store
+from saboc_jax.files import write_json
 from saboc_jax.progress import track
 from saboc_jax.reports.tables import results_table
 from saboc_jax.spaces.masks import architecture_to_mask
 
-from .support import common, scoring
+from .support import common, scoring, workdir
 
 WORKERS = flags.DEFINE_list("workers", ["1", "2"], "Numbers of workers.")
 OUT = flags.DEFINE_string("out", "runs/ray_throughput.json", "Where the result is kept.")
@@ -75,8 +76,8 @@ def main() -> None:
     console = Console(highlight=False)
     results = [measure(*run, store) for run in track(runs, "measuring", console, calm=True)]
     store.unlink()
-    record = {"settings": common.flag_values("out", "store"), **common.environment()}
-    common.write_json(out, {**record, "ray": ray_version(), "results": results})
+    record = workdir.run_record("out", "store")
+    write_json(out, {**record, "ray": ray_version(), "results": results})
     console.print(results_table(results, title="Scores on Ray"))
 
 

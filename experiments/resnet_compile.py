@@ -22,12 +22,13 @@ from saboc_jax import data, progress
 from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.evaluation.jobs import Draws
 from saboc_jax.evaluation.runner import Runner
+from saboc_jax.files import write_json
 from saboc_jax.keys import root_key
 from saboc_jax.searchers import make_searcher
 from saboc_jax.searching.run import run_search
 
 from .paper import resnets
-from .support import common
+from .support import common, workdir
 
 STEPS = flags.DEFINE_integer("steps", 500, "Steps of the evolution.", 4)
 ONE_PROGRAM = flags.DEFINE_integer("one_program", 3, "Candidates compiled as one program.", 1)
@@ -120,8 +121,7 @@ def main() -> None:
     whole = alone.rows
     last = rows[-max(len(rows) // 4, 1) :]
     result = {
-        "settings": common.flag_values("out"),
-        **common.environment(),
+        **workdir.run_record("out"),
         "steps": len(found.history),
         "stopped_by": found.stopped,
         "scored": len(rows),
@@ -131,7 +131,7 @@ def main() -> None:
         "each_candidate": rows,
         "each_one_program": whole,
     }
-    common.write_json(Path(OUT.value) / "result.json", result)
+    write_json(Path(OUT.value) / "result.json", result)
     shown = {k: v for k, v in result.items() if not k.startswith("each")}
     Console().print_json(data=shown)
 

@@ -25,6 +25,7 @@ from rich.console import Console
 from scipy import stats
 
 from saboc_jax import progress
+from saboc_jax.files import write_json
 from saboc_jax.keys import root_key
 from saboc_jax.ntk.empirical import NTKOptions, empirical_ntks
 from saboc_jax.ntk.network import bind
@@ -35,7 +36,7 @@ from saboc_jax.spaces.masks import sample_architectures
 
 from .benchmarking.contestants import compiled
 from .benchmarking.timing import timed
-from .support import common, pictures
+from .support import common, pictures, workdir
 
 if TYPE_CHECKING:  # matplotlib is an extra, and loaded when something is drawn
     from matplotlib.figure import Figure
@@ -191,8 +192,8 @@ def main() -> None:
     title = f"Exponents of the cost; {time.perf_counter() - start:.0f} s"
     console.print(results_table(table, title=title))
     if OUT.value:
-        record = {"settings": common.flag_values("out"), **common.environment(), "sweeps": sweeps}
-        common.write_json(Path(OUT.value), record)
+        record = {"settings": workdir.flag_values("out"), **workdir.environment(), "sweeps": sweeps}
+        write_json(Path(OUT.value), record)
         pictures.keep(Path(OUT.value).with_suffix(".png"), lambda: draw(sweeps), dpi=120)
 
 

@@ -17,6 +17,7 @@ from absl import flags
 from rich.console import Console
 
 from saboc_jax.data import Dataset
+from saboc_jax.files import write_json
 from saboc_jax.keys import root_key
 from saboc_jax.progress import track
 from saboc_jax.reports.tables import results_table
@@ -24,7 +25,7 @@ from saboc_jax.spaces.masks import architecture_to_mask, sample_connected
 from saboc_jax.types import SearchSpace
 
 from . import benchmark
-from .support import common
+from .support import common, workdir
 
 SCORER_NAMES = flags.DEFINE_list("scorers", ["all"], "Scorers, by commas, or all (but latency).")
 
@@ -80,8 +81,8 @@ def main() -> None:
     )
     console.print(results_table(rows, title=title))
     if benchmark.OUT.value:
-        record = {"settings": common.flag_values("out"), **common.environment()}
-        common.write_json(Path(benchmark.OUT.value), record | {"results": results})
+        record = workdir.run_record("out")
+        write_json(Path(benchmark.OUT.value), record | {"results": results})
 
 
 if __name__ == "__main__":

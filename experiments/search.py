@@ -17,12 +17,13 @@ from absl import flags
 from rich.console import Console
 
 from saboc_jax.evaluation.store import Store
+from saboc_jax.files import write_json
 from saboc_jax.reports import html as report_html
 from saboc_jax.scorers import SCORERS
 from saboc_jax.searching.assembly import latency_of
 from saboc_jax.spaces.isomorphism import representatives
 
-from .support import common, search_report, searcher_flags, searching
+from .support import common, search_report, searcher_flags, searching, workdir
 
 SCORER = flags.DEFINE_string(
     "scorer",
@@ -57,8 +58,8 @@ def main() -> None:
     options = searcher_flags.options()
     searcher_flags.warn(console, space, options)
     searcher = searching.build_searcher(space, scorer, allowed, **options)
-    settings = common.flag_values("store", *searching.IGNORED) | {"dataset": dataset.name}
-    folder = common.open_workdir(
+    settings = workdir.flag_values("store", *searching.IGNORED) | {"dataset": dataset.name}
+    folder = workdir.open_workdir(
         WORKDIR.value
         or f"runs/{space.name}-{searcher.name}-{scorer.name.replace(':', '-')}-{dataset.name}"
         f"-seed{common.SEED.value}",
@@ -89,8 +90,8 @@ def main() -> None:
     if searching.AGAINST.value:
         summary["pareto_front"] = searching.keep_front(console, folder, space, scorer, found, known)
     record = {"settings": settings, "time_budget": searching.TIME_BUDGET.value}
-    common.write_json(folder / "result.json", {**record, **common.environment(), **summary})
-    common.write_json(folder / "candidates.json", search_report.candidates(space, scorer, found))
+    write_json(folder / "result.json", {**record, **workdir.environment(), **summary})
+    write_json(folder / "candidates.json", search_report.candidates(space, scorer, found))
     search_report.draw(folder, space, np.asarray(found.arch))
     report_html.write(folder)
     console.print(f"Kept in {folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")

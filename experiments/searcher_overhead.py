@@ -17,6 +17,7 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
+from saboc_jax.files import write_json
 from saboc_jax.keys import key_numbered, root_key
 from saboc_jax.progress import track
 from saboc_jax.reports.tables import results_table
@@ -25,7 +26,7 @@ from saboc_jax.searchers import SEARCHERS
 from saboc_jax.spaces import make_space
 from saboc_jax.types import Searcher
 
-from .support import common
+from .support import common, workdir
 
 POPULATION = flags.DEFINE_integer("population", 256, "Population of the evolutions.", 4)
 EVALUATIONS = flags.DEFINE_integer("evaluations", 1256, "Evaluations of each search.", 1)
@@ -88,13 +89,10 @@ def main() -> None:
                 "first run s": compiling,
             }
         )
-    settings = common.flag_values("out")
     title = f"population {POPULATION.value}, {BATCH.value} per step, score: parameters"
     console.print(results_table(rows, title=title))
     if OUT.value:
-        common.write_json(
-            Path(OUT.value), {"settings": settings, **common.environment(), "rows": rows}
-        )
+        write_json(Path(OUT.value), {**workdir.run_record("out"), "rows": rows})
 
 
 if __name__ == "__main__":

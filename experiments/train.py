@@ -12,10 +12,11 @@ from absl import flags
 from rich.console import Console
 
 from saboc_jax import progress
+from saboc_jax.files import write_json
 from saboc_jax.reports import html as report_html
 from saboc_jax.training.recipes import RECIPES
 
-from .support import common, search_report, training
+from .support import common, search_report, training, workdir
 
 ARCHITECTURE = flags.DEFINE_string("architecture", None, "The space's text.", required=True)
 RECIPE = flags.DEFINE_enum("recipe", "quick", sorted(RECIPES), "Settings of training.")
@@ -34,7 +35,7 @@ def main() -> None:
     recipe = training.recipe(RECIPE.value, EPOCHS.value, TRAIN_BATCH.value)
     space = training.space(dataset, recipe, common.SPACE.value)
     settings = training.identity(dataset, recipe)
-    folder = common.open_workdir(WORKDIR.value, settings)
+    folder = workdir.open_workdir(WORKDIR.value, settings)
     arch = space.from_string(ARCHITECTURE.value)
     console.print(f"{space.to_string(arch)}: {space.cost(arch)}")
 
@@ -54,11 +55,11 @@ def main() -> None:
         lines = training.train(space, arch, dataset, recipe, seed, folder, count, show, bar.advance)
     record: dict[str, Any] = {
         "settings": settings,
-        **common.environment(),
+        **workdir.environment(),
         "text": space.to_string(arch),
     }
     record |= {"cost": space.cost(arch)._asdict(), "recipe": asdict(recipe), "epochs": lines}
-    common.write_json(folder / "result.json", record)
+    write_json(folder / "result.json", record)
     search_report.draw(folder, space, arch)
     report_html.write(folder)
     last = lines[-1]

@@ -16,13 +16,14 @@ from rich.console import Console
 
 from saboc_jax import progress
 from saboc_jax.benchmarks.tables import load_nas_bench_201
+from saboc_jax.files import write_json
 from saboc_jax.reports import html as report_html
 from saboc_jax.reports.tables import results_table
 from saboc_jax.spaces import make_space
 from saboc_jax.training.recipes import RECIPES, Recipe
 from saboc_jax.training.run import first_examples
 
-from .support import common, correlate_report, pictures, trained_cells, training
+from .support import common, correlate_report, pictures, trained_cells, training, workdir
 
 ARCHS = flags.DEFINE_list(
     "archs", ["found", "random"], "Groups: found, random, spread, or files with a cell a line."
@@ -56,7 +57,7 @@ def train_all(console: Console, texts: list[str]) -> dict[tuple[str, int], dict[
     dataset, recipe = common.load_dataset(), settings()
     # What says which cells are trained, and how often, may differ: every run has its own folder.
     chosen = ("archs", "number", "searches", "seed", "seeds", "out")
-    folder = common.open_workdir(WORKDIR.value, training.identity(dataset, recipe, *chosen))
+    folder = workdir.open_workdir(WORKDIR.value, training.identity(dataset, recipe, *chosen))
     own, held_out = (
         training.shrunk(first_examples(dataset, split, count), SHRINK.value)
         for split, count in (("train", EXAMPLES.value), ("test", None))
@@ -95,8 +96,8 @@ def main() -> None:
             correlate_report.write(Path(OUT.value), rows, name)
     folder = Path(WORKDIR.value)
     draw = functools.partial(trained_cells.plot, trained_cells.per_cell(runs))
-    record = {"settings": common.flag_values("out"), **common.environment()}
-    common.write_json(folder / "result.json", {**record, "tables": tables, "runs": runs})
+    record = workdir.run_record("out")
+    write_json(folder / "result.json", {**record, "tables": tables, "runs": runs})
     pictures.keep(folder / "trained.png", draw, dpi=100)
     report_html.write(folder)
     if OUT.value:

@@ -1,6 +1,7 @@
 """JSON files that runs leave."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,3 +16,13 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON whole or not at all, readable by whom the umask lets; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    with unfinished.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1)
+        file.write("\n")
+    unfinished.replace(path)

@@ -53,7 +53,7 @@ def operation(name: str, channels: int) -> nn.Module:
     return nn.Identity() if name == "skip_connect" else Zero()
 
 
-class Cell(nn.Module):
+class TorchCell(nn.Module):
     """Four nodes, six edges; the last node is the output."""
 
     def __init__(self, operations: Sequence[str], channels: int) -> None:
@@ -104,7 +104,7 @@ class MacroNet(nn.Module):
             width = channels * 2**stage
             if stage:
                 blocks.append(Reduction(width // 2, width))
-            blocks += [Cell(operations, width) for _ in range(num_cells)]
+            blocks += [TorchCell(operations, width) for _ in range(num_cells)]
         self.cells = nn.ModuleList(blocks)
         self.lastact = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU())
         self.classifier = nn.Linear(width, num_classes)

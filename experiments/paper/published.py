@@ -8,8 +8,8 @@ one search on a GPU that the paper does not name, and are not comparable with a 
 from typing import NamedTuple
 
 
-class Row(NamedTuple):
-    """One row of a table of the paper.
+class PublishedSearch(NamedTuple):
+    """What the paper prints of one kind of search.
 
     Attributes:
         cifar10: accuracy in percent.
@@ -37,33 +37,33 @@ TABLE_1 = {
 
 # Pruning on NAS-Bench-201, by the names of our scorers.
 TABLE_3 = {
-    "fisher": Row(90.86, 66.67, 37.50, 109),
-    "snip": Row(91.91, 67.34, 39.18, 92),
-    "synflow": Row(93.43, 70.42, 42.88, 82),
-    "grasp": Row(93.11, 70.21, 43.66, 93),
-    "grad_norm": Row(92.01, 67.27, 39.59, 49),
-    "zico": Row(93.28, 70.58, 43.60, 50),
-    "zen": Row(93.46, 70.36, 43.25, 20),
-    "swap": Row(93.18, 70.14, 42.09, 18),
-    "az_nas": Row(93.01, 70.40, 44.68, 26),
-    "ete_nas": Row(92.75, 69.94, 41.38, 38),
-    "knas": Row(93.03, 70.22, 42.61, 452),
-    "lga": Row(93.16, 69.95, 44.13, 434),
-    "te_nas": Row(93.31, 70.38, 44.53, 1964),
-    "teg_nas": Row(93.20, 70.48, 44.68, 3228),
-    "ntk_score": Row(93.63, 71.06, 45.10, 921),
+    "fisher": PublishedSearch(90.86, 66.67, 37.50, 109),
+    "snip": PublishedSearch(91.91, 67.34, 39.18, 92),
+    "synflow": PublishedSearch(93.43, 70.42, 42.88, 82),
+    "grasp": PublishedSearch(93.11, 70.21, 43.66, 93),
+    "grad_norm": PublishedSearch(92.01, 67.27, 39.59, 49),
+    "zico": PublishedSearch(93.28, 70.58, 43.60, 50),
+    "zen": PublishedSearch(93.46, 70.36, 43.25, 20),
+    "swap": PublishedSearch(93.18, 70.14, 42.09, 18),
+    "az_nas": PublishedSearch(93.01, 70.40, 44.68, 26),
+    "ete_nas": PublishedSearch(92.75, 69.94, 41.38, 38),
+    "knas": PublishedSearch(93.03, 70.22, 42.61, 452),
+    "lga": PublishedSearch(93.16, 69.95, 44.13, 434),
+    "te_nas": PublishedSearch(93.31, 70.38, 44.53, 1964),
+    "teg_nas": PublishedSearch(93.20, 70.48, 44.68, 3228),
+    "ntk_score": PublishedSearch(93.63, 71.06, 45.10, 921),
 }
 # NAS without training (`naswot`) is searched with too; the paper has no number of it.
 METHODS_3 = (*TABLE_3, "naswot")
 
 # Other search methods on NAS-Bench-201: (searcher, scorer).
 TABLE_6 = {
-    ("reinforce", "az_nas"): Row(93.64, 70.43, 41.65, 77),
-    ("reinforce", "teg_nas"): Row(93.21, 70.42, 44.88, 3885),
-    ("reinforce", "ntk_score"): Row(93.56, 70.68, 45.31, 3058),
-    ("evolution", "az_nas"): Row(93.05, 69.37, 40.69, 279),
-    ("evolution", "teg_nas"): Row(93.00, 70.10, 44.45, 9376),
-    ("evolution", "ntk_score"): Row(93.43, 70.42, 44.83, 8600),
+    ("reinforce", "az_nas"): PublishedSearch(93.64, 70.43, 41.65, 77),
+    ("reinforce", "teg_nas"): PublishedSearch(93.21, 70.42, 44.88, 3885),
+    ("reinforce", "ntk_score"): PublishedSearch(93.56, 70.68, 45.31, 3058),
+    ("evolution", "az_nas"): PublishedSearch(93.05, 69.37, 40.69, 279),
+    ("evolution", "teg_nas"): PublishedSearch(93.00, 70.10, 44.45, 9376),
+    ("evolution", "ntk_score"): PublishedSearch(93.43, 70.42, 44.83, 8600),
 }
 
 # Table 5: evolution on ResNets, CIFAR-10 and CIFAR-100 accuracies after training, search hours.

@@ -21,6 +21,7 @@ from saboc_jax.benchmarks.tables import Table
 from saboc_jax.data import Dataset
 from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.evaluation.store import Store
+from saboc_jax.files import write_json
 from saboc_jax.keys import Purpose, key_for, root_key
 from saboc_jax.progress import Bar
 from saboc_jax.reports import html as report_html
@@ -34,8 +35,8 @@ from saboc_jax.statistics import ranking as ranks
 from saboc_jax.statistics.significance import paired_difference
 from saboc_jax.types import Architecture, PRNGKey, Ranking, Scorer, Searcher, SearchSpace
 
-from ..support import common
-from .published import Row
+from ..support import common, workdir
+from .published import PublishedSearch
 
 SEEDS = flags.DEFINE_integer("seeds", 5, "Searches by each method; seeds count from --seed.", 1)
 OUT = flags.DEFINE_string("out", None, "Folder for the tables, and every run.")
@@ -218,7 +219,7 @@ def grouped(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
 
 
 def accuracy_rows(
-    runs: Sequence[Run], published: Mapping[tuple[str, str], Row]
+    runs: Sequence[Run], published: Mapping[tuple[str, str], PublishedSearch]
 ) -> list[dict[str, Any]]:
     """One row for each method: ours and, by (searcher, scorer), the paper's."""
     rows = []
@@ -313,18 +314,10 @@ def report(
         writer = csv.DictWriter(file, list(records[0]))
         writer.writeheader()
         writer.writerows(records)
-    command = f"saboc paper.{name} " + " ".join(
-        f"--{key}={value}"
-        for key, value in common.flag_values("out", "store").items()
-        if flags.FLAGS[key].present
-    )
-    settings = common.flag_values("out", "store")
-    common.write_json(
+    write_json(
         folder / f"{name}.json",
         {
-            "command": command.strip(),
-            "settings": settings,
-            **common.environment(),
+            **workdir.run_record("out", "store"),
             "caption": text,
             "tables": tables,
             "runs": records,

@@ -22,6 +22,7 @@ from rich.console import Console
 
 from saboc_jax import progress
 from saboc_jax.evaluation.store import Store
+from saboc_jax.files import write_json
 from saboc_jax.keys import root_key
 from saboc_jax.reports import html as report_html
 from saboc_jax.reports.tables import results_table
@@ -29,7 +30,7 @@ from saboc_jax.searchers import make_searcher
 from saboc_jax.searching.run import run_search
 from saboc_jax.spaces.dtype import in_dtype
 
-from ..support import common, training
+from ..support import common, training, workdir
 from . import resnets
 from .published import TABLE_5
 
@@ -113,9 +114,9 @@ def main() -> None:
     console.print(results_table(shown, title=f"Table 5, scored on {dataset.name}"))
     if OUT.value:
         folder = Path(OUT.value)
-        settings = common.flag_values("out") | {"dataset": dataset.name}
-        common.write_json(
-            folder / "table5.json", {"settings": settings, **common.environment(), "rows": rows}
+        settings = workdir.flag_values("out") | {"dataset": dataset.name}
+        write_json(
+            folder / "table5.json", {"settings": settings, **workdir.environment(), "rows": rows}
         )
         report_html.write(folder)
 

@@ -1,17 +1,12 @@
 """Flags and set-up that the binaries share."""
 
 import functools
-import json
 import os
-import re
-import shlex
 import sqlite3
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-import jax
 from absl import app, flags, logging
 from rich.console import Console
 
@@ -20,9 +15,7 @@ from saboc_jax.data import Dataset
 from saboc_jax.devices import SHARDS, cores, open_cores
 from saboc_jax.evaluation.evaluator import Evaluator, Executor
 from saboc_jax.evaluation.ray import RayExecutor
-from saboc_jax.evaluation.records import current_versions
 from saboc_jax.evaluation.store import Store
-from saboc_jax.files import read_json as read_json
 from saboc_jax.keys import MAX_SEED, root_key
 from saboc_jax.layers.initialise import INITIALISERS
 from saboc_jax.ntk.empirical import BATCH_NORMS, ENGINES
@@ -34,7 +27,6 @@ from saboc_jax.spaces.darts.trained import trained
 from saboc_jax.spaces.dtype import DTYPES, in_dtype
 from saboc_jax.types import Scorer, SearchSpace
 
-from ..commands import COMMANDS
 from . import flag_help, pictures
 
 SPACE = flags.DEFINE_enum("space", "nas_bench_201", sorted(SPACES), "Search space.")
@@ -114,8 +106,6 @@ GPUS_PER_WORKER = flags.DEFINE_float(
     "gpus_per_worker", 0.0, "GPUs that each worker of --executor=ray reserves.", 0.0
 )
 PIPED_COLUMNS = "160"  # of tables where output goes to a file: 80 cut most of them in shreds
-ELSEWHERE = ("executor", "num_workers", "ray_address", "gpus_per_worker", "devices", "shard")
-"""Flags that say where scores are computed: no part of what identifies a run."""
 DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Where data lies; else $SABOC_DATA_DIR, else TFDS's own place."
 )
@@ -352,84 +342,3 @@ def _ray_executor(num_workers: int | None, address: str | None, gpus: float) -> 
         return RayExecutor(num_workers, address, gpus_per_worker=gpus)
     except (ImportError, ConnectionError) as error:
         raise ValueError(f"--executor=ray: {error}") from error
-
-
-def flag_values(*ignored: str) -> dict[str, Any]:
-    """The values of the flags that decide a result."""
-    ours = flags.FLAGS.flags_by_module_dict()
-    values = {
-        flag.name: flag.value
-        for module, defined in ours.items()
-        if "experiments" in module or module.endswith((".py", "__main__"))
-        for flag in defined
-    }
-    ignored = ("workdir", "data_dir", *ELSEWHERE, *ignored)
-    return {name: value for name, value in sorted(values.items()) if name not in ignored}
-
-
-def open_workdir(path: str, settings: dict[str, Any]) -> Path:
-    """Makes a workdir, or continues one of the same settings.
-
-    Raises:
-        ValueError: if it holds another run; names the settings that differ.
-    """
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--workdir={path} cannot be made: {error}") from error
-    record = folder / "settings.json"
-    settings = json.loads(json.dumps(settings))
-    if record.exists():
-        old = read_json(record)
-        differing = [
-            f"{name}: {old.get(name)!r} there, {settings.get(name)!r} now"
-            for name in sorted(set(old) | set(settings))
-            if old.get(name) != settings.get(name)
-        ]
-        if differing:
-            raise ValueError(
-                f"--workdir={path} holds another run ({'; '.join(differing)}); "
-                "choose another --workdir"
-            )
-    elif any(not _is_leftover(path) for path in folder.iterdir()):
-        raise ValueError(
-            f"--workdir={path} is not empty and not a run of ours; choose another --workdir"
-        )
-    else:
-        write_json(record, settings)
-    return folder
-
-
-def _is_leftover(path: Path) -> bool:
-    """Is it what `write_json` leaves of `settings.json` if it is killed?"""
-    return re.fullmatch(r"\.settings\.json\.\d+", path.name) is not None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON whole or not at all, readable by whom the umask lets; makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with unfinished.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1)
-        file.write("\n")
-    unfinished.replace(path)
-
-
-def command() -> str:
-    """The command that runs this program again, however it was called."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    name = spec.name.partition("experiments.")[2] if spec else ""
-    program = ["saboc", name] if name in COMMANDS else ["python", sys.argv[0]]
-    return shlex.join([*program, *sys.argv[1:]])
-
-
-def environment() -> dict[str, Any]:
-    """What a result depends on besides its flags."""
-    device = jax.devices()[0]
-    return {
-        "command": command(),
-        "versions": current_versions(),
-        "device": f"{device.platform}: {device.device_kind}",
-        "devices": jax.device_count(),
-    }

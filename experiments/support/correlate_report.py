@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from saboc_jax.files import write_json
 from saboc_jax.reports.canvas import blank
 from saboc_jax.statistics import correlation
 from saboc_jax.types import Scorer
 
-from . import common, pictures
+from . import pictures, workdir
 
 if TYPE_CHECKING:  # matplotlib is an extra, and loaded when something is drawn
     from matplotlib.figure import Figure
@@ -94,8 +95,8 @@ def write_csv(path: Path, lines: list[list[str]]) -> None:
 def write(folder: Path, rows: list[dict[str, Any]], name: str = "correlations") -> None:
     """Keeps rows as NAME.json (with flags, versions, device), NAME.csv and NAME.md."""
     folder.mkdir(parents=True, exist_ok=True)
-    record = {"settings": common.flag_values("out", "store"), **common.environment()}
-    common.write_json(folder / f"{name}.json", {**record, "rows": rows})
+    record = workdir.run_record("out", "store")
+    write_json(folder / f"{name}.json", {**record, "rows": rows})
     names = list(dict.fromkeys(key for row in rows for key in row))
     cells = [[row.get(key, "") for key in names] for row in rows]
     lines = [[f"{v:.4f}" if isinstance(v, float) else str(v) for v in row] for row in cells]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from saboc_jax.files import read_json, write_json
 from saboc_jax.reports.canvas import blank
 
 from . import common, pictures
@@ -41,10 +42,10 @@ def draw(lines: Sequence[Mapping[str, Any]]) -> Figure:
 def main() -> None:
     """Writes curve.png, and run.json with settings, versions and epochs."""
     run, out = Path(RUN.value), Path(OUT.value)
-    settings = common.read_json(run / "settings.json")
-    result = common.read_json(run / "result.json")
+    settings = read_json(run / "settings.json")
+    result = read_json(run / "result.json")
     out.mkdir(parents=True, exist_ok=True)
-    common.write_json(out / "run.json", {"settings": settings, **result})
+    write_json(out / "run.json", {"settings": settings, **result})
     pictures.keep(out / "curve.png", lambda: draw(result["epochs"]), dpi=120)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.stats
 
 from saboc_jax.benchmarks.tables import Table
+from saboc_jax.files import read_json
 from saboc_jax.keys import root_key
 from saboc_jax.progress import Bar
 from saboc_jax.reports.canvas import blank
@@ -22,12 +23,13 @@ from saboc_jax.training.run import METRICS, read_lines
 from saboc_jax.training.train import Examples, Metrics
 from saboc_jax.types import SearchSpace
 
-from . import common, training
+from . import training
 
 if TYPE_CHECKING:  # matplotlib is an extra, and loaded when something is drawn
     from matplotlib.figure import Figure
 
-Row = dict[str, Any]
+TableRow = dict[str, Any]
+"""Values by the name of their column."""
 GROUPS = ("found", "random", "spread")
 
 
@@ -47,7 +49,7 @@ def cells(name: str, number: int, seed: int, table: Table, searches: str) -> lis
         ValueError: if there is no such file.
     """
     if name == "found":
-        texts = [common.read_json(Path(path))["text"] for path in sorted(glob.glob(searches))]
+        texts = [read_json(Path(path))["text"] for path in sorted(glob.glob(searches))]
     elif name == "random":
         drawn = sample_connected(root_key(seed), DECISIONS, number, distinct=True)
         texts = [to_string(arch) for arch in drawn]
@@ -70,7 +72,7 @@ def _connected(arch: np.ndarray) -> bool:
 
 def as_runs(
     groups: Mapping[str, Sequence[str]], results: Mapping[tuple[str, int], Metrics], table: Table
-) -> list[Row]:
+) -> list[TableRow]:
     """A row for every group, cell and seed."""
     return [
         {
@@ -87,9 +89,9 @@ def as_runs(
     ]
 
 
-def per_cell(runs: Sequence[Row]) -> list[Row]:
+def per_cell(runs: Sequence[TableRow]) -> list[TableRow]:
     """One row a cell of a group: the mean of its accuracies over seeds, and their deviation."""
-    found: dict[tuple[str, str], list[Row]] = {}
+    found: dict[tuple[str, str], list[TableRow]] = {}
     for run in runs:
         found.setdefault((run["group"], run["cell"]), []).append(run)
     rows = []
@@ -108,7 +110,7 @@ def per_cell(runs: Sequence[Row]) -> list[Row]:
     return rows
 
 
-def per_group(rows: Sequence[Row]) -> list[Row]:
+def per_group(rows: Sequence[TableRow]) -> list[TableRow]:
     """One row a group: mean and deviation over its cells, trained here and in the table."""
     summary = []
     for group in dict.fromkeys(row["group"] for row in rows):
@@ -127,10 +129,10 @@ def per_group(rows: Sequence[Row]) -> list[Row]:
     return summary
 
 
-def difference(rows: Sequence[Row], one: str, other: str) -> Row:
+def difference(rows: Sequence[TableRow], one: str, other: str) -> TableRow:
     """Mean of a group minus that of another, over cells: Welch's t interval and p-value."""
     a, b = ([row["top1 %"] for row in rows if row["group"] == name] for name in (one, other))
-    row: Row = {"groups": f"{one} - {other}", "difference": float(np.mean(a) - np.mean(b))}
+    row: TableRow = {"groups": f"{one} - {other}", "difference": float(np.mean(a) - np.mean(b))}
     if min(len(a), len(b)) > 1:
         test = scipy.stats.ttest_ind(a, b, equal_var=False)
         low, high = test.confidence_interval(0.95)
@@ -138,7 +140,9 @@ def difference(rows: Sequence[Row], one: str, other: str) -> Row:
     return row
 
 
-def correlations(runs: Sequence[Row], table: Table, group: str, resamples: int = 1000) -> list[Row]:
+def correlations(
+    runs: Sequence[TableRow], table: Table, group: str, resamples: int = 1000
+) -> list[TableRow]:
     """How the accuracies of a group after our training order the table's, see `statistics`."""
     own = [run for run in runs if run["group"] == group]
     texts, seeds = (list(dict.fromkeys(run[name] for run in own)) for name in ("cell", "seed"))
@@ -152,7 +156,9 @@ def correlations(runs: Sequence[Row], table: Table, group: str, resamples: int =
     return rows
 
 
-def summary(runs: Sequence[Row], table: Table, resamples: int = 1000) -> dict[str, list[Row]]:
+def summary(
+    runs: Sequence[TableRow], table: Table, resamples: int = 1000
+) -> dict[str, list[TableRow]]:
     """Tables by name: cells, groups, differences of the first group to the others, tau."""
     rows = per_cell(runs)
     groups = list(dict.fromkeys(row["group"] for row in rows))
@@ -165,7 +171,7 @@ def summary(runs: Sequence[Row], table: Table, resamples: int = 1000) -> dict[st
     return tables | ({"correlations": taus} if taus else {})
 
 
-def plot(rows: Sequence[Row]) -> Figure:
+def plot(rows: Sequence[TableRow]) -> Figure:
     """Accuracy after our training over the table's; bars are deviations over seeds."""
     figure = blank(5.5, 4)
     axes = figure.subplots()

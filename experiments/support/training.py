@@ -14,7 +14,7 @@ from saboc_jax.training.run import first_examples, run
 from saboc_jax.training.train import Examples, make_trainer
 from saboc_jax.types import Architecture, SearchSpace
 
-from . import common
+from . import common, workdir
 
 SCORING = (
     *("init", "batch_size", "repeats", "ntk_engine", "batch_norm", "precision", "trained_size"),
@@ -35,7 +35,7 @@ def identity(dataset: Dataset, settings: Recipe, *ignored: str) -> dict[str, Any
         "epochs": settings.epochs,
         "train_batch_size": settings.batch_size,
     }
-    return common.flag_values(*ignored) | stands_for
+    return workdir.flag_values(*ignored) | stands_for
 
 
 def recipe(name: str, epochs: int | None = None, batch_size: int | None = None) -> Recipe:

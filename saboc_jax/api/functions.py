@@ -253,7 +253,7 @@ def correlate(
     batch_size: int = 64,
     call: Mapping[str, Any] | None = None,
     progress: bool = True,
-) -> list[correlation.Row]:
+) -> list[correlation.CorrelationRow]:
     """How well scores order candidates whose trained accuracy is known.
 
     Args:

@@ -25,7 +25,7 @@ from saboc_jax.spaces.nas_bench_201.torch_weights import load_torch_state
 from saboc_jax.types import SearchSpace
 
 Golden = Mapping[str, Any]
-Row = dict[str, Any]
+ParityRow = dict[str, Any]
 KERNELS = ("ntk_train", "ntk_test_train", "ntk_pert_train")
 PERTURBATION = 0.01  # times the file's standard normal noise
 
@@ -52,7 +52,7 @@ def load(path: str | Path) -> dict[str, np.ndarray]:
 
 def compare(
     path: str | Path, on_net: Callable[[int, int], None] | None = None
-) -> tuple[list[Row], list[str]]:
+) -> tuple[list[ParityRow], list[str]]:
     """Computes every known quantity of a golden file.
 
     Args:
@@ -64,7 +64,7 @@ def compare(
     """
     golden = load(path)
     meta = json.loads(str(golden["meta"]))
-    rows: list[Row] = []
+    rows: list[ParityRow] = []
     unknown: set[str] = set()
     with enable_x64():
         arrays = {
@@ -168,7 +168,7 @@ def _quantities(wanted: Set[str], arrays: Golden, network: Network) -> dict[str,
     return {name: value for name, value in known.items() if name in wanted}
 
 
-def _row(net: str, name: str, program: str, ours: Any, theirs: Any) -> Row:
+def _row(net: str, name: str, program: str, ours: Any, theirs: Any) -> ParityRow:
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     if ours.shape != theirs.shape:
         raise ValueError(f"{name} of net {net}: ours has shape {ours.shape}, theirs {theirs.shape}")

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from saboc_jax.statistics import ranking
 from saboc_jax.types import Scorer
 
-Row = dict[str, Any]
+CorrelationRow = dict[str, Any]
 TOP_K = (0.05,)  # regret is that of the best twentieth
 
 
@@ -45,7 +45,7 @@ def statistics(
     resamples: int = 1000,
     seed: int = 0,
     top_k: Sequence[float] = TOP_K,
-) -> Row:
+) -> CorrelationRow:
     """One row: tau and rho of the mean over repeats with intervals, of one repeat, and regret.
 
     Args:
@@ -64,7 +64,7 @@ def statistics(
     directions = (higher_is_better, True)
     mean = values.mean(1)
     ranks = ranking.per_metric_ranks(mean[:, None], (higher_is_better,))[:, 0]
-    row: Row = {"score": name, "better": "higher" if higher_is_better else "lower"}
+    row: CorrelationRow = {"score": name, "better": "higher" if higher_is_better else "lower"}
     for statistic, prefix in ((ranking.kendall, ""), (ranking.spearman, "rho ")):
         compare = partial(statistic, higher_is_better=directions)
         interval = ranking.bootstrap_interval(compare, mean, truth, seed, resamples=resamples)
@@ -83,7 +83,9 @@ def statistics(
     return row
 
 
-def of_candidate(name: str, each: Candidate, truth: Float[np.ndarray, " n"], **options: Any) -> Row:
+def of_candidate(
+    name: str, each: Candidate, truth: Float[np.ndarray, " n"], **options: Any
+) -> CorrelationRow:
     """`statistics` of a candidate."""
     return statistics(name, each.values, truth, each.higher_is_better, each.bad, **options)
 
@@ -157,7 +159,7 @@ def table(
     aggregations: Sequence[str] = ("borda",),
     resamples: int = 1000,
     top_k: Sequence[float] = TOP_K,
-) -> list[Row]:
+) -> list[CorrelationRow]:
     """A row for every metric and every aggregation, see `statistics`."""
     return [
         of_candidate(name, each, truth, resamples=resamples, top_k=top_k)
@@ -177,7 +179,7 @@ def tau_matrix(
 
 def differences(
     ours: Float[np.ndarray, " n"], exact: Float[np.ndarray, " n"], higher_is_better: bool
-) -> Row:
+) -> CorrelationRow:
     """How far values are from the exact ones, and their orders from each other.
 
     Args:

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from experiments.commands import COMMANDS
-from experiments.support import common
+from experiments.support import common, workdir
+from saboc_jax.files import read_json, write_json
 
 ROOT = Path(__file__).parents[2]
+KEPT = r"workdir\.(environment|run_record)\("
 
 
 def saboc(*arguments, cwd=None):
@@ -144,21 +146,21 @@ def test_what_a_kill_leaves_of_the_settings_does_not_lock_a_workdir(tmp_path):
     folder = tmp_path / "w"
     folder.mkdir()
     (folder / ".settings.json.4711").write_text('{"seed"')
-    assert common.open_workdir(str(folder), {"seed": 0}) == folder
-    assert common.read_json(folder / "settings.json") == {"seed": 0}
-    common.open_workdir(str(folder), {"seed": 0})
+    assert workdir.open_workdir(str(folder), {"seed": 0}) == folder
+    assert read_json(folder / "settings.json") == {"seed": 0}
+    workdir.open_workdir(str(folder), {"seed": 0})
     with pytest.raises(ValueError, match="seed: 0 there, 1 now"):
-        common.open_workdir(str(folder), {"seed": 1})
+        workdir.open_workdir(str(folder), {"seed": 1})
     other = tmp_path / "o"
     other.mkdir()
     (other / ".settings.json.bak").write_text("{}")
     with pytest.raises(ValueError, match="not a run of ours"):
-        common.open_workdir(str(other), {"seed": 0})
+        workdir.open_workdir(str(other), {"seed": 0})
 
 
 def test_a_result_makes_its_folder(tmp_path):
-    common.write_json(tmp_path / "a" / "b" / "c.json", {"x": 1})
-    assert common.read_json(tmp_path / "a" / "b" / "c.json") == {"x": 1}
+    write_json(tmp_path / "a" / "b" / "c.json", {"x": 1})
+    assert read_json(tmp_path / "a" / "b" / "c.json") == {"x": 1}
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["c.json"]
 
 
@@ -166,9 +168,9 @@ def test_every_binary_that_keeps_json_keeps_command_and_versions():
     writers = {
         path.name: path.read_text()
         for path in [*ROOT.glob("experiments/*.py"), *ROOT.glob("experiments/paper/*.py")]
-        if "common.write_json(" in path.read_text()
+        if "write_json(" in path.read_text()
     }
     assert len(writers) > 8
-    assert [name for name, text in writers.items() if "common.environment()" not in text] == []
-    assert {"command", "versions"} <= set(common.environment())
-    assert {"saboc_jax", "jax"} <= set(common.environment()["versions"])
+    assert [name for name, text in writers.items() if not re.search(KEPT, text)] == []
+    assert {"command", "versions"} <= set(workdir.environment())
+    assert {"saboc_jax", "jax"} <= set(workdir.environment()["versions"])
