@@ -60,6 +60,14 @@ def test_links_of_a_document_lead_somewhere(page):
             assert anchor in anchors(linked), f"{target}: no such heading"
 
 
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_a_document_names_exist(page):
+    named = re.findall(r"`((?:[\w.]+/)+\w+\.(?:py|sh|yml|json|csv))[`:]", page.read_text())
+    places = (ROOT, ROOT / "saboc_jax", page.parent)
+    missing = [name for name in named if not any((place / name).is_file() for place in places)]
+    assert missing == []
+
+
 def test_every_kept_result_has_its_readme_and_says_of_which_keys_it_is():
     folders = [folder for folder in RESULTS.iterdir() if folder.is_dir()]
     assert len(folders) > 25
