@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from saboc_jax.benchmarks.nats_bench import open_benchmark
+from saboc_jax.evaluation.ray import RayExecutor
+from saboc_jax.evaluation.records import write_parquet
 from saboc_jax.extras import WITHOUT_TENSORFLOW, MissingExtraError, install_line, needed
+from saboc_jax.reports.canvas import blank
+from saboc_jax.training.run import run
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -59,15 +64,37 @@ def test_the_line_for_the_reference_engine_brings_no_tensorflow():
     assert f"--no-deps {pinned}" in install_line("reference")
 
 
+@pytest.mark.parametrize(
+    ("package", "extra", "use"),
+    [
+        ("matplotlib", "figures", lambda folder: blank(1, 1)),
+        ("nats_bench", "nats", lambda folder: open_benchmark(folder)),
+        ("pyarrow", "parquet", lambda folder: write_parquet(folder / "scores.parquet", [])),
+        ("ray", "ray", lambda folder: RayExecutor()),
+        ("tensorboardX", "training", lambda folder: run(None, None, 1, folder)),
+    ],
+)
+def test_what_needs_an_extra_says_so(package, extra, use, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError) as raised:
+        use(tmp_path)
+    said = str(raised.value)
+    assert said.endswith(
+        f"needs {package}, which the extra `{extra}` brings: {install_line(extra)}"
+    )
+    assert not list(tmp_path.iterdir())
+
+
 WITHOUT = """
+import importlib.machinery as machinery
 import sys
+find = machinery.PathFinder.find_spec
 
-class Absent:  # as if they were not installed
-    def find_spec(name, path=None, target=None):
-        if name in {absent}:
-            raise ModuleNotFoundError("No module named " + name, name=name)
+def find_others(name, path=None, target=None):
+    return None if name in {absent} else find(name, path, target)
 
-sys.meta_path.insert(0, Absent)
+machinery.PathFinder.find_spec = find_others
 {code}
 """
 OPTIONAL = [
@@ -86,6 +113,19 @@ def without(code: str, tmp_path: Path, *flags: str, absent=OPTIONAL) -> subproce
         text=True,
         timeout=600,
     )
+
+
+PEERS = """
+from experiments import benchmark
+from saboc_jax.spaces import make_space
+benchmark.chosen(make_space("nas_bench_201", channels=2, num_cells=1), ["torch_step"])
+"""
+
+
+def test_a_contestant_of_pytorch_names_its_extra(tmp_path):
+    done = without(PEERS, tmp_path)
+    said = done.stderr.splitlines()[-1]
+    assert said.endswith(f"needs torch, which the extra `peers` brings: {install_line('peers')}")
 
 
 SEARCH = """

@@ -49,7 +49,10 @@ def cells(name: str, number: int, seed: int, table: Table, searches: str) -> lis
         ValueError: if there is no such file.
     """
     if name == "found":
-        texts = [read_json(Path(path))["text"] for path in sorted(glob.glob(searches))]
+        paths = sorted(glob.glob(searches))
+        if not paths:  # the default is a folder of a clone
+            raise ValueError(f"--searches={searches} is no file; allowed: results of searches")
+        texts = [read_json(Path(path))["text"] for path in paths]
     elif name == "random":
         drawn = sample_connected(root_key(seed), DECISIONS, number, distinct=True)
         texts = [to_string(arch) for arch in drawn]
