@@ -7,15 +7,19 @@ spaces as data, and search methods as init/ask/tell.
 score of gates is `saboc_jax.scorers.combine.score`.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from saboc_jax.api.functions import correlate, rank, score, search, train
 from saboc_jax.api.results import Found, Ranked, Score
 from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.evaluation.jobs import Draws
 from saboc_jax.evaluation.runner import Runner
+from saboc_jax.layers.program_cost import count_work
 from saboc_jax.ntk.empirical import NTKOptions, empirical_ntk, empirical_ntks
 from saboc_jax.ntk.network import Network, bind, from_module
 from saboc_jax.scorers import SCORERS, make_scorer
 from saboc_jax.scorers.combine import combine
+from saboc_jax.scorers.observables import draw_weights
 from saboc_jax.searchers import SEARCHERS, make_searcher
 from saboc_jax.searching.budgets import Budget
 from saboc_jax.searching.run import run_search
@@ -23,6 +27,9 @@ from saboc_jax.spaces import SPACES, make_space
 from saboc_jax.spaces.dtype import in_dtype
 from saboc_jax.statistics.ranking import borda
 from saboc_jax.types import Batch, Cost, Scorer, Searcher, SearchSpace
+
+if TYPE_CHECKING:
+    from saboc_jax.layers.nnx import from_nnx
 
 __all__ = [
     "SCORERS",
@@ -46,9 +53,12 @@ __all__ = [
     "borda",
     "combine",
     "correlate",
+    "count_work",
+    "draw_weights",
     "empirical_ntk",
     "empirical_ntks",
     "from_module",
+    "from_nnx",
     "in_dtype",
     "make_scorer",
     "make_searcher",
@@ -59,3 +69,12 @@ __all__ = [
     "search",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports `from_nnx` when it is asked for: flax.nnx would make every import a fifth longer."""
+    if name != "from_nnx":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from saboc_jax.layers.nnx import from_nnx
+
+    return from_nnx

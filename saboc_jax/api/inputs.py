@@ -55,7 +55,7 @@ def check_candidate(candidate: Any) -> None:
         raise ValueError(
             f"the candidate is {'the class' if what is candidate else 'a'} {what.__name__}; "
             "allowed: an instance of flax.linen.Module (of an nnx module by "
-            "saboc_jax.layers.nnx.from_nnx), or an architecture with its space"
+            "saboc_jax.from_nnx), or an architecture with its space"
         )
 
 

@@ -133,14 +133,14 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> nn.Module:
 
     Examples:
         >>> from flax import nnx
+        >>> import saboc_jax as sj
         >>> from saboc_jax.spaces.modules.space import module_space
-        >>> from saboc_jax.layers.nnx import from_nnx
         >>> class Net(nnx.Module):
         ...     def __init__(self, rngs):
         ...         self.dense = nnx.Linear(3, 10, rngs=rngs)
         ...     def __call__(self, images):
         ...         return self.dense(images.mean((1, 2)))
-        >>> space = module_space([from_nnx(lambda rngs: Net(rngs))], image_shape=(8, 8, 3))
+        >>> space = module_space([sj.from_nnx(lambda rngs: Net(rngs))], image_shape=(8, 8, 3))
         >>> space.num_classes, space.cost([0]).params
         (10, 40)
     """

@@ -69,11 +69,6 @@ def architectures_of(
     return (jnp if isinstance(masks, jax.Array) else np).argmax(masks, axis=-1)
 
 
-def random_architectures(key: PRNGKey, choices: Sequence[int], n: int) -> Int[Array, "n decisions"]:
-    """Architectures whose options are uniform and independent. `key`: consumed."""
-    return jax.random.randint(key, (n, len(choices)), 0, jnp.asarray(choices, jnp.int32), jnp.int32)
-
-
 def mutate(
     key: PRNGKey,
     architecture: Int[Array, " decisions"],

@@ -31,6 +31,7 @@ from saboc_jax.searchers import base
 from saboc_jax.searchers import population as populations
 from saboc_jax.searchers.history import SearchState, best_of, history_searcher
 from saboc_jax.searchers.population import Population, Removal
+from saboc_jax.spaces.masks import sample_architectures
 from saboc_jax.statistics import ranking as ranks
 from saboc_jax.types import Architecture, PRNGKey, Ranking, Searcher
 
@@ -74,7 +75,7 @@ def _searcher(
 
     def first(key: PRNGKey, state: SearchState, n: int) -> Int[Array, "n decisions"]:
         if start is None:
-            return base.random_architectures(key, choices, n)
+            return sample_architectures(key, choices, n)
         return jnp.broadcast_to(jnp.asarray(start), (n, len(choices)))
 
     def children(key: PRNGKey, state: SearchState, n: int) -> Int[Array, "n decisions"]:

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from saboc_jax.searchers import base
 from saboc_jax.searchers.history import SearchState, best_in_history, history_searcher
+from saboc_jax.spaces.masks import sample_architectures
 from saboc_jax.statistics import ranking as ranks
 from saboc_jax.types import PRNGKey, Ranking, Searcher
 
@@ -102,7 +103,7 @@ def local(
         )
 
     def start(key: PRNGKey, state: SearchState, n: int) -> Int[Array, "n decisions"]:
-        return base.random_architectures(key, choices, n)
+        return sample_architectures(key, choices, n)
 
     def around(key: PRNGKey, state: SearchState, n: int) -> Int[Array, "n decisions"]:
         return base.neighbours(state.inner.centre, choices)

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from functools import partial
 
-from saboc_jax.searchers import base
 from saboc_jax.searchers.history import best_in_history, history_searcher
+from saboc_jax.spaces.masks import sample_architectures
 from saboc_jax.statistics import ranking as ranks
 from saboc_jax.types import Ranking, Searcher
 
@@ -35,6 +35,6 @@ def random(
         max_evaluations,
         init=lambda key: (),
         plan=lambda state: ("draw", batch),
-        proposals={"draw": lambda key, state, n: base.random_architectures(key, choices, n)},
+        proposals={"draw": lambda key, state, n: sample_architectures(key, choices, n)},
         best=partial(best_in_history, higher_is_better=higher_is_better, ranking=ranking),
     )

@@ -71,10 +71,10 @@ def check_architecture(arch: Any, choices: Sequence[int]) -> Architecture:
 
 def sample_architectures(
     key: PRNGKey, choices: Sequence[int], number: int
-) -> Int[np.ndarray, "number decisions"]:
+) -> Int[Array, "number decisions"]:
     """Architectures drawn uniformly with replacement. `key` is consumed."""
-    return np.asarray(
-        jax.random.randint(key, (number, len(choices)), 0, jnp.asarray(choices), jnp.int32)
+    return jax.random.randint(
+        key, (number, len(choices)), 0, jnp.asarray(choices, jnp.int32), jnp.int32
     )
 
 
@@ -89,7 +89,7 @@ def sample_connected(
         number: how many; fewer come where three of four drawn are not connected.
         distinct: each at most once.
     """
-    drawn = sample_architectures(key, decisions.choices, 4 * number + 16)
+    drawn = np.asarray(sample_architectures(key, decisions.choices, 4 * number + 16))
     masks = architecture_to_mask(drawn, max(decisions.choices))
     connected = drawn[[decisions.is_connected(mask) for mask in masks]]
     if distinct:

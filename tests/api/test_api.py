@@ -211,7 +211,7 @@ def test_functions_stay_functions_whatever_is_imported_after():
         "from saboc_jax.searching.run import run_search\n"
         "assert callable(sj.train) and callable(sj.search), sj.train\n"
         "assert sj.train is sj.api.functions.train and sj.search is sj.api.functions.search\n"
-        "slow = {'scipy.stats', 'matplotlib', 'orbax.checkpoint', 'neural_tangents', 'sklearn'}\n"
+        "slow = {'scipy.stats', 'matplotlib', 'orbax.checkpoint', 'neural_tangents', 'sklearn', 'flax.nnx'}\n"
         "print(sorted(slow & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
@@ -223,3 +223,6 @@ def test_everything_exported_is_documented():
         assert hasattr(sj, name), name
         assert isinstance(getattr(sj, name), Mapping) or getattr(sj, name).__doc__, name
     assert api.__doc__
+    assert sj.from_nnx is from_nnx
+    with pytest.raises(AttributeError, match="'saboc_jax' has no attribute 'from_torch'"):
+        _ = sj.from_torch

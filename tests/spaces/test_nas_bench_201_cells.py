@@ -114,7 +114,7 @@ def test_cost_by_hand() -> None:
 
 
 def test_depth_equals_the_longest_of_the_enumerated_paths() -> None:
-    for arch in sample_architectures(jax.random.key(3), cells.DECISIONS.choices, 200):
+    for arch in np.asarray(sample_architectures(jax.random.key(3), cells.DECISIONS.choices, 200)):
         paths = [arch[list(path)] for path in PATHS]
         convs = [int(np.isin(ops, (2, 3)).sum()) for ops in paths if ops.all()]
         expected = 6 + 3 * 2 * max(convs) if convs else 0

@@ -161,7 +161,7 @@ class _Builder:
         if not isinstance(module, nn.Module):
             raise ValueError(
                 f"architecture {list(map(int, arch))} is a {type(module).__name__}; allowed: a "
-                "flax.linen.Module (an nnx module through `saboc_jax.layers.nnx.from_nnx`)"
+                "flax.linen.Module (an nnx module through `saboc_jax.from_nnx`)"
             )
         return module
 
