@@ -27,8 +27,9 @@ from scipy import stats
 from saboc_jax import progress
 from saboc_jax.files import write_json
 from saboc_jax.keys import root_key
-from saboc_jax.ntk.empirical import NTKOptions, empirical_ntks
+from saboc_jax.ntk.empirical import empirical_ntks
 from saboc_jax.ntk.network import bind
+from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.reports.canvas import blank
 from saboc_jax.reports.tables import results_table
 from saboc_jax.spaces import make_space

@@ -55,6 +55,15 @@ def find_devices(number: int | None = None) -> tuple[jax.Device, ...]:
     return tuple(found[:number])
 
 
+def check_divides(devices: int, images: int) -> None:
+    """Raises ValueError unless so many devices can share so many images evenly."""
+    if images % devices:
+        raise ValueError(
+            f"a batch of {images} images on {devices} devices; allowed where they share the "
+            f"images: multiples of {devices}, or fewer devices"
+        )
+
+
 def unchecked_shard_map(function: Callable[..., Any], mesh: Mesh, inputs: Any, outputs: Any) -> Any:
     """`jax.shard_map` without its check of what is equal on all devices."""
     if hasattr(jax, "shard_map"):

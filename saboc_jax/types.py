@@ -20,7 +20,6 @@ Labels = Int[Array, " n"]
 Targets = Float[Array, "n classes"]
 Kernel = Float[Array, "n m"]
 Architecture = Int[np.ndarray, " decisions"]
-Mask = Bool[Array, "decisions options"]
 Gates = Float[Array, "decisions options"]
 Variables = Mapping[str, Any]
 Diagnostics = dict[str, Array]
@@ -372,7 +371,7 @@ class Scorer(NamedTuple):
         self, key: PRNGKey, gates: Gates, batch: Batch
     ) -> tuple[Float[Array, " k"], Diagnostics]:
         """Scores one architecture or supernet. `key`: seeds the weights; consumed."""
-        observed = {name: see(key, gates, batch) for name, see in self.observables.items()}
+        observed = {name: each(key, gates, batch) for name, each in self.observables.items()}
         return self.finish(observed, gates, batch)
 
 

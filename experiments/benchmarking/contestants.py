@@ -15,10 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from saboc_jax.layers.rules import batch_norm_rule, fast_conv_rule
+from saboc_jax.layers.rules import batch_norm_rule, fast_conv_rule, rules_in_force
 from saboc_jax.ntk import _neural_tangents
-from saboc_jax.ntk.empirical import NTKOptions, empirical_ntks, record_statistics
+from saboc_jax.ntk.empirical import empirical_ntks
+from saboc_jax.ntk.functions import record_statistics
 from saboc_jax.ntk.network import bind, from_module, parameter_predicate, split_parameters
+from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.types import SearchSpace
 
 MATMUL = 1024  # rows and columns of the matrices whose product is the machine's limit
@@ -149,10 +151,7 @@ def train_step(space: SearchSpace, variables: Any, gates: Any, images: Any) -> A
     """One forward and backward pass with batch statistics."""
 
     def loss(params: Any) -> Any:
-        with (
-            nn.intercept_methods(fast_conv_rule()),
-            nn.intercept_methods(batch_norm_rule("batch")),
-        ):
+        with rules_in_force(fast_conv_rule(), batch_norm_rule("batch")):
             return jnp.square(space.apply({"params": params}, gates, images)[0]).mean()
 
     return jax.grad(loss)(variables["params"])

@@ -9,8 +9,9 @@ import numpy as np
 from flax import linen as nn
 
 from saboc_jax.layers.rules import batch_norm_rule
-from saboc_jax.ntk.empirical import NTKOptions, empirical_ntks
+from saboc_jax.ntk.empirical import empirical_ntks
 from saboc_jax.ntk.network import from_module
+from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.spaces.nas_bench_201.cells import OPERATIONS
 from saboc_jax.spaces.nas_bench_201.space import PARAMETRIC, STAGES
 

@@ -18,7 +18,7 @@ from saboc_jax.evaluation.ray import RayExecutor
 from saboc_jax.evaluation.store import Store
 from saboc_jax.keys import MAX_SEED, root_key
 from saboc_jax.layers.initialise import INITIALISERS
-from saboc_jax.ntk.empirical import BATCH_NORMS, ENGINES
+from saboc_jax.ntk.options import BATCH_NORMS, ENGINES
 from saboc_jax.scorers import MEASURED, SCORERS
 from saboc_jax.scorers.te_nas import thin_cell
 from saboc_jax.searching.assembly import ScoringSettings
@@ -54,7 +54,8 @@ NTK_ENGINE = flags.DEFINE_enum(
     "ntk_engine",
     "auto",
     ENGINES,
-    "How NTKs are computed; auto: one_backward where it applies, else neural_tangents.",
+    "How NTKs are computed; auto: one_backward where it applies, else jacobian. neural_tangents is "
+    "the reference, and has to be installed for it.",
 )
 BATCH_NORM = flags.DEFINE_enum(
     "batch_norm",

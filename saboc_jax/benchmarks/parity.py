@@ -15,8 +15,9 @@ from flax import linen as nn
 from saboc_jax.benchmarks.parity_activations import PARITY_ACTIVATIONS
 from saboc_jax.benchmarks.parity_gradients import PARITY_GRADIENTS
 from saboc_jax.layers.rules import batch_norm_rule
-from saboc_jax.ntk.empirical import NTKOptions, empirical_ntks
+from saboc_jax.ntk.empirical import empirical_ntks
 from saboc_jax.ntk.network import Network, bind, from_module
+from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.ntk.spectrum import condition_number, decompose
 from saboc_jax.precision import enable_x64
 from saboc_jax.scorers.jacob_cov import correlation, input_gradients, spectrum_score

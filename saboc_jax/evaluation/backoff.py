@@ -1,4 +1,4 @@
-"""What is done where memory does not suffice: less at once, and on.
+"""Retry with smaller chunks when memory runs out.
 
 A device takes a chunk of jobs, one (architecture, repeat) each, and runs them one after another.
 Where that does not fit, the chunk is halved; at one job, the images that a kernel takes in one
@@ -6,10 +6,10 @@ pass are halved, which is what needs the memory. Either makes another program, w
 additions may come in another order: the scores are the same to rounding.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any, TypeGuard
+from dataclasses import dataclass
+from typing import Any
 
-from saboc_jax.scorers.observables import Kernels
+from saboc_jax.scorers.observables import KernelRequest
 from saboc_jax.types import Batch, Scorer
 
 _SIGNS = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
@@ -48,7 +48,7 @@ class Chunk:
         images = self.images or batch.images.shape[0]
         if self.jobs > 1:
             self.jobs //= 2
-        elif images > 1 and any(_takes_passes(see) for see in scorer.observables.values()):
+        elif images > 1 and any(map(_takes_passes, scorer.observables.values())):
             self.images = images // 2
         else:
             return False
@@ -73,23 +73,11 @@ def in_passes(scorer: Scorer, images: int | None) -> Scorer:
     if images is None:
         return scorer
     observables: dict[str, Any] = {
-        name: replace(
-            see, options=see.options._replace(chunk=min(images, see.options.chunk or images))
-        )
-        if _takes_passes(see)
-        else see
-        for name, see in scorer.observables.items()
+        name: each.in_passes(images) if isinstance(each, KernelRequest) else each
+        for name, each in scorer.observables.items()
     }
     return scorer._replace(observables=observables)
 
 
-def _takes_passes(see: object) -> TypeGuard[Kernels]:
-    """Is it a kernel whose memory its option `chunk` bounds?
-
-    Batch statistics need all images together; the Jacobian is taken row by row anyway.
-    """
-    return (
-        isinstance(see, Kernels)
-        and see.options.batch_norm == "frozen"
-        and see.options.engine != "jacobian"
-    )
+def _takes_passes(observable: object) -> bool:
+    return isinstance(observable, KernelRequest) and observable.options.takes_chunks

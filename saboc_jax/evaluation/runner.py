@@ -20,13 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from saboc_jax.devices import find_devices
+from saboc_jax.devices import check_divides, find_devices
 from saboc_jax.evaluation.backoff import Chunk, in_passes, is_out_of_memory
 from saboc_jax.evaluation.counts import Counts, is_flagged
 from saboc_jax.evaluation.jobs import Answer, Draws, Job, ScoreRow
 from saboc_jax.evaluation.sharing import arranged, collected, sharded, share_out, stacked
 from saboc_jax.layers.programs import ProgramCache
-from saboc_jax.ntk.sharded import check_divides
 from saboc_jax.precision import computing_in, enable_x64
 from saboc_jax.scorers.combine import (
     check_needs,

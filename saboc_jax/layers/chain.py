@@ -39,9 +39,9 @@ class Link(NamedTuple):
     takes: tuple[int, ...]
     paths: tuple[tuple[str, tuple[str, ...]], ...]
 
-    def path(self, own: tuple[str, ...]) -> tuple[str, ...]:
-        """A parameter's path in the whole network."""
-        return (*dict(self.paths)[own[0]], *own[1:])
+    def path(self, within: tuple[str, ...]) -> tuple[str, ...]:
+        """The path in the whole network of a parameter whose path within the link is given."""
+        return (*dict(self.paths)[within[0]], *within[1:])
 
     def padded(self, params: Any, xs: tuple[Any, ...]) -> Any:
         """Parameters of the module as those of `runs` for inputs like xs, with zeros."""
@@ -85,8 +85,11 @@ class Chain(NamedTuple):
             size, name = _power_of_two(pool_size(shapes)), self.initialiser.distribution
             pool: Any = np.zeros(0, np.float32)
             if size:
-                own, draw = key_numbered(key, place), partial(draw_pool, name=name, size=size)
-                pool = pieces.run(("draw", name, size), draw, own) if pieces else draw(own)
+                link_key = key_numbered(key, place)
+                draw = partial(draw_pool, name=name, size=size)
+                pool = (
+                    pieces.run(("draw", name, size), draw, link_key) if pieces else draw(link_key)
+                )
             if not isinstance(pool, jax.core.Tracer):
                 pool = np.asarray(pool)  # cut on the host, where no shape wants a program
             yield cut_parameters(pool, shapes, self.initialiser, lambda path: 0)
@@ -121,7 +124,7 @@ def _power_of_two(size: int) -> int:
 
 def _pad(array: Any, shape: tuple[int, ...]) -> Any:
     """Zeros behind every axis; on the host, where no shape wants a program of its own."""
-    ends = [(0, size - own) for own, size in zip(array.shape, shape, strict=True)]
+    ends = [(0, size - length) for length, size in zip(array.shape, shape, strict=True)]
     if not any(end for _, end in ends):
         return array
     return jnp.pad(array, ends) if isinstance(array, jax.core.Tracer) else np.pad(array, ends)

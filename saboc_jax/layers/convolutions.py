@@ -28,10 +28,10 @@ def convolve(geometry: Geometry, x: Array, kernel: Array) -> Array:
     plain = partial(_convolve, geometry)
     if block == 1:
         return plain(x, kernel)
-    found: Array = lax.platform_dependent(
+    output: Array = lax.platform_dependent(
         x, kernel, cpu=partial(_convolve_blocks, geometry, block), default=plain
     )
-    return found
+    return output
 
 
 def _pixels_at_once(geometry: Geometry, x: Array, kernel: Array) -> int:
@@ -132,8 +132,8 @@ def _depthwise_input_gradient(geometry: Geometry, x: Array, kernel: Array, g: Ar
     for axis in (0, 1):
         stride, reach = strides[axis], dilation[axis] * (kernel.shape[axis] - 1)
         low = padding[axis][0]
-        unseen = x.shape[1 + axis] + low - stride * (g.shape[1 + axis] - 1) - 1
-        back.append((reach - low, unseen, stride - 1))
+        beyond = x.shape[1 + axis] + low - stride * (g.shape[1 + axis] - 1) - 1
+        back.append((reach - low, beyond, stride - 1))
     spread = lax.pad(g, jnp.zeros((), g.dtype), [*back, (0, 0, 0)])
     flipped = jnp.flip(kernel, (0, 1))
     return depthwise_convolve(((1, 1), ((0, 0), (0, 0)), dilation, groups), spread, flipped)
@@ -159,21 +159,21 @@ def input_gradient(
         return _depthwise_input_gradient(geometry, x, kernel, g)
     strides, padding, dilation, groups = geometry
 
-    def own(x: Array, kernel: Array, g: Array) -> Array:
+    def by_xla(x: Array, kernel: Array, g: Array) -> Array:
         return jax.vjp(lambda x: _convolve(geometry, x, kernel), x)[1](g)[0]
 
     if strides != (1, 1) and groups == 1 and dilation == (1, 1) and not again:
-        found: Array = lax.platform_dependent(
-            x, kernel, g, cpu=partial(_strided_input_gradient, geometry), default=own
+        output: Array = lax.platform_dependent(
+            x, kernel, g, cpu=partial(_strided_input_gradient, geometry), default=by_xla
         )
-        return found
+        return output
     if groups != 1 or strides != (1, 1):
-        return own(x, kernel, g)
+        return by_xla(x, kernel, g)
     flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     reach = [d * (k - 1) for k, d in zip(kernel.shape[:2], dilation, strict=True)]
     back = tuple((r - low, r - high) for r, (low, high) in zip(reach, padding, strict=True))
     if any(p < 0 for pair in back for p in pair):
-        return own(x, kernel, g)
+        return by_xla(x, kernel, g)
     run = fast_convolve if again else convolve
     return run((strides, back, dilation, 1), g, flipped)
 
@@ -267,8 +267,8 @@ def _dense_gradient_rows(
 
     rows: Array = lax.map(one, (x, g))
     rows = rows.reshape(-1, block, outer, *wide[:3])
-    own = [rows[:, i, :, :, i : i + size] for i in range(block)]
-    return sum(own[1:], start=own[0]).reshape(x.shape[0], outer, -1)
+    windows = [rows[:, i, :, :, i : i + size] for i in range(block)]
+    return sum(windows[1:], start=windows[0]).reshape(x.shape[0], outer, -1)
 
 
 def _one_kernel_gradient(

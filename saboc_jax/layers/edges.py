@@ -95,8 +95,8 @@ def _plain(
     run_edge = jax.checkpoint(partial(_run_edge, operations, mutable), prevent_cse=False)
 
     def body(nodes: Array, edge: Any) -> tuple[Array, Variables]:
-        (source, target), gate, own = edge
-        y, state = run_edge((nodes if inputs is None else inputs)[source], gate, own)
+        (source, target), gate, variables = edge
+        y, state = run_edge((nodes if inputs is None else inputs)[source], gate, variables)
         return nodes.at[target].add(y), state
 
     return lax.scan(body, nodes, (_columns(ends), gates, collections))
@@ -156,26 +156,26 @@ def _reverse_only(
 ) -> Array:
     """The nodes, as `_plain` gives them. Gates are constants: they have no gradient."""
     x = (nodes if inputs is None else inputs)[0]
-    own = jax.tree.map(lambda leaf: leaf[0], collections)
-    made = [_pure(operation, own, x) for operation in operations]
+    variables = jax.tree.map(lambda leaf: leaf[0], collections)
+    made = [_pure(operation, variables, x) for operation in operations]
     pure, constants = zip(*made, strict=True)
     config = (pure, tuple(map(tuple, ends)))
     return _edges(config, nodes, inputs, lax.stop_gradient(gates), collections, constants)
 
 
-def _pure(operation: Operation, own: Variables, x: Features) -> tuple[_Pure, tuple[Any, Any]]:
+def _pure(operation: Operation, variables: Variables, x: Features) -> tuple[_Pure, tuple[Any, Any]]:
     """An operation as functions of arrays, and the constants of the two."""
 
-    def first(own: Variables, x: Features) -> tuple[Features, Variables]:
-        y, state = operation.run(own, (KEPT,), x)
+    def first(variables: Variables, x: Features) -> tuple[Features, Variables]:
+        y, state = operation.run(variables, (KEPT,), x)
         return y, state.get(KEPT, {})
 
-    def second(own: Variables, kept: Variables, x: Features) -> Features:
-        return operation.run({**own, KEPT: kept}, (), x)[0]
+    def second(variables: Variables, kept: Variables, x: Features) -> Features:
+        return operation.run({**variables, KEPT: kept}, (), x)[0]
 
-    forward, one = jax.closure_convert(first, own, x)
-    shapes = jax.eval_shape(forward, own, x, *one)[1]
-    again, two = jax.closure_convert(second, own, jax.tree.map(jnp.zeros_like, shapes), x)
+    forward, one = jax.closure_convert(first, variables, x)
+    shapes = jax.eval_shape(forward, variables, x, *one)[1]
+    again, two = jax.closure_convert(second, variables, jax.tree.map(jnp.zeros_like, shapes), x)
     return _Pure(operation.option, forward, again), (one, two)
 
 
@@ -192,10 +192,10 @@ def _edges_forward(
     operations, ends = config
 
     def body(nodes: Array, edge: Any) -> tuple[Array, Any]:
-        (source, target), gate, own = edge
+        (source, target), gate, variables = edge
         x, y, kept = (nodes if inputs is None else inputs)[source], nodes[target], []
         for operation, known in zip(operations, constants, strict=True):
-            y, statistics = _forward(operation, known[0], own, gate, x, y)
+            y, statistics = _forward(operation, known[0], variables, gate, x, y)
             kept.append(statistics)
         return nodes.at[target].set(y), kept
 
@@ -204,14 +204,14 @@ def _edges_forward(
 
 
 def _forward(
-    operation: _Pure, known: Any, own: Variables, gate: Array, x: Features, y: Features
+    operation: _Pure, known: Any, variables: Variables, gate: Array, x: Features, y: Features
 ) -> tuple[Features, Variables]:
     """Adds the gated output to y; what is kept is zero where the operation does not run."""
     weight = gate[operation.option].astype(y.dtype)
-    kept = jax.eval_shape(operation.forward, own, x, *known)[1]
+    kept = jax.eval_shape(operation.forward, variables, x, *known)[1]
 
     def run(y: Features, x: Features) -> Any:
-        output, statistics = operation.forward(own, x, *known)
+        output, statistics = operation.forward(variables, x, *known)
         return y + weight * output, statistics
 
     def skip(y: Features, x: Features) -> Any:
@@ -229,11 +229,11 @@ def _edges_backward(config: Any, saved: Any, g: Array) -> tuple[Any, ...]:
 
     def body(carry: Any, edge: Any) -> tuple[Any, Any]:
         g, back, totals = carry
-        (source, target), gate, own, statistics = edge
+        (source, target), gate, variables, statistics = edge
         held = g if inputs is None else back
         # A node's cotangent is complete before an edge into it is reached, as its value was.
         total, totals, gradients = back_edge(
-            sources[source], g[target], held[source], gate, own, statistics, constants, totals
+            sources[source], g[target], held[source], gate, variables, statistics, constants, totals
         )
         held = held.at[source].set(total)
         return ((held, None, totals) if inputs is None else (g, held, totals)), gradients
@@ -250,18 +250,18 @@ def _back_edge(
     g: Features,
     total: Features,
     gate: Array,
-    own: Variables,
+    variables: Variables,
     kept: Sequence[Variables],
     constants: Sequence[Any],
     totals: Sequence[Any],
 ) -> tuple[Features, Any, Variables]:
     """Cotangents of an edge's input and constants, added to what is there; of its collections."""
-    gradients, done = jax.tree.map(jnp.zeros_like, own), []
+    gradients, done = jax.tree.map(jnp.zeros_like, variables), []
     for operation, mine, known, (first, sums) in zip(
         operations, kept, constants, totals, strict=True
     ):
         weight = gate[operation.option].astype(g.dtype)
-        pull = partial(_pull, operation, mine, known[1], own, weight)
+        pull = partial(_pull, operation, mine, known[1], variables, weight)
         carry = (gradients, total, sums)
         carry = lax.cond(weight > 0, pull, lambda carry, x, g: carry, carry, x, g)
         gradients, total, sums = carry
@@ -273,7 +273,7 @@ def _pull(
     operation: _Pure,
     kept: Variables,
     constants: Any,
-    own: Variables,
+    variables: Variables,
     weight: Array,
     carry: Any,
     x: Features,
@@ -281,10 +281,10 @@ def _pull(
 ) -> Any:
     """Adds the cotangents of collections, input and constants."""
 
-    def run(own: Variables, x: Features, constants: Any) -> Features:
-        return operation.again(own, kept, x, *constants)
+    def run(variables: Variables, x: Features, constants: Any) -> Features:
+        return operation.again(variables, kept, x, *constants)
 
-    return jax.tree.map(jnp.add, carry, jax.vjp(run, own, x, constants)[1](weight * g))
+    return jax.tree.map(jnp.add, carry, jax.vjp(run, variables, x, constants)[1](weight * g))
 
 
 _edges.defvjp(_edges_forward, _edges_backward)

@@ -29,6 +29,8 @@ import numpy as np
 from jax.interpreters import ad
 from jaxtyping import Array, Float
 
+from saboc_jax.extras import MissingExtraError, needed
+
 _NAME = "neural_tangents"
 _CORE_NAMES = (
     "AbstractValue",
@@ -41,8 +43,15 @@ _CORE_NAMES = (
     "Value",
     "Var",
 )
+_PURPOSE = "engine 'neural_tangents'"
 _IMPLEMENTATIONS = {1: "JACOBIAN_CONTRACTION", 2: "NTK_VECTOR_PRODUCTS"}
 _LOCK = threading.Lock()
+
+
+def require_installed() -> None:
+    """Raises MissingExtraError, which says how to install it, if neural-tangents is not there."""
+    if importlib.util.find_spec(_NAME) is None:
+        raise MissingExtraError(_PURPOSE, _NAME, "reference")
 
 
 def load() -> types.ModuleType:
@@ -52,7 +61,7 @@ def load() -> types.ModuleType:
     still works where TensorFlow is installed.
 
     Raises:
-        ImportError: neural-tangents is not installed, or not one that can be made to work.
+        MissingExtraError: neural-tangents or frozendict, which it needs, is not installed.
     """
     with _LOCK:
         return _load()
@@ -124,6 +133,7 @@ def _import() -> types.ModuleType:
         for target, names in _missing_names():
             stack.enter_context(_attributes(target, names))
         stack.enter_context(_modules(_missing_modules()))
+        stack.enter_context(needed("reference", _PURPOSE))
         module = importlib.import_module(_NAME)
     del vars(module)["experimental"]
     return module

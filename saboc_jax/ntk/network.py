@@ -65,12 +65,17 @@ def check_outputs(y: Array) -> Array:
 
 
 def parameter_predicate(network: Network, params: str | Predicate) -> Predicate:
+    """Which parameters of a network the NTK is taken over; see `named_predicate`."""
+    return named_predicate(params, network.in_cells)
+
+
+def named_predicate(params: str | Predicate, in_cells: Predicate | None) -> Predicate:
     """Which parameters the NTK is taken over.
 
     Args:
-        network: tells which paths lie in cells.
         params: "weights" (kernels and scales, no biases: what the peers' codes take),
             "all", "cells" (weights inside the searched cells), or a predicate of a path.
+        in_cells: tells which paths lie in cells; None: the network has no cells.
 
     Raises:
         ValueError: if the name is unknown, or "cells" of a network without cells.
@@ -83,9 +88,8 @@ def parameter_predicate(network: Network, params: str | Predicate) -> Predicate:
         return lambda path: path[-1] in WEIGHT_NAMES
     if params != "cells":
         raise ValueError(f"params={params!r}; allowed: {PARAMETERS} or a predicate of a path")
-    if network.in_cells is None:
+    if in_cells is None:
         raise ValueError("params='cells', but this network does not say where its cells are")
-    in_cells = network.in_cells
     return lambda path: in_cells(path) and path[-1] in WEIGHT_NAMES
 
 

@@ -17,8 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from saboc_jax.layers.rules import batch_norm_rule
-from saboc_jax.ntk.network import Network, Predicate, check_outputs
-from saboc_jax.ntk.one_backward import Columns, tap_rule
+from saboc_jax.ntk.network import Network, check_outputs
 
 ROWS = 256  # gradients at once where nothing else is asked for: images times outputs
 Weights = Float[Array, "b k"]
@@ -41,11 +40,20 @@ def output_shape(network: Network, images: Float[Array, "n ..."]) -> jax.ShapeDt
     return checked  # type: ignore[no-any-return]
 
 
-def outputs_at_once(asked: int | None, images: int, width: int) -> int:
-    """How many of `width` outputs to take at once, so that the blocks are alike."""
-    most = max(1, ROWS // images) if asked is None else asked
+def block_size(
+    network: Network, images: Float[Array, "n ..."], asked: int | None
+) -> tuple[int, int]:
+    """(Outputs of a block, all outputs), so that the blocks are alike.
+
+    Args:
+        network: whose outputs they are.
+        images: of which each has a gradient for every output.
+        asked: the most outputs of a block; None: as many as make `ROWS` gradients.
+    """
+    width = output_shape(network, images).shape[-1]
+    most = max(1, ROWS // images.shape[0]) if asked is None else asked
     blocks = -(-width // most)
-    return -(-width // blocks)
+    return -(-width // blocks), width
 
 
 def block_weights(width: int, size: int) -> Float[Array, "blocks b k"]:
@@ -83,47 +91,3 @@ def full(pairs: Pairs, width: int, size: int) -> list[Float[Array, "n m k k"]]:
 def _assemble(grid: Float[Array, "a b n m s s"]) -> Float[Array, "n m k k"]:
     count, _, n, m, size, _ = grid.shape
     return grid.transpose(2, 3, 0, 4, 1, 5).reshape(n, m, count * size, count * size)
-
-
-def one_backward_full(
-    network: Network,
-    images: Float[Array, "n ..."],
-    columns: int,
-    predicate: Predicate,
-    size: int,
-    axis: str | None = None,
-) -> Float[Array, "n m k k"]:
-    """`one_backward` of every pair of outputs: a backward pass for each pair of blocks.
-
-    The columns stand in the batch twice, once for either block.
-
-    Args:
-        network: at fixed weights; batch norm is frozen at the statistics of the columns.
-        images: the columns first.
-        columns: m, or this device's share of them.
-        predicate: which parameters count.
-        size: outputs of a block.
-        axis: of a mesh over whose devices images are shared out; None: all are here.
-    """
-    shape, number = output_shape(network, images), images.shape[0]
-    all_columns = Columns(columns, axis).number
-    batch = jnp.repeat(jnp.concatenate([images[:columns], images]), size, axis=0)
-    dtype = jnp.result_type(shape.dtype, *jax.tree.leaves(network.variables["params"]))
-
-    def run(tap: Array) -> Array:
-        with nn.intercept_methods(tap_rule(tap, predicate, axis=axis)):
-            return network.apply(network.variables, batch)[0]
-
-    y, pull = jax.vjp(run, jnp.zeros((len(batch), all_columns * size), dtype))
-
-    def pairs(left: Weights) -> Callable[[Weights], list[Array]]:
-        def with_right(right: Weights) -> list[Array]:
-            cotangent = jnp.concatenate(
-                [jnp.tile(right, (columns, 1)), jnp.tile(left, (number, 1))]
-            )
-            kernel = pull(cotangent.astype(y.dtype))[0][columns * size :]
-            return [kernel.reshape(number, size, all_columns, size).transpose(0, 2, 1, 3)]
-
-        return with_right
-
-    return full(pairs, shape.shape[-1], size)[0]

@@ -23,8 +23,9 @@ from saboc_jax.layers.chain import Chain, Link
 from saboc_jax.layers.programs import ProgramCache
 from saboc_jax.layers.rules import batch_norm_rule
 from saboc_jax.layers.tree import flatten
+from saboc_jax.ntk.batches import split_batches, symmetric
 from saboc_jax.ntk.network import NoParameterError, Path, Predicate
-from saboc_jax.ntk.one_backward import tap_rule
+from saboc_jax.ntk.taps import tap_rule
 from saboc_jax.types import PRNGKey
 
 
@@ -53,9 +54,9 @@ def piecewise_ntks(
     images = jnp.concatenate([columns, *rows])
     outputs, saved = [images], []
     drawn = chain.draw(key, images.shape[1:], images.dtype, pieces)
-    for link, own in zip(chain.links, drawn, strict=True):
+    for link, params in zip(chain.links, drawn, strict=True):
         xs = tuple(outputs[place] for place in link.takes)
-        params = jax.device_put(link.padded(own, xs))
+        params = jax.device_put(link.padded(params, xs))
         forward = partial(_forward, link, count)
         outputs.append(pieces.run(("forward", link.runs, count), forward, params, *xs))
         saved.append((params, xs))
@@ -78,9 +79,7 @@ def piecewise_ntks(
             cotangents[source] = (
                 more if before is None else pieces.run("add", jnp.add, before, more)
             )
-    ends = [count, *(r.shape[0] for r in rows)]
-    square, *others = jnp.split(kernel, [sum(ends[:i]) for i in range(1, len(ends))])
-    return [(square + square.T) / 2, *others]
+    return symmetric(split_batches(kernel, [columns, *rows]))
 
 
 def _chosen(link: Link, params: Any, predicate: Predicate) -> frozenset[Path]:

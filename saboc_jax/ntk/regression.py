@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from saboc_jax.layers.losses import cross_entropy
 from saboc_jax.ntk.spectrum import Spectrum
 
 Outputs = Float[Array, "n classes"]
@@ -49,24 +50,24 @@ def predict(
     return rows @ dual_coefficients(spectrum, targets, jitter)
 
 
-def _cross_entropy(f: Outputs, perturbed: Outputs) -> Float[Array, ""]:
-    return -(jax.nn.softmax(f) * jax.nn.log_softmax(perturbed)).sum(-1).mean()
+def _softmax_cross_entropy(f: Outputs, perturbed: Outputs) -> Float[Array, ""]:
+    return cross_entropy(perturbed, jax.nn.softmax(f)).mean()
 
 
 def _raw_cross_entropy(f: Outputs, perturbed: Outputs) -> Float[Array, ""]:
-    return -(perturbed * jax.nn.log_softmax(f)).sum(-1).mean()
+    return cross_entropy(f, perturbed).mean()
 
 
 def _entropy(f: Outputs) -> Float[Array, ""]:
-    return _cross_entropy(f, f)
+    return _softmax_cross_entropy(f, f)
 
 
 # Decision D8: what "cross-entropy of two outputs" may mean, and two diagnostics.
 EXPRESSIVITIES: dict[str, Callable[[Outputs, Outputs], Float[Array, ""]]] = {
-    "softmax": lambda f, g: -_cross_entropy(f, g),
+    "softmax": lambda f, g: -_softmax_cross_entropy(f, g),
     "torch_raw": lambda f, g: -_raw_cross_entropy(f, g),
     "torch_raw_swapped": lambda f, g: -_raw_cross_entropy(g, f),
-    "kl": lambda f, g: _entropy(f) - _cross_entropy(f, g),
+    "kl": lambda f, g: _entropy(f) - _softmax_cross_entropy(f, g),
     "l2": lambda f, g: -jnp.square(f - g).sum(-1).mean(),
     # An extension of ours, never the paper's S_e: the relative change of the output.
     "relative": lambda f, g: -jnp.sqrt(jnp.square(f - g).sum() / jnp.square(f).sum()),

@@ -19,16 +19,11 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
-from saboc_jax.devices import find_devices, unchecked_shard_map
-from saboc_jax.ntk.empirical import (
-    DEFAULTS,
-    NTKOptions,
-    check_options,
-    choose_engine,
-    one_backward_kernels,
-    symmetric,
-)
+from saboc_jax.devices import check_divides, find_devices, unchecked_shard_map
+from saboc_jax.ntk.batches import symmetric
 from saboc_jax.ntk.network import Network, parameter_predicate, split_parameters
+from saboc_jax.ntk.one_backward import check_supported, one_backward_kernels
+from saboc_jax.ntk.options import DEFAULTS, NTKOptions, check_options
 
 AXIS = "images"
 
@@ -64,7 +59,7 @@ def sharded_ntks(
     options = _checked(options, len(devices))
     predicate = parameter_predicate(network, options.params)
     split_parameters(network.variables["params"], predicate)  # raises if it chooses none
-    choose_engine(network, columns, predicate, options)
+    check_supported(network, columns, predicate)
 
     def one_device(columns: Array, rows: Sequence[Array]) -> list[Array]:
         return one_backward_kernels(network, columns, rows, predicate, options, AXIS)
@@ -74,20 +69,12 @@ def sharded_ntks(
     return jax.jit(lambda *args: symmetric(run(*args)))(columns, tuple(rows))
 
 
-def check_divides(devices: int, images: int) -> None:
-    """Raises ValueError unless so many devices can share so many images evenly."""
-    if images % devices:
-        raise ValueError(
-            f"a batch of {images} images on {devices} devices; allowed where they share the "
-            f"images: multiples of {devices}, or fewer devices"
-        )
-
-
 def _checked(options: NTKOptions, devices: int) -> NTKOptions:
     """The options of one device."""
-    if options.engine not in ("auto", "one_backward"):
+    if not options.shares_images:
         raise ValueError(
-            f"engine={options.engine!r} with images over devices; allowed: 'one_backward', 'auto'"
+            f"engine={options.engine!r}, batch_norm={options.batch_norm!r} with images over "
+            "devices; allowed: engine='auto' or 'one_backward' with batch_norm='frozen'"
         )
     chunk = None if options.chunk is None else max(1, options.chunk // devices)
     return check_options(options._replace(engine="one_backward"))._replace(chunk=chunk)

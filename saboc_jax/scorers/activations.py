@@ -8,7 +8,6 @@ recorded here therefore either adds up over layers or says itself that it is the
 
 import operator
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 import jax
@@ -20,7 +19,13 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from saboc_jax.keys import Purpose, key_for
 from saboc_jax.layers.initialise import draw_parameters, find_initialiser
 from saboc_jax.layers.ops import Relu
-from saboc_jax.layers.rules import Interceptor, batch_norm_rule, fast_conv_rule, is_call
+from saboc_jax.layers.rules import (
+    Interceptor,
+    batch_norm_rule,
+    fast_rules,
+    is_call,
+    rules_in_force,
+)
 from saboc_jax.layers.tree import flatten, path_names
 from saboc_jax.ntk.network import Network
 from saboc_jax.precision import as_dtype
@@ -53,13 +58,13 @@ def redraw(space: SearchSpace, key: PRNGKey, init: str | None) -> Variables:
     drawn = as_dtype(drawn, program.dtype)
     if all(path[-1] in DRAWN for path in flatten(shapes)):
         return {"params": drawn}
-    own = draw_weights(space, key)
+    by_space = draw_weights(space, key)
 
     def choose(path: Any, ours: Array, theirs: Array) -> Array:
         return ours if path_names(path)[-1] in DRAWN else theirs
 
-    params = jax.tree_util.tree_map_with_path(choose, drawn, own["params"])
-    return {**own, "params": params}
+    params = jax.tree_util.tree_map_with_path(choose, drawn, by_space["params"])
+    return {**by_space, "params": params}
 
 
 def check_init(init: str | None) -> str | None:
@@ -80,17 +85,10 @@ def record(
         *rules: interceptors that record with `put`; they see a layer before its rules act.
         batch_norm: "batch" (train mode, as the proxies' released codes run) or "frozen".
     """
-    with ExitStack() as stack:
-        # The first interceptor is the outermost, and those of `layers` call no further one.
-        for rule in (*rules, *fast_rules(), batch_norm_rule(batch_norm)):
-            stack.enter_context(nn.intercept_methods(rule))
+    # The first interceptor is the outermost, and those of `layers` call no further one.
+    with rules_in_force(*rules, *fast_rules(), batch_norm_rule(batch_norm)):
         outputs, state = network.apply(network.variables, images, (OBSERVED,))
     return outputs, state.get(OBSERVED, {})
-
-
-def fast_rules() -> tuple[Interceptor, ...]:
-    """Convolutions with reverse rules that are fast on the CPU, and XLA's own elsewhere."""
-    return (fast_conv_rule(),) if jax.default_backend() == "cpu" else ()
 
 
 def put(
@@ -114,19 +112,19 @@ def recorded(observed: Variables, name: str) -> list[Array]:
     return [leaf for path, leaf in flatten(observed).items() if path[-1] == name]
 
 
-def seen(observed: Variables, name: str, what: str) -> list[Array]:
+def require_recorded(observed: Variables, name: str, what: str) -> list[Array]:
     """What `recorded` gives.
 
     Raises:
         ValueError: if it is nothing; `what` names the layers that are looked for.
     """
-    found = recorded(observed, name)
-    if not found:
+    values = recorded(observed, name)
+    if not values:
         raise ValueError(
             f"the network has no {what} that can be observed; allowed: Linen modules with at "
             "least one (what a module calls as a plain function is not seen)"
         )
-    return found
+    return values
 
 
 def relu_rule(
@@ -178,16 +176,16 @@ def measure_relus(
         ValueError: if there is no ReLU on feature maps.
     """
     observed = record(network, images, relu_rule("relus", measure, axis), *rules)[1]
-    found = recorded(observed, "relus")
-    if not found:
+    measured = recorded(observed, "relus")
+    if not measured:
         outputs = plain_relus(lambda x: record(network, x)[0], images)
-        found = [measure(_active(y)) for y in outputs if y.ndim == 4]
-    if not found:
+        measured = [measure(_active(y)) for y in outputs if y.ndim == 4]
+    if not measured:
         raise ValueError(
             "the network has no ReLU on feature maps [n, height, width, channels]; allowed: at "
             "least one, a `saboc_jax.layers.ops.Relu` or a call of `nn.relu`"
         )
-    return found, observed
+    return measured, observed
 
 
 def cost_rule() -> Interceptor:
@@ -215,8 +213,8 @@ def layer_costs(observed: Variables) -> Float[Array, "layers 2"]:
 
     They are not added here: a layer's count is exact in float32, a network's may not be.
     """
-    found = seen(observed, "cost", "convolution, dense layer or batch norm")
-    return jnp.concatenate([leaf.reshape(-1, 2) for leaf in found])
+    costs = require_recorded(observed, "cost", "convolution, dense layer or batch norm")
+    return jnp.concatenate([leaf.reshape(-1, 2) for leaf in costs])
 
 
 # --- binary codes -------------------------------------------------------------------------------

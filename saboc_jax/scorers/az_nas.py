@@ -181,8 +181,8 @@ def block_statistics(network: Network, images: Images, signs: Signs) -> BlockSta
     # Every block emits its own cotangent, so what enters at the outputs does not matter.
     g_in, g_out = unstacked(pull(jnp.zeros_like(outputs))[0], order), unstacked(signs, order)
     pairs = [gradient_map(g, out) for g, out in zip(g_in[:-1], g_out[1:], strict=True)]
-    found = flatten(observed)
-    squares = [found[*path, "covariance"] for path in order]
+    leaves = flatten(observed)
+    squares = [leaves[*path, "covariance"] for path in order]
     return BlockStatistics(
         tuple(one for stack in squares for one in stack.reshape(-1, *stack.shape[-2:])),
         tuple(matrix for matrix, _ in pairs),
@@ -259,9 +259,9 @@ def az_nas(space: SearchSpace, *, init: str | None = "kaiming_normal_fan_in") ->
     def finish(
         observed: Mapping[str, Any], gates: Gates, batch: Batch
     ) -> tuple[Float[Array, "4"], Diagnostics]:
-        seen = observed["blocks"]
+        blocks = observed["blocks"]
         scores = jnp.stack(
-            [expressivity(seen), progressivity(seen), trainability(seen), complexity(seen)]
+            [expressivity(blocks), progressivity(blocks), trainability(blocks), complexity(blocks)]
         )
         return jnp.where(jnp.isnan(scores), -jnp.inf, scores), {}
 

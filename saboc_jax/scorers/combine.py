@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from saboc_jax.devices import SHARDS
 from saboc_jax.layers.programs import ProgramCache
-from saboc_jax.scorers.observables import Kernels
+from saboc_jax.scorers.observables import KernelRequest
 from saboc_jax.types import (
     Batch,
     Diagnostics,
@@ -46,12 +46,12 @@ def on_space(scorer: Scorer, space: SearchSpace, pieces: ProgramCache | None = N
         pieces: where compiled links of a chain are kept; None: kernels are one program.
     """
 
-    def move(see: Any) -> Any:
-        if isinstance(see, Kernels):
-            return replace(see, space=space, pieces=pieces)
-        return replace(see, space=space) if hasattr(see, "space") else see
+    def move(observable: Any) -> Any:
+        if isinstance(observable, KernelRequest):
+            return replace(observable, space=space, pieces=pieces)
+        return replace(observable, space=space) if hasattr(observable, "space") else observable
 
-    moved = {name: move(see) for name, see in scorer.observables.items()}
+    moved = {name: move(observable) for name, observable in scorer.observables.items()}
     return scorer._replace(observables=moved)
 
 
@@ -79,28 +79,25 @@ def shared_by(scorer: Scorer, shard: str, devices: int) -> Scorer:
             "nothing but NTKs, with batch_norm='frozen' and engine 'auto' or 'one_backward'"
         )
     kernels: dict[str, Any] = {
-        name: replace(see, devices=devices)
-        for name, see in scorer.observables.items()
-        if isinstance(see, Kernels)  # all are
+        name: replace(kernel, devices=devices)
+        for name, kernel in scorer.observables.items()
+        if isinstance(kernel, KernelRequest)  # all are
     }
     return scorer._replace(observables=kernels)
 
 
-def _shares_images(see: object) -> bool:
-    """Is it a kernel whose images several devices can share?"""
-    return (
-        isinstance(see, Kernels)
-        and see.options.batch_norm == "frozen"
-        and see.options.engine in ("auto", "one_backward")
-    )
+def _shares_images(observable: object) -> bool:
+    return isinstance(observable, KernelRequest) and observable.options.shares_images
 
 
 def split_apart(scorer: Scorer) -> tuple[Scorer, Scorer]:
     """The scorer with the observables that are one program, and with those that run apart."""
     apart = {
-        name: see for name, see in scorer.observables.items() if getattr(see, "runs_apart", False)
+        name: observable
+        for name, observable in scorer.observables.items()
+        if getattr(observable, "runs_apart", False)
     }
-    rest = {name: see for name, see in scorer.observables.items() if name not in apart}
+    rest = {name: each for name, each in scorer.observables.items() if name not in apart}
     return scorer._replace(observables=rest), scorer._replace(observables=apart)
 
 
@@ -110,7 +107,7 @@ def with_program(scorer: Scorer, gates: Gates) -> Scorer:
     Raises:
         ValueError: if each architecture has its own program and the gates are traced.
     """
-    spaces: Any = (getattr(see, "space", None) for see in scorer.observables.values())
+    spaces: Any = (getattr(each, "space", None) for each in scorer.observables.values())
     space = next((space for space in spaces if space is not None), None)
     if space is None or isinstance(space.networks, OneProgram):
         return scorer
@@ -129,11 +126,16 @@ def observe(scorer: Scorer, key: PRNGKey, gates: Gates, batch: Batch) -> dict[st
     """
     scorer = with_program(scorer, gates)
     wanted = dict.fromkeys(scorer.observables.values())
-    kernels = [see for see in wanted if isinstance(see, Kernels)]
-    kernels.sort(key=lambda see: len(see.rows), reverse=True)
-    source = {see: next((wide for wide in kernels if wide.covers(see)), see) for see in wanted}
-    done = {see: see(key, gates, batch) for see in dict.fromkeys(source.values())}
-    return {name: done[source[see]] for name, see in scorer.observables.items()}
+    kernels = [observable for observable in wanted if isinstance(observable, KernelRequest)]
+    kernels.sort(key=lambda kernel: len(kernel.rows), reverse=True)
+    source = {
+        observable: next((wide for wide in kernels if wide.covers(observable)), observable)
+        for observable in wanted
+    }
+    values = {
+        observable: observable(key, gates, batch) for observable in dict.fromkeys(source.values())
+    }
+    return {name: values[source[observable]] for name, observable in scorer.observables.items()}
 
 
 def labels_only(batch: Batch) -> Batch:
@@ -178,8 +180,8 @@ def combine(scorers: Sequence[Scorer], name: str | None = None) -> Scorer:
         values: list[Array] = []
         notes: Diagnostics = {}
         for index, scorer in enumerate(scorers):
-            own = {key: observed[f"{index}.{key}"] for key in scorer.observables}
-            scores, diagnostics = scorer.finish(own, gates, batch)
+            observed_by_it = {key: observed[f"{index}.{key}"] for key in scorer.observables}
+            scores, diagnostics = scorer.finish(observed_by_it, gates, batch)
             values.append(scores)
             notes |= {f"{scorer.name}.{key}": value for key, value in diagnostics.items()}
         return jnp.concatenate(values), notes
@@ -195,9 +197,9 @@ def combine(scorers: Sequence[Scorer], name: str | None = None) -> Scorer:
         needs=frozenset().union(*(s.needs for s in scorers)),
         passes=Passes(*(sum(kind) for kind in zip(*(s.passes for s in scorers), strict=True))),
         observables={
-            f"{index}.{key}": see
+            f"{index}.{key}": observable
             for index, s in enumerate(scorers)
-            for key, see in s.observables.items()
+            for key, observable in s.observables.items()
         },
         finish=finish,
         options={s.name: dict(s.options) for s in scorers},
@@ -237,8 +239,3 @@ def score(
     """
     check_needs(scorer, batch)
     return scorer.finish(observe(scorer, key, gates, batch), gates, labels_only(batch))
-
-
-def jitted(scorer: Scorer) -> Callable[[PRNGKey, Gates, Batch], tuple[Array, Diagnostics]]:
-    """`score` of one scorer, compiled; one program for every architecture of the space."""
-    return jax.jit(lambda key, gates, batch: score(scorer, key, gates, batch))

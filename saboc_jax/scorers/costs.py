@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from saboc_jax.keys import Purpose, key_for
+from saboc_jax.scorers.single import single_metric
 from saboc_jax.types import Batch, Diagnostics, Gates, Passes, PRNGKey, Scorer, SearchSpace
 
 HALF = 1 << 24  # a float32 holds whole numbers up to here
@@ -50,7 +51,16 @@ def _cost_scorer(space: SearchSpace, quantity: str) -> Scorer:
         value = base + (gates * jnp.asarray(increments, jnp.result_type(float))).sum()
         return value[None], {}
 
-    return _without_network(quantity, {}, finish)
+    return Scorer(
+        name=quantity,
+        metrics=(quantity,),
+        higher_is_better=(True,),
+        needs=frozenset(),
+        passes=Passes(0, 0),
+        observables={},
+        finish=finish,
+        options={},
+    )
 
 
 def additive_table(
@@ -122,25 +132,6 @@ def random(space: SearchSpace) -> Scorer:
     Args:
         space: ignored.
     """
-
-    def finish(
-        observed: Mapping[str, Any], gates: Gates, batch: Batch
-    ) -> tuple[Float[Array, "1"], Diagnostics]:
-        return observed["number"][None], {}
-
-    return _without_network("random", {"number": RandomNumber()}, finish)
-
-
-def _without_network(
-    name: str, observables: Mapping[str, Any], finish: Callable[..., Any]
-) -> Scorer:
-    return Scorer(
-        name=name,
-        metrics=(name,),
-        higher_is_better=(True,),
-        needs=frozenset(),
-        passes=Passes(0, 0),
-        observables=observables,
-        finish=finish,
-        options={},
+    return single_metric(
+        "random", RandomNumber(), lambda number, batch: (number, {}), needs=(), passes=Passes(0, 0)
     )

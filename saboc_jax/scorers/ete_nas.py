@@ -4,7 +4,6 @@ Rumiantsev, Coates (2023), "Performing Neural Architecture Search Without Gradie
 (released as ETENAS).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from saboc_jax.ntk.network import Network, bind
 from saboc_jax.precision import inner_products
 from saboc_jax.scorers.activations import check_init, put, record, recorded, redraw
 from saboc_jax.scorers.observables import require
+from saboc_jax.scorers.single import check_choice, single_metric
 from saboc_jax.types import Batch, Diagnostics, Gates, Images, Passes, PRNGKey, Scorer, SearchSpace
 
 VARIANTS = ("nngp_frob", "nngp_mse")
@@ -126,35 +126,32 @@ def ete_nas(
     Raises:
         ValueError: if an option does not exist.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"variant={variant!r}; allowed: {VARIANTS}")
-    frobenius = variant == "nngp_frob"
+    check_choice("variant", variant, VARIANTS)
 
-    def finish(
-        observed: Mapping[str, Any], gates: Gates, batch: Batch
-    ) -> tuple[Float[Array, "1"], Diagnostics]:
-        if frobenius:
-            return correlation_norm(observed["seen"])[None], {}
+    recorded = {"variant": variant, "init": init}
+    if variant == "nngp_frob":
+        return single_metric(
+            "ete_nas",
+            Outputs(space, check_init(init)),
+            lambda outputs, batch: (correlation_norm(outputs), {}),
+            needs=("images", "more_images"),
+            passes=Passes(2, 0),
+            options=recorded,
+            metric=variant,
+        )
+
+    def finish(features: tuple[Array, Array], batch: Batch) -> tuple[Array, Diagnostics]:
         targets = regression.encode_labels(batch.labels, space.num_classes)
         test_targets = regression.encode_labels(require(batch, "test_labels"), space.num_classes)
-        features, test_features = observed["seen"]
-        return best_ridge_error(features, test_features, targets, test_targets)[None], {}
+        return best_ridge_error(*features, targets, test_targets), {}
 
-    return Scorer(
-        name="ete_nas",
-        metrics=(variant,),
-        higher_is_better=(frobenius,),
-        needs=frozenset(
-            {"images", "more_images"}
-            if frobenius
-            else {"images", "labels", "test_images", "test_labels"}
-        ),
+    return single_metric(
+        "ete_nas",
+        PooledFeatures(space, check_init(init)),
+        finish,
+        needs=("images", "labels", "test_images", "test_labels"),
         passes=Passes(2, 0),
-        observables={
-            "seen": Outputs(space, check_init(init))
-            if frobenius
-            else PooledFeatures(space, check_init(init))
-        },
-        finish=finish,
-        options={"variant": variant, "init": init},
+        options=recorded,
+        metric=variant,
+        higher_is_better=False,
     )

@@ -13,14 +13,12 @@ Deviation: weights come from the space's initialiser, where the released code ke
 ("torch_default").
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from jaxtyping import Array, Float
 
 from saboc_jax.ntk.network import Network
 from saboc_jax.scorers.loss_gradients import LossGradients, layer_statistics
-from saboc_jax.types import Batch, Diagnostics, Gates, Images, Labels, Passes, Scorer, SearchSpace
+from saboc_jax.scorers.single import check_choice, single_metric
+from saboc_jax.types import Images, Labels, Passes, Scorer, SearchSpace
 
 WEIGHTINGS = ("per_weight", "per_channel")
 
@@ -48,24 +46,15 @@ def fisher(space: SearchSpace, *, weighting: str = "per_weight") -> Scorer:
     """
     index = _index(weighting)
 
-    def finish(
-        observed: Mapping[str, Any], gates: Gates, batch: Batch
-    ) -> tuple[Float[Array, "1"], Diagnostics]:
-        return observed["gradients"].fisher[index][None], {}
-
-    return Scorer(
-        name="fisher",
-        metrics=("fisher",),
-        higher_is_better=(True,),
-        needs=frozenset({"images", "labels"}),
+    return single_metric(
+        "fisher",
+        LossGradients(space),
+        lambda gradients, batch: (gradients.fisher[index], {}),
+        needs=("images", "labels"),
         passes=Passes(1, 1),
-        observables={"gradients": LossGradients(space)},
-        finish=finish,
         options={"weighting": weighting},
     )
 
 
 def _index(weighting: str) -> int:
-    if weighting not in WEIGHTINGS:
-        raise ValueError(f"weighting={weighting!r}; allowed: {WEIGHTINGS}")
-    return WEIGHTINGS.index(weighting)
+    return WEIGHTINGS.index(check_choice("weighting", weighting, WEIGHTINGS))

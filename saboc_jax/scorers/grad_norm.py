@@ -11,15 +11,13 @@ Deviation: "global" reads the batch's images and labels, where the released code
 random; weights come from the space's initialiser.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from saboc_jax.ntk.network import Network
 from saboc_jax.scorers.loss_gradients import LayerStatistics, LossGradients, layer_statistics
-from saboc_jax.types import Batch, Diagnostics, Gates, Images, Labels, Passes, Scorer, SearchSpace
+from saboc_jax.scorers.single import check_choice, single_metric
+from saboc_jax.types import Images, Labels, Passes, Scorer, SearchSpace
 
 VARIANTS = ("layer_sum", "global")
 
@@ -32,7 +30,8 @@ def grad_norm_value(
     Raises:
         ValueError: if the variant does not exist.
     """
-    return _norm(layer_statistics(network, images, labels), _check(variant))
+    check_choice("variant", variant, VARIANTS)
+    return _norm(layer_statistics(network, images, labels), variant)
 
 
 def grad_norm(space: SearchSpace, *, variant: str = "layer_sum") -> Scorer:
@@ -45,29 +44,16 @@ def grad_norm(space: SearchSpace, *, variant: str = "layer_sum") -> Scorer:
     Raises:
         ValueError: if the variant does not exist.
     """
-    _check(variant)
+    check_choice("variant", variant, VARIANTS)
 
-    def finish(
-        observed: Mapping[str, Any], gates: Gates, batch: Batch
-    ) -> tuple[Float[Array, "1"], Diagnostics]:
-        return _norm(observed["gradients"], variant)[None], {}
-
-    return Scorer(
-        name="grad_norm",
-        metrics=("grad_norm",),
-        higher_is_better=(True,),
-        needs=frozenset({"images", "labels"}),
+    return single_metric(
+        "grad_norm",
+        LossGradients(space),
+        lambda gradients, batch: (_norm(gradients, variant), {}),
+        needs=("images", "labels"),
         passes=Passes(1, 1),
-        observables={"gradients": LossGradients(space)},
-        finish=finish,
         options={"variant": variant},
     )
-
-
-def _check(variant: str) -> str:
-    if variant not in VARIANTS:
-        raise ValueError(f"variant={variant!r}; allowed: {VARIANTS}")
-    return variant
 
 
 def _norm(statistics: LayerStatistics, variant: str) -> Float[Array, ""]:

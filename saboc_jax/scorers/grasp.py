@@ -12,20 +12,18 @@ Deviation: weights come from the space's initialiser, where the released code ke
 ("torch_default").
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from saboc_jax.ntk.network import Network
-from saboc_jax.scorers.loss_gradients import bind_drawn, kernel_loss, sum_per_layer
+from saboc_jax.scorers.loss_gradients import bind_drawn, sum_per_layer, training_loss
 from saboc_jax.scorers.observables import require
+from saboc_jax.scorers.single import single_metric
 from saboc_jax.types import (
     Batch,
-    Diagnostics,
     Gates,
     Images,
     Labels,
@@ -38,7 +36,7 @@ from saboc_jax.types import (
 
 def grasp_layers(network: Network, images: Images, labels: Labels) -> Float[Array, " layers"]:
     """Each layer's part of GraSP at the network's weights."""
-    loss, kernels = kernel_loss(network, images, labels)
+    loss, kernels = training_loss(network, images, labels)
 
     def half_squared_norm(kernels: list[Array]) -> Array:
         squares = [jnp.square(g).sum() for g in jax.grad(loss)(kernels)]
@@ -75,19 +73,10 @@ def grasp(space: SearchSpace) -> Scorer:
     Args:
         space: the search space.
     """
-
-    def finish(
-        observed: Mapping[str, Any], gates: Gates, batch: Batch
-    ) -> tuple[Float[Array, "1"], Diagnostics]:
-        return observed["layers"].sum()[None], {}
-
-    return Scorer(
-        name="grasp",
-        metrics=("grasp",),
-        higher_is_better=(True,),
-        needs=frozenset({"images", "labels"}),
+    return single_metric(
+        "grasp",
+        HessianGradient(space),
+        lambda layers, batch: (layers.sum(), {}),
+        needs=("images", "labels"),
         passes=Passes(1, 3),
-        observables={"layers": HessianGradient(space)},
-        finish=finish,
-        options={},
     )

@@ -14,9 +14,7 @@ Weights come from the space's initialiser, where the released code keeps PyTorch
 ("torch_default").
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +22,11 @@ from jaxtyping import Array, Float
 
 from saboc_jax.ntk.network import Network
 from saboc_jax.precision import inner_products
-from saboc_jax.scorers.loss_gradients import bind_drawn, rules
+from saboc_jax.scorers.loss_gradients import bind_drawn, training_rules
 from saboc_jax.scorers.observables import require
+from saboc_jax.scorers.single import single_metric
 from saboc_jax.types import (
     Batch,
-    Diagnostics,
     Gates,
     Images,
     Kernel,
@@ -45,7 +43,7 @@ def input_gradients(network: Network, images: Images) -> Float[Array, "n pixels"
     """The gradient of the sum of all outputs with respect to each image."""
 
     def total(images: Array) -> Array:
-        with rules():
+        with training_rules():
             return network.apply(network.variables, images)[0].sum()
 
     return jax.grad(total)(images).reshape(images.shape[0], -1)
@@ -87,21 +85,11 @@ def jacob_cov(space: SearchSpace) -> Scorer:
     Args:
         space: the search space.
     """
-
-    def finish(
-        observed: Mapping[str, Any], gates: Gates, batch: Batch
-    ) -> tuple[Float[Array, "1"], Diagnostics]:
-        return spectrum_score(observed["correlation"])[None], {}
-
-    return Scorer(
-        name="jacob_cov",
-        metrics=("jacob_cov",),
-        higher_is_better=(True,),
-        needs=frozenset({"images"}),
+    return single_metric(
+        "jacob_cov",
+        InputCorrelation(space),
+        lambda correlation, batch: (spectrum_score(correlation), {}),
         passes=Passes(1, 1),
-        observables={"correlation": InputCorrelation(space)},
-        finish=finish,
-        options={},
     )
 
 

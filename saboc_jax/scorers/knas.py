@@ -4,26 +4,23 @@ Xu, Zhao, Lin, Gao, Sun, Yang (2021), "KNAS: Green Neural Architecture Search".
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from saboc_jax.layers.rules import batch_norm_rule
-from saboc_jax.ntk.empirical import NTKOptions, check_options
-from saboc_jax.ntk.network import Network, bind, parameter_predicate, split_parameters
-from saboc_jax.scorers.activations import fast_rules
-from saboc_jax.scorers.observables import Kernels, draw_weights, kernel_passes, params_option
+from saboc_jax.ntk.network import Network, parameter_predicate
+from saboc_jax.ntk.options import NTKOptions, check_options
+from saboc_jax.scorers.kernels import Kernels
+from saboc_jax.scorers.loss_gradients import bind_drawn, training_loss
+from saboc_jax.scorers.observables import params_option
+from saboc_jax.scorers.single import check_choice, single_metric
 from saboc_jax.types import (
     Batch,
-    Diagnostics,
     Gates,
     Images,
-    Observable,
     Passes,
     PRNGKey,
     Scorer,
@@ -45,19 +42,8 @@ def mean_gram(
 
     (1/n^2) sum_ij <g_i, g_j> = |mean g|^2, so one gradient of the mean cross-entropy is enough.
     """
-    leaves, restore = split_parameters(
-        network.variables["params"], parameter_predicate(network, params)
-    )
-
-    def loss(leaves: list[Array]) -> Array:
-        with ExitStack() as stack:
-            for rule in (*fast_rules(), batch_norm_rule("batch")):
-                stack.enter_context(nn.intercept_methods(rule))
-            variables = {**network.variables, "params": restore(leaves)}
-            outputs = network.apply(variables, images)[0]
-        log_p = jax.nn.log_softmax(outputs)
-        return -jnp.take_along_axis(log_p, labels[:, None], axis=1).mean()
-
+    predicate = parameter_predicate(network, params)
+    loss, leaves = training_loss(network, images, labels, predicate)
     return sum((jnp.square(g).sum() for g in jax.grad(loss)(leaves)), jnp.array(0.0))
 
 
@@ -70,7 +56,7 @@ class MeanGram:
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> Float[Array, ""]:
         """A scalar."""
-        network = bind(self.space, draw_weights(self.space, key), gates)
+        network = bind_drawn(self.space, key, gates)
         return mean_gram(network, batch.images, batch.labels, self.params)
 
 
@@ -101,31 +87,22 @@ def knas(
     Raises:
         ValueError: if an option does not exist.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"variant={variant!r}; allowed: {VARIANTS}")
+    check_choice("variant", variant, VARIANTS)
     options = check_options(NTKOptions(engine, params, "sum", batch_norm, 1, chunk))
-    observable: Observable = (
-        MeanGram(space, params) if variant == "mgm" else Kernels(space, options)
-    )
-
-    def finish(
-        observed: Mapping[str, Any], gates: Gates, batch: Batch
-    ) -> tuple[Float[Array, "1"], Diagnostics]:
-        if variant == "mgm":
-            return observed["gradients"][None], {}
-        return NTK_VARIANTS[variant](observed["gradients"]["images"])[None], {}
-
-    return Scorer(
-        name="knas",
-        metrics=("knas",),
-        higher_is_better=(True,),
-        needs=frozenset({"images", "labels"} if variant == "mgm" else {"images"}),
-        passes=Passes(1, 1) if variant == "mgm" else kernel_passes(options),
-        observables={"gradients": observable},
-        finish=finish,
-        options={
-            "variant": variant,
-            "batch_norm": batch_norm,
-            "params": params_option(params),
-        },
+    recorded = {"variant": variant, "batch_norm": batch_norm, "params": params_option(params)}
+    if variant == "mgm":
+        return single_metric(
+            "knas",
+            MeanGram(space, params),
+            lambda mean, batch: (mean, {}),
+            needs=("images", "labels"),
+            passes=Passes(1, 1),
+            options=recorded,
+        )
+    return single_metric(
+        "knas",
+        Kernels(space, options),
+        lambda kernels, batch: (NTK_VARIANTS[variant](kernels["images"]), {}),
+        passes=options.passes(),
+        options=recorded,
     )

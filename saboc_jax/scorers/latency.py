@@ -30,6 +30,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from saboc_jax.devices import cores
+from saboc_jax.scorers.single import single_metric
 from saboc_jax.types import (
     Architecture,
     Batch,
@@ -84,21 +85,19 @@ def latency(
         if value is not None and value < 1:
             raise ValueError(f"{name}={value}; allowed: 1 or more")
 
-    def finish(
-        observed: Mapping[str, Any], gates: Gates, batch: Batch
-    ) -> tuple[Float[Array, "1"], Diagnostics]:
-        quartiles = jnp.asarray(observed["runs"]["quartiles"])
-        return quartiles[1:2], {"quartiles_ms": quartiles}
+    def finish(runs: Mapping[str, Any], batch: Batch) -> tuple[Array, Diagnostics]:
+        quartiles = jnp.asarray(runs["quartiles"])
+        return quartiles[1], {"quartiles_ms": quartiles}
 
-    return Scorer(
-        name="latency",
-        metrics=("latency_ms",),
-        higher_is_better=(False,),
-        needs=frozenset(),
+    return single_metric(
+        "latency",
+        Latency(space, timing),
+        finish,
+        needs=(),
         passes=Passes(runs + warmup, 0),
-        observables={"runs": Latency(space, timing)},
-        finish=finish,
         options={**timing._asdict(), "device": device_name()},
+        metric="latency_ms",
+        higher_is_better=False,
         measured=True,
     )
 
@@ -210,5 +209,5 @@ def _cpu_model() -> str:
     """What Linux calls the processor, else its architecture."""
     listed = Path("/proc/cpuinfo")
     text = listed.read_text(errors="replace") if listed.is_file() else ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.M)
-    return found[1].strip() if found else platform.processor() or platform.machine()
+    match = re.search(r"^model name\s*:\s*(.+)$", text, re.M)
+    return match[1].strip() if match else platform.processor() or platform.machine()

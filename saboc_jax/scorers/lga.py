@@ -4,15 +4,16 @@ Mok, Na, Kim, Han, Yoon (2022), "Demystifying the Neural Tangent Kernel from a P
 Perspective: Can it be trusted for Neural Architecture Search without training?"
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from saboc_jax.ntk.empirical import NTKOptions, check_options
-from saboc_jax.scorers.observables import Kernels, kernel_passes, params_option
-from saboc_jax.types import Batch, Diagnostics, Gates, Scorer, SearchSpace
+from saboc_jax.ntk.options import NTKOptions, check_options
+from saboc_jax.scorers.kernels import Kernels
+from saboc_jax.scorers.observables import params_option
+from saboc_jax.scorers.single import single_metric
+from saboc_jax.types import Scorer, SearchSpace
 
 
 def alignment(kernel: Float[Array, "n n"], labels: Int[Array, " n"]) -> Float[Array, ""]:
@@ -53,21 +54,11 @@ def lga(
     """
     options = check_options(NTKOptions(engine, params, "sum", batch_norm, 1, chunk))
 
-    def finish(
-        observed: Mapping[str, Any], gates: Gates, batch: Batch
-    ) -> tuple[Float[Array, "1"], Diagnostics]:
-        return alignment(observed["kernels"]["images"], batch.labels)[None], {}
-
-    return Scorer(
-        name="lga",
-        metrics=("lga",),
-        higher_is_better=(True,),
-        needs=frozenset({"images", "labels"}),
-        passes=kernel_passes(options),
-        observables={"kernels": Kernels(space, options)},
-        finish=finish,
-        options={
-            "batch_norm": batch_norm,
-            "params": params_option(params),
-        },
+    return single_metric(
+        "lga",
+        Kernels(space, options),
+        lambda kernels, batch: (alignment(kernels["images"], batch.labels), {}),
+        needs=("images", "labels"),
+        passes=options.passes(),
+        options={"batch_norm": batch_norm, "params": params_option(params)},
     )

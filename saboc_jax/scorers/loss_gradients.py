@@ -8,8 +8,8 @@ stacks the layers of a stage, every layer has its own statistics, zero for those
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,10 +19,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from saboc_jax.layers.rules import Interceptor, batch_norm_rule, is_call
+from saboc_jax.layers.losses import label_cross_entropy
+from saboc_jax.layers.rules import (
+    Interceptor,
+    batch_norm_rule,
+    fast_rules,
+    is_call,
+    rules_in_force,
+)
 from saboc_jax.layers.tree import flatten
-from saboc_jax.ntk.network import Network, Path, bind, split_parameters
-from saboc_jax.scorers.activations import fast_rules
+from saboc_jax.ntk.network import Network, Path, Predicate, bind, split_parameters
 from saboc_jax.scorers.observables import draw_weights, require
 from saboc_jax.types import Batch, Gates, Images, Labels, PRNGKey, SearchSpace
 
@@ -34,37 +40,37 @@ def is_kernel(path: Path) -> bool:
     return path[-1] == "kernel"
 
 
-@contextmanager
-def rules(*outer: Interceptor, batch_norm: Interceptor | None = None) -> Iterator[None]:
+def training_rules(
+    *outer: Interceptor, batch_norm: Interceptor | None = None
+) -> AbstractContextManager[None]:
     """Train-mode batch norm (or another rule for it), fast convolutions, and `outer` before them.
 
     The first interceptor is the outermost; those for convolutions and batch norm call no other.
     """
     norm = batch_norm_rule("batch") if batch_norm is None else batch_norm
-    with ExitStack() as stack:
-        for rule in (*outer, *fast_rules(), norm):
-            stack.enter_context(nn.intercept_methods(rule))
-        yield
+    return rules_in_force(*outer, *fast_rules(), norm)
 
 
-def cross_entropy(logits: Float[Array, "n classes"], labels: Labels) -> Float[Array, ""]:
-    """The mean cross-entropy of a batch."""
-    chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=-1)
-    return -chosen.mean()
-
-
-def kernel_loss(
-    network: Network, images: Images, labels: Labels
+def training_loss(
+    network: Network, images: Images, labels: Labels, predicate: Predicate = is_kernel
 ) -> tuple[Callable[[list[Array]], Float[Array, ""]], list[Array]]:
-    """The loss as a function of the kernels alone, and the kernels."""
-    kernels, restore = split_parameters(network.variables["params"], is_kernel)
+    """The mean cross-entropy in train mode as a function of parameters, and those parameters.
 
-    def loss(kernels: list[Array]) -> Array:
-        with rules():
-            variables = {**network.variables, "params": restore(kernels)}
-            return cross_entropy(network.apply(variables, images)[0], labels)
+    Args:
+        network: at fixed weights.
+        images: one batch.
+        labels: of the images.
+        predicate: chooses the parameters; the others are constants.
+    """
+    leaves, restore = split_parameters(network.variables["params"], predicate)
 
-    return loss, kernels
+    def loss(leaves: list[Array]) -> Array:
+        with training_rules():
+            variables = {**network.variables, "params": restore(leaves)}
+            outputs = network.apply(variables, images)[0]
+        return label_cross_entropy(outputs, labels).mean()
+
+    return loss, leaves
 
 
 def sum_per_layer(
@@ -148,9 +154,9 @@ def layer_statistics(network: Network, images: Images, labels: Labels) -> LayerS
     tapped: list[Path] = []
 
     def loss(params: Any, tap: Array) -> Array:
-        with rules(_fisher_rule(tap, tapped)):
+        with training_rules(_fisher_rule(tap, tapped)):
             logits = network.apply({**network.variables, "params": params}, images)[0]
-        return cross_entropy(logits, labels)
+        return label_cross_entropy(logits, labels).mean()
 
     dtype = jnp.result_type(*jax.tree.leaves(params))
     gradients, fisher = jax.grad(loss, (0, 1))(params, jnp.zeros(2, dtype))

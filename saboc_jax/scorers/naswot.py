@@ -5,9 +5,7 @@ the binary codes c_i of image i at every ReLU, K_ij counts the units on which im
 agree; the score is log |det K|.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -15,7 +13,8 @@ from jaxtyping import Array, Bool, Float
 from saboc_jax.ntk.network import Network, bind
 from saboc_jax.precision import inner_products
 from saboc_jax.scorers.activations import check_init, measure_relus, redraw
-from saboc_jax.types import Batch, Diagnostics, Gates, Images, Passes, PRNGKey, Scorer, SearchSpace
+from saboc_jax.scorers.single import single_metric
+from saboc_jax.types import Batch, Gates, Images, Passes, PRNGKey, Scorer, SearchSpace
 
 
 def agreement(active: Bool[Array, "n units"]) -> Float[Array, "n n"]:
@@ -72,19 +71,10 @@ def naswot(space: SearchSpace, *, init: str | None = "torch_default") -> Scorer:
     Raises:
         ValueError: if the initialiser is unknown.
     """
-
-    def finish(
-        observed: Mapping[str, Any], gates: Gates, batch: Batch
-    ) -> tuple[Float[Array, "1"], Diagnostics]:
-        return log_determinant(observed["kernel"])[None], {}
-
-    return Scorer(
-        name="naswot",
-        metrics=("naswot",),
-        higher_is_better=(True,),
-        needs=frozenset({"images"}),
+    return single_metric(
+        "naswot",
+        AgreementKernel(space, check_init(init)),
+        lambda kernel, batch: (log_determinant(kernel), {}),
         passes=Passes(1, 0),
-        observables={"kernel": AgreementKernel(space, check_init(init))},
-        finish=finish,
         options={"init": init},
     )

@@ -12,8 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from saboc_jax.ntk import regression, spectrum
-from saboc_jax.ntk.empirical import NTKOptions, check_options
-from saboc_jax.scorers.observables import Kernels, kernel_passes, params_option
+from saboc_jax.ntk.options import NTKOptions, check_options
+from saboc_jax.scorers.kernels import Kernels
+from saboc_jax.scorers.observables import params_option
+from saboc_jax.scorers.single import single_metric
 from saboc_jax.types import Batch, Diagnostics, Gates, Scorer, SearchSpace
 
 METRICS = ("S_t", "S_e", "S_g")
@@ -100,7 +102,7 @@ def ntk_score(
         metrics=METRICS,
         higher_is_better=(False, False, False),
         needs=frozenset({"images", "labels", "test_images", "test_labels", "perturbed_images"}),
-        passes=kernel_passes(options, 3),
+        passes=options.passes(3),
         observables={"kernels": Kernels(space, options, ("test_images", "perturbed_images"))},
         finish=finish,
         options={
@@ -132,26 +134,19 @@ def trainability(
     options = check_options(NTKOptions(engine, params, "sum", batch_norm, implementation, chunk))
     _check_choices(top, "mse", "centred")
 
-    def finish(
-        observed: Mapping[str, Any], gates: Gates, batch: Batch
-    ) -> tuple[Float[Array, "1"], Diagnostics]:
-        values = spectrum.decompose(observed["kernels"]["images"]).values
+    def finish(kernels: Mapping[str, Array], batch: Batch) -> tuple[Array, Diagnostics]:
+        values = spectrum.decompose(kernels["images"]).values
         score = jnp.where(values[0] > 0, spectrum.trainability(values, top), jnp.nan)
-        return score[None], {"eigenvalues": values}
+        return score, {"eigenvalues": values}
 
-    return Scorer(
-        name="trainability",
-        metrics=("S_t",),
-        higher_is_better=(False,),
-        needs=frozenset({"images"}),
-        passes=kernel_passes(options),
-        observables={"kernels": Kernels(space, options)},
-        finish=finish,
-        options={
-            "batch_norm": batch_norm,
-            "params": params_option(params),
-            "top": top,
-        },
+    return single_metric(
+        "trainability",
+        Kernels(space, options),
+        finish,
+        passes=options.passes(),
+        options={"batch_norm": batch_norm, "params": params_option(params), "top": top},
+        metric="S_t",
+        higher_is_better=False,
     )
 
 

@@ -28,12 +28,12 @@ def plain_relus(run: Any, images: Images) -> list[Array]:
     Raises:
         ValueError: if a ReLU runs in a loop or a branch.
     """
-    traced, found = jax.make_jaxpr(run)(images), []  # type: ignore[var-annotated]
-    _evaluate(traced.jaxpr, traced.consts, [images], found)
-    return found
+    traced, relu_outputs = jax.make_jaxpr(run)(images), []  # type: ignore[var-annotated]
+    _evaluate(traced.jaxpr, traced.consts, [images], relu_outputs)
+    return relu_outputs
 
 
-def _evaluate(program: Any, consts: Any, inputs: Any, found: list[Array]) -> list[Any]:
+def _evaluate(program: Any, consts: Any, inputs: Any, relu_outputs: list[Array]) -> list[Any]:
     """Runs a program's equations; appends what its ReLUs give."""
     known: dict[Any, Any] = {}
     read = lambda v: known[v] if _is_variable(v) else v.val  # noqa: E731
@@ -41,16 +41,16 @@ def _evaluate(program: Any, consts: Any, inputs: Any, found: list[Array]) -> lis
     known.update(zip(program.invars, inputs, strict=True))
     for equation in program.eqns:
         values = [read(v) for v in equation.invars]
-        outputs = _call(program, equation, values, found)
+        outputs = _call(program, equation, values, relu_outputs)
         known.update(zip(equation.outvars, outputs, strict=True))
     return [read(v) for v in program.outvars]
 
 
-def _call(program: Any, equation: Any, values: list[Any], found: list[Array]) -> list[Any]:
+def _call(program: Any, equation: Any, values: list[Any], relu_outputs: list[Array]) -> list[Any]:
     name, inner = equation.primitive.name, list(_programs(equation.params))
     is_relu = equation.params.get("name") == NAME and len(values) == 1
     if not is_relu and name in INLINE and len(inner) == 1:
-        return _evaluate(*inner[0], values, found)
+        return _evaluate(*inner[0], values, relu_outputs)
     if not is_relu and any(_has_relu(other) for other, _ in inner):
         raise ValueError(
             f"the network calls a ReLU function in a {name}; allowed there: "
@@ -61,7 +61,7 @@ def _call(program: Any, equation: Any, values: list[Any], found: list[Array]) ->
         constvars=[], invars=list(given), outvars=equation.outvars, eqns=[equation]
     )
     outputs = jax.core.eval_jaxpr(alone, [], *given.values())
-    found.extend(outputs if is_relu else [])
+    relu_outputs.extend(outputs if is_relu else [])
     return outputs
 
 

@@ -11,14 +11,12 @@ Deviation: weights come from the space's initialiser, where the released code ke
 ("torch_default").
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from jaxtyping import Array, Float
 
 from saboc_jax.ntk.network import Network
 from saboc_jax.scorers.loss_gradients import LossGradients, layer_statistics
-from saboc_jax.types import Batch, Diagnostics, Gates, Images, Labels, Passes, Scorer, SearchSpace
+from saboc_jax.scorers.single import single_metric
+from saboc_jax.types import Images, Labels, Passes, Scorer, SearchSpace
 
 
 def snip_value(network: Network, images: Images, labels: Labels) -> Float[Array, ""]:
@@ -32,19 +30,10 @@ def snip(space: SearchSpace) -> Scorer:
     Args:
         space: the search space.
     """
-
-    def finish(
-        observed: Mapping[str, Any], gates: Gates, batch: Batch
-    ) -> tuple[Float[Array, "1"], Diagnostics]:
-        return observed["gradients"].saliency.sum()[None], {}
-
-    return Scorer(
-        name="snip",
-        metrics=("snip",),
-        higher_is_better=(True,),
-        needs=frozenset({"images", "labels"}),
+    return single_metric(
+        "snip",
+        LossGradients(space),
+        lambda gradients, batch: (gradients.saliency.sum(), {}),
+        needs=("images", "labels"),
         passes=Passes(1, 1),
-        observables={"gradients": LossGradients(space)},
-        finish=finish,
-        options={},
     )

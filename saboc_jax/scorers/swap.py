@@ -7,7 +7,6 @@ image; the score is the number of distinct patterns, at most 2^n.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
@@ -23,6 +22,7 @@ from saboc_jax.scorers.activations import (
     recorded,
     redraw,
 )
+from saboc_jax.scorers.single import single_metric
 from saboc_jax.types import Batch, Diagnostics, Gates, Images, Passes, PRNGKey, Scorer, SearchSpace
 
 
@@ -37,8 +37,8 @@ def count_patterns(network: Network, images: Images) -> tuple[Array, Float[Array
 
     The costs are zero where no layer can be seen.
     """
-    found, observed = measure_relus(network, images, unit_codes, 0, cost_rule())
-    codes = jnp.concatenate([leaf.reshape(-1, leaf.shape[-1]) for leaf in found])
+    codes_of_relus, observed = measure_relus(network, images, unit_codes, 0, cost_rule())
+    codes = jnp.concatenate([leaf.reshape(-1, leaf.shape[-1]) for leaf in codes_of_relus])
     # Units of operations that did not run are zero words; together they look like one pattern.
     idle = (codes[:, 0] == 0).any()
     costs = layer_costs(observed) if recorded(observed, "cost") else jnp.zeros((1, 2))
@@ -100,22 +100,17 @@ def swap(
     if images is not None and images < 1:
         raise ValueError(f"images={images}; allowed: 1 or more, or None")
 
-    def finish(
-        observed: Mapping[str, Any], gates: Gates, batch: Batch
-    ) -> tuple[Float[Array, "1"], Diagnostics]:
-        patterns, params = observed["seen"]["patterns"], observed["seen"]["costs"][:, 1].sum()
+    def finish(observed: Mapping[str, Array], batch: Batch) -> tuple[Array, Diagnostics]:
+        patterns, params = observed["patterns"], observed["costs"][:, 1].sum()
         value = patterns
         if mu is not None and sigma is not None:
             value = regularise(patterns, params, mu, sigma)
-        return value[None], {"patterns": patterns, "params": params}
+        return value, {"patterns": patterns, "params": params}
 
-    return Scorer(
-        name="swap",
-        metrics=("swap",),
-        higher_is_better=(True,),
-        needs=frozenset({"images"}),
+    return single_metric(
+        "swap",
+        Patterns(space, check_init(init), images),
+        finish,
         passes=Passes(1, 0),
-        observables={"seen": Patterns(space, check_init(init), images)},
-        finish=finish,
         options={"init": init, "images": images, "mu": mu, "sigma": sigma},
     )

@@ -24,7 +24,7 @@ Whether "blocks" holds is seen by computing it with two powers, which agree only
 are of one image.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,8 @@ from saboc_jax.layers.ops import Block
 from saboc_jax.layers.rules import Interceptor, is_call
 from saboc_jax.layers.tree import path_names
 from saboc_jax.ntk.network import Network, split_parameters
-from saboc_jax.scorers.loss_gradients import bind_drawn, is_kernel, rules
+from saboc_jax.scorers.loss_gradients import bind_drawn, is_kernel, training_rules
+from saboc_jax.scorers.single import check_choice, single_metric
 from saboc_jax.types import Batch, Diagnostics, Gates, Passes, PRNGKey, Scorer, SearchSpace
 
 VARIANTS = ("log", "plain")
@@ -109,7 +110,7 @@ def synaptic_flow(
     images = jnp.broadcast_to(unit, (1, *image_shape))
 
     def total(kernels: list[Array], tap: Array) -> Array:
-        with rules(_rescale_rule(power, tap), batch_norm=_without_norm):
+        with training_rules(_rescale_rule(power, tap), batch_norm=_without_norm):
             variables = {**network.variables, "params": restore(kernels)}
             return network.apply(variables, images)[0].sum() * unit
 
@@ -141,7 +142,7 @@ def synflow_value(
     Raises:
         ValueError: if the variant does not exist.
     """
-    if _check(variant) == "plain":
+    if check_choice("variant", variant, VARIANTS) == "plain":
         return synaptic_flow(network, image_shape)[0]
     return log_score(*synaptic_flows(network, image_shape))[0]
 
@@ -182,27 +183,17 @@ def synflow(space: SearchSpace, *, variant: str = "log") -> Scorer:
     Raises:
         ValueError: if the variant does not exist.
     """
-    _check(variant)
+    check_choice("variant", variant, VARIANTS)
 
-    def finish(
-        observed: Mapping[str, Any], gates: Gates, batch: Batch
-    ) -> tuple[Float[Array, "1"], Diagnostics]:
-        value, blocks = log_score(*observed["flows"])
-        return (value if variant == "log" else jnp.exp(value))[None], {"blocks": blocks}
+    def finish(flows: tuple[Array, Array], batch: Batch) -> tuple[Array, Diagnostics]:
+        value, blocks = log_score(*flows)
+        return value if variant == "log" else jnp.exp(value), {"blocks": blocks}
 
-    return Scorer(
-        name="synflow",
-        metrics=("synflow",),
-        higher_is_better=(True,),
-        needs=frozenset(),
+    return single_metric(
+        "synflow",
+        SynapticFlows(space),
+        finish,
+        needs=(),
         passes=Passes(4, 4),  # of one image each
-        observables={"flows": SynapticFlows(space)},
-        finish=finish,
         options={"variant": variant},
     )
-
-
-def _check(variant: str) -> str:
-    if variant not in VARIANTS:
-        raise ValueError(f"variant={variant!r}; allowed: {VARIANTS}")
-    return variant

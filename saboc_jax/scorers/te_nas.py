@@ -13,8 +13,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from saboc_jax.ntk import spectrum
-from saboc_jax.ntk.empirical import NTKOptions, check_options
 from saboc_jax.ntk.network import Network, bind
+from saboc_jax.ntk.options import NTKOptions, check_options
 from saboc_jax.scorers.activations import (
     check_init,
     count_distinct,
@@ -24,7 +24,8 @@ from saboc_jax.scorers.activations import (
     redraw,
     relu_rule,
 )
-from saboc_jax.scorers.observables import Kernels, kernel_passes, params_option, require
+from saboc_jax.scorers.kernels import Kernels
+from saboc_jax.scorers.observables import params_option, require
 from saboc_jax.types import (
     Batch,
     Diagnostics,
@@ -195,7 +196,7 @@ def te_nas(
         metrics=("kappa", *counted),
         higher_is_better=(False, *(True for _ in counted)),
         needs=frozenset({"images", "crops"} if regions else {"images"}),
-        passes=region_passes(kernel_passes(options), regions, batch_size),
+        passes=region_passes(options.passes(), regions, batch_size),
         observables={"kernels": Kernels(space, options), **counted},
         finish=finish,
         options={

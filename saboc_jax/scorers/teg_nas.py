@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from saboc_jax.ntk import regression, spectrum
-from saboc_jax.ntk.empirical import NTKOptions, check_options
-from saboc_jax.scorers.observables import Kernels, kernel_passes, params_option, require
+from saboc_jax.ntk.options import NTKOptions, check_options
+from saboc_jax.scorers.kernels import Kernels
+from saboc_jax.scorers.observables import params_option, require
 from saboc_jax.scorers.te_nas import region_observables, region_options, region_passes
 from saboc_jax.types import Batch, Diagnostics, Gates, Scorer, SearchSpace
 
@@ -109,7 +110,7 @@ def teg_nas(
         ),
         # Over the same parameters, one kernel of the training images serves both.
         passes=region_passes(
-            kernel_passes(options, 2 if error_params == params else 3), regions, batch_size
+            options.passes(2 if error_params == params else 3), regions, batch_size
         ),
         observables={
             "kernels": Kernels(space, options),

@@ -91,11 +91,11 @@ def make_variant(text: str, space: SearchSpace, **shared: Any) -> Scorer:
         ValueError: says what is wrong and what is allowed.
     """
     name, given = split_variant(text)
-    own = read_options(name, given)
-    scorer = make_scorer(name, space, **(shared | own))
-    if not own:
+    chosen = read_options(name, given)
+    scorer = make_scorer(name, space, **(shared | chosen))
+    if not chosen:
         return scorer
-    label = ":".join([name, *(f"{option}={_text(value)}" for option, value in own.items())])
+    label = ":".join([name, *(f"{option}={_text(value)}" for option, value in chosen.items())])
     metrics = tuple(label if metric == name else metric for metric in scorer.metrics)
     return scorer._replace(name=label, metrics=metrics)
 
@@ -159,8 +159,8 @@ def _value(text: str, kinds: tuple[type, ...]) -> Any:
     for number in (int, float):
         if number in kinds:
             try:
-                if math.isfinite(found := number(text)):
-                    return found
+                if math.isfinite(numeric := number(text)):
+                    return numeric
             except ValueError:
                 continue
     if str in kinds:

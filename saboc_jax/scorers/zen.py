@@ -9,7 +9,7 @@ where F is the feature map before global pooling and the second term gives back 
 batch norm takes away.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from saboc_jax.layers.ops import Block
 from saboc_jax.layers.rules import is_call
 from saboc_jax.ntk.network import Network, bind
 from saboc_jax.scorers.activations import check_init, put, record, recorded, redraw
+from saboc_jax.scorers.single import single_metric
 from saboc_jax.types import Batch, Diagnostics, Gates, Images, Passes, PRNGKey, Scorer, SearchSpace
 
 FEATURES = "features"  # the name of the block before global pooling
@@ -134,19 +135,14 @@ def zen(
     if perturbation <= 0:
         raise ValueError(f"perturbation={perturbation}; allowed: above 0")
 
-    def finish(
-        observed: Mapping[str, Any], gates: Gates, batch: Batch
-    ) -> tuple[Float[Array, "1"], Diagnostics]:
-        change, variances = observed["change"]
-        return zen_score(change, variances)[None], {"change": change}
+    def finish(changes: tuple[Array, Array], batch: Batch) -> tuple[Array, Diagnostics]:
+        change, variances = changes
+        return zen_score(change, variances), {"change": change}
 
-    return Scorer(
-        name="zen",
-        metrics=("zen",),
-        higher_is_better=(True,),
-        needs=frozenset({"images"}),
+    return single_metric(
+        "zen",
+        FeatureChange(space, check_init(init), perturbation),
+        finish,
         passes=Passes(2, 0),
-        observables={"change": FeatureChange(space, check_init(init), perturbation)},
-        finish=finish,
         options={"init": init, "perturbation": perturbation},
     )

@@ -12,9 +12,7 @@ Deviation: weights come from the space's initialiser, where the released code ke
 ("torch_default").
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +20,10 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from saboc_jax.ntk.network import Network
-from saboc_jax.scorers.loss_gradients import bind_drawn, kernel_loss, sum_per_layer
+from saboc_jax.scorers.loss_gradients import bind_drawn, sum_per_layer, training_loss
 from saboc_jax.scorers.observables import require
-from saboc_jax.types import Batch, Diagnostics, Gates, Passes, PRNGKey, Scorer, SearchSpace
+from saboc_jax.scorers.single import single_metric
+from saboc_jax.types import Batch, Gates, Passes, PRNGKey, Scorer, SearchSpace
 
 
 def zico_layers(
@@ -41,7 +40,7 @@ def zico_layers(
         raise ValueError(f"ZiCo compares batches: got {images.shape[0]}; allowed: 2 or more")
 
     def gradients(batch: tuple[Array, Array]) -> list[Array]:
-        loss, kernels = kernel_loss(network, *batch)
+        loss, kernels = training_loss(network, *batch)
         return jax.grad(loss)(kernels)
 
     return sum_per_layer(network, [_ratio(g) for g in lax.map(gradients, (images, labels))])
@@ -82,21 +81,12 @@ def zico(space: SearchSpace) -> Scorer:
     Args:
         space: the search space.
     """
-
-    def finish(
-        observed: Mapping[str, Any], gates: Gates, batch: Batch
-    ) -> tuple[Float[Array, "1"], Diagnostics]:
-        return _score(observed["layers"])[None], {}
-
-    return Scorer(
-        name="zico",
-        metrics=("zico",),
-        higher_is_better=(True,),
-        needs=frozenset({"images", "labels", "more_images", "more_labels"}),
+    return single_metric(
+        "zico",
+        GradientVariation(space),
+        lambda layers, batch: (_score(layers), {}),
+        needs=("images", "labels", "more_images", "more_labels"),
         passes=Passes(2, 2),  # with one further batch, as released
-        observables={"layers": GradientVariation(space)},
-        finish=finish,
-        options={},
     )
 
 

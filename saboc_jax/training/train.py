@@ -23,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from saboc_jax.keys import key_numbered, root_key
+from saboc_jax.layers.losses import cross_entropy
 from saboc_jax.training.augment import epoch_batches
 from saboc_jax.training.recipes import Recipe
 from saboc_jax.types import Images, PRNGKey, Targets, Variables
@@ -203,11 +204,6 @@ def _forward(module: nn.Module, recipe: Recipe) -> Callable[..., tuple[Array, An
         return outputs, auxiliary, new.get("batch_stats", stats)
 
     return forward
-
-
-def cross_entropy(outputs: Float[Array, "n classes"], targets: Targets) -> Float[Array, " n"]:
-    """Of each example, in nats: -sum_k t_k log softmax(f)_k."""
-    return -(targets * jax.nn.log_softmax(outputs)).sum(-1)
 
 
 def _step(

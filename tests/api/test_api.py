@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import partial
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from saboc_jax import data
 from saboc_jax.api import functions as api
 from saboc_jax.keys import Purpose, repeat_keys
 from saboc_jax.layers.nnx import from_nnx
-from saboc_jax.scorers.combine import jitted
+from saboc_jax.scorers.combine import score
 from saboc_jax.spaces.modules.space import module_space
 
 KEY = jax.random.key(0)
@@ -60,7 +61,7 @@ def test_the_example_in_the_docstring_runs(example):
 def test_score_is_that_of_the_pure_function(digits, space):
     batch = data.draw(digits, KEY, 8)
     found = sj.score(CELL, batch, KEY, space=space, repeats=2)
-    pure = jitted(sj.make_scorer("ntk_score", space))
+    pure = jax.jit(partial(score, sj.make_scorer("ntk_score", space)))
     for repeat, key in enumerate(repeat_keys(KEY, Purpose.SCORING, 2)):
         gates = space.gates(space.from_string(CELL))
         expected, _ = pure(key, gates, batch)

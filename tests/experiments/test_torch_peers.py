@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from saboc_jax.ntk.empirical import NTKOptions, empirical_ntk
+from saboc_jax.ntk.empirical import empirical_ntk
 from saboc_jax.ntk.network import bind
+from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.precision import enable_x64
 from saboc_jax.spaces.nas_bench_201.space import nas_bench_201, operation_names
 from saboc_jax.spaces.nas_bench_201.torch_weights import load_torch_state

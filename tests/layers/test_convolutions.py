@@ -12,8 +12,11 @@ from jax import lax, random
 
 from saboc_jax.layers import convolutions
 from saboc_jax.layers.ops import Conv, ReluConvNorm, average_pool
-from saboc_jax.ntk import empirical, one_backward
+from saboc_jax.ntk import one_backward, taps
+from saboc_jax.ntk.empirical import empirical_ntks
+from saboc_jax.ntk.gram_layers import ConvNormLayer
 from saboc_jax.ntk.network import from_module
+from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.precision import enable_x64
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
@@ -174,9 +177,7 @@ def test_a_convolution_and_its_norm_have_the_kernel_of_the_jacobian(chosen, scal
         network = from_module(net, {"params": params})
         predicate = chosen if chosen in ("all", "weights") else lambda path: path[-1] == chosen
         ours, theirs = (
-            empirical.empirical_ntks(
-                network, columns, (rows,), empirical.NTKOptions(engine, predicate)
-            )
+            empirical_ntks(network, columns, (rows,), NTKOptions(engine, predicate))
             for engine in ("one_backward", "jacobian")
         )
         for mine, other in zip(ours, theirs, strict=True):
@@ -187,7 +188,7 @@ def test_a_convolution_and_its_norm_have_the_kernel_of_the_jacobian(chosen, scal
 def test_the_pair_is_one_layer_that_keeps_no_output_of_the_convolution(monkeypatch):
     seen = []
     monkeypatch.setattr(
-        one_backward,
+        taps,
         "tapped",
         lambda layer, params, x, tap: seen.append(layer) or layer.forward(params, x),
     )
@@ -196,7 +197,7 @@ def test_the_pair_is_one_layer_that_keeps_no_output_of_the_convolution(monkeypat
     flat = lambda variables, x, mutable=(): (network.apply(variables, x)[0].mean((1, 2)), {})  # noqa: E731
     with jax.checking_leaks():
         one_backward.one_backward(network._replace(apply=flat), images, 2, lambda path: True)
-    assert [type(layer) for layer in seen] == [one_backward.ConvNormLayer]
+    assert [type(layer) for layer in seen] == [ConvNormLayer]
 
 
 def test_convolutions_know_their_geometry():

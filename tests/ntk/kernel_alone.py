@@ -9,16 +9,16 @@ import sys
 import jax
 import numpy as np
 
-from saboc_jax.ntk import one_backward
-from saboc_jax.ntk.empirical import NTKOptions
-from saboc_jax.scorers.observables import Kernels
+from saboc_jax.ntk import taps
+from saboc_jax.ntk.options import NTKOptions
+from saboc_jax.scorers.kernels import Kernels
 from saboc_jax.spaces import make_space
 from saboc_jax.types import Batch
 
 
 def main(layers):
     if layers == "apart":
-        one_backward._tapped_conv_norm = lambda *args: None
+        taps._tapped_conv_norm = lambda *args: None
     space = make_space("nas_bench_201", channels=4, num_cells=1, num_classes=100)
     cell = space.from_string(
         "|avg_pool_3x3~0|+|avg_pool_3x3~0|avg_pool_3x3~1|+|avg_pool_3x3~0|none~1|none~2|"

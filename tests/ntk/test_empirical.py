@@ -9,8 +9,9 @@ import pytest
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
-from saboc_jax.ntk.empirical import NTKOptions, choose_engine, empirical_ntk, empirical_ntks
+from saboc_jax.ntk.empirical import choose_engine, empirical_ntk, empirical_ntks
 from saboc_jax.ntk.network import bind, from_module, parameter_predicate
+from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.spaces.masks import architecture_to_mask, mask_to_gates
 from saboc_jax.spaces.nas_bench_201.space import nas_bench_201
 
@@ -220,8 +221,9 @@ def test_the_engine_that_auto_chooses():
     network, x = make(NormCall(average=False)), sequences(1, N)
     choose = functools.partial(choose_engine, network, x, parameter_predicate(network, "weights"))
     assert choose(NTKOptions()) == "one_backward"
-    assert choose(NTKOptions(batch_norm="batch")) == "neural_tangents"
+    assert choose(NTKOptions(batch_norm="batch")) == "jacobian"
     assert choose(NTKOptions("jacobian")) == "jacobian"
+    assert choose(NTKOptions("neural_tangents")) == "neural_tangents"
 
 
 def test_the_weights_of_the_cells_of_a_supernet():

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from saboc_jax.ntk.empirical import NTKOptions, empirical_ntk, empirical_ntks
+from saboc_jax.ntk.empirical import empirical_ntk, empirical_ntks
 from saboc_jax.ntk.network import bind, from_module
+from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.precision import enable_x64
 from saboc_jax.spaces.masks import architecture_to_mask, mask_to_gates
 from saboc_jax.spaces.nas_bench_201.space import nas_bench_201

@@ -188,6 +188,57 @@ def test_leaves_jax_and_the_loaded_modules_as_they_were():
     """)
 
 
+def test_where_it_is_missing_the_error_says_how_to_install_it():
+    run_python("""
+        import sys
+        sys.modules["neural_tangents"] = None  # as if it were not installed
+        import jax
+        import saboc_jax as sj
+        from flax import linen as nn
+        from saboc_jax.ntk import _neural_tangents
+        from saboc_jax.ntk.network import from_module
+
+        images = jax.numpy.ones((2, 3))
+        network = from_module(nn.Dense(2), nn.Dense(2).init(jax.random.key(0), images))
+        space = sj.make_space("nas_bench_201", channels=2, num_cells=1)
+        for run in (
+            _neural_tangents.load,
+            lambda: sj.empirical_ntk(network, images, None, sj.NTKOptions("neural_tangents")),
+            lambda: sj.make_scorer("ntk_score", space, engine="neural_tangents"),
+        ):
+            try:
+                run()
+            except ImportError as error:
+                text = str(error)
+                assert text == (
+                    "engine 'neural_tangents' needs neural_tangents, which the extra `reference` "
+                    "brings: pip install frozendict && pip install --no-deps "
+                    "neural-tangents==0.6.5"
+                ), text
+            else:
+                raise AssertionError("nothing was raised")
+        for batch_norm in ("frozen", "batch"):
+            sj.empirical_ntk(network, images, None, sj.NTKOptions(batch_norm=batch_norm))
+    """)
+
+
+def test_the_package_and_auto_never_import_it():
+    run_python("""
+        import sys
+        import jax
+        import saboc_jax as sj
+        from flax import linen as nn
+        from saboc_jax.ntk.network import from_module
+
+        module = nn.Sequential([nn.Dense(4), nn.LayerNorm(), nn.Dense(2)])
+        images = jax.numpy.ones((2, 3))
+        network = from_module(module, module.init(jax.random.key(0), images))
+        for batch_norm in ("frozen", "batch"):
+            sj.empirical_ntk(network, images, None, sj.NTKOptions(batch_norm=batch_norm))
+        assert not {"neural_tangents", "tensorflow"} & set(sys.modules)
+    """)
+
+
 def test_threads_load_it_once():
     run_python("""
         import sys

@@ -8,8 +8,9 @@ from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
 from saboc_jax.ntk import output_blocks
-from saboc_jax.ntk.empirical import NTKOptions, empirical_ntks
+from saboc_jax.ntk.empirical import empirical_ntks
 from saboc_jax.ntk.network import from_module
+from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.precision import enable_x64
 
 N, M, SIDE, CLASSES = 3, 2, 4, 5

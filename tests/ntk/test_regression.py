@@ -7,8 +7,9 @@ import pytest
 from flax import linen as nn
 
 from saboc_jax.ntk import regression, spectrum
-from saboc_jax.ntk.empirical import NTKOptions, empirical_ntks
+from saboc_jax.ntk.empirical import empirical_ntks
 from saboc_jax.ntk.network import from_module
+from saboc_jax.ntk.options import NTKOptions
 
 pytestmark = pytest.mark.usefixtures("x64")
 N, M, K = 6, 4, 3

@@ -15,8 +15,9 @@ from saboc_jax import data
 from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.evaluation.jobs import Draws
 from saboc_jax.evaluation.runner import Runner
-from saboc_jax.ntk.empirical import NTKOptions, empirical_ntks
+from saboc_jax.ntk.empirical import empirical_ntks
 from saboc_jax.ntk.network import bind, from_module
+from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.ntk.sharded import sharded_ntks
 from saboc_jax.precision import enable_x64
 from saboc_jax.scorers import make_scorer
@@ -196,8 +197,8 @@ def test_batches_that_the_devices_do_not_divide_are_refused():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (NTKOptions("jacobian"), "'jacobian' .*; allowed: 'one_backward', 'auto'"),
-        (NTKOptions(batch_norm="batch"), "batch_norm='frozen'"),
+        (NTKOptions("jacobian"), "engine='jacobian'.*; allowed: engine='auto' or 'one_backward'"),
+        (NTKOptions(batch_norm="batch"), "batch_norm='batch'.*with batch_norm='frozen'"),
         (NTKOptions(outputs="mean"), "outputs='mean'"),
         (NTKOptions(params=lambda path: False), "chooses no parameter"),
     ],

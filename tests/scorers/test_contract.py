@@ -22,7 +22,7 @@ from saboc_jax.layers.initialise import find_initialiser
 from saboc_jax.precision import enable_x64
 from saboc_jax.scorers import MEASURED, SCORERS, make_scorer
 from saboc_jax.scorers.combine import combine, load_factory
-from saboc_jax.scorers.observables import Kernels
+from saboc_jax.scorers.kernels import Kernels
 from saboc_jax.scorers.te_nas import thin_cell
 from saboc_jax.spaces import SPACES, make_space
 from saboc_jax.spaces.darts import space as darts

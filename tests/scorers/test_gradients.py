@@ -16,7 +16,8 @@ from saboc_jax.layers.tree import flatten
 from saboc_jax.ntk.network import bind, from_module
 from saboc_jax.precision import enable_x64
 from saboc_jax.scorers import fisher, grad_norm, jacob_cov, make_scorer, snip
-from saboc_jax.scorers.combine import combine, jitted
+from saboc_jax.scorers.combine import combine
+from saboc_jax.scorers.combine import score as score_one
 from saboc_jax.scorers.jacob_cov import correlation, input_gradients, spectrum_score
 from saboc_jax.scorers.loss_gradients import layer_statistics
 from saboc_jax.scorers.observables import draw_weights
@@ -386,7 +387,7 @@ def test_log_synflow_of_networks_that_blocks_do_not_cut(use_bias, bypass):
 @cache
 def together():
     scorer = combine([make_scorer(name, SPACE) for name in GRADIENT_SCORERS])
-    return scorer, jitted(scorer)
+    return scorer, jax.jit(partial(score_one, scorer))
 
 
 def scored(key, arch, batch):
@@ -456,7 +457,7 @@ def test_zico_needs_two_batches():
 
 @pytest.mark.parametrize("name", ["params", "macs", "depth"])
 def test_costs_are_the_spaces_own(name):
-    run = jitted(make_scorer(name, SPACE))
+    run = jax.jit(partial(score_one, make_scorer(name, SPACE)))
     for arch in np.random.default_rng(5).integers(0, 5, (10, 6)):
         scores, _ = run(jax.random.key(0), SPACE.gates(arch), Batch(None, None))
         np.testing.assert_allclose(scores, [getattr(SPACE.cost(arch), name)], 1e-6)
@@ -467,7 +468,7 @@ def test_cost_of_a_supernet():
     mask[:, 3] = True
     mask[0, :3] = True
     archs = [(option, 3, 3, 3, 3, 3) for option in (0, 1, 2, 3)]
-    score = lambda name: jitted(make_scorer(name, SPACE))(  # noqa: E731
+    score = lambda name: jax.jit(partial(score_one, make_scorer(name, SPACE)))(  # noqa: E731
         jax.random.key(0), SPACE.gates(mask), Batch(None, None)
     )[0]
     mean = np.mean([SPACE.cost(np.array(arch)).params for arch in archs])
@@ -476,7 +477,9 @@ def test_cost_of_a_supernet():
 
 
 def test_chance_depends_on_key_and_architecture_alone():
-    run = partial(jitted(make_scorer("random", SPACE)), batch=Batch(None, None))
+    run = partial(
+        jax.jit(partial(score_one, make_scorer("random", SPACE))), batch=Batch(None, None)
+    )
     archs = np.unique(np.random.default_rng(6).integers(0, 5, (50, 6)), axis=0)
     first, again, other = (
         np.array([run(jax.random.key(seed), SPACE.gates(a))[0][0] for a in archs])

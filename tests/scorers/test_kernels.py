@@ -15,8 +15,9 @@ from other_programs import with_networks
 
 from saboc_jax.layers.ops import Relu
 from saboc_jax.layers.rules import batch_norm_rule
-from saboc_jax.ntk.empirical import NTKOptions, empirical_ntks
+from saboc_jax.ntk.empirical import empirical_ntks
 from saboc_jax.ntk.network import bind, from_module
+from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.precision import enable_x64
 from saboc_jax.scorers import combine as combining
 from saboc_jax.scorers import ete_nas, knas, lga, make_scorer, observables, te_nas, teg_nas
@@ -278,7 +279,7 @@ def together():
     """One program with all scorers: (space, names, run)."""
     space = nas_bench_201(4, 1, CLASSES, (16, 16, 3))
     scorer = combining.combine([make_scorer(name, space) for name in ALL])
-    return space, scorer, combining.jitted(scorer)
+    return space, scorer, jax.jit(partial(combining.score, scorer))
 
 
 def test_all_are_finite_in_float32(together, batch):

@@ -1,6 +1,7 @@
 """Measured latency: what is timed, what is kept, and that it stays out of compiled programs."""
 
 import time
+from functools import partial
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from saboc_jax.evaluation.jobs import Draws
 from saboc_jax.evaluation.runner import Runner
 from saboc_jax.evaluation.store import Store
 from saboc_jax.scorers import latency as module
-from saboc_jax.scorers.combine import combine, jitted
+from saboc_jax.scorers.combine import combine, score
 from saboc_jax.scorers.latency import inference, latency, timed
 from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.spaces.modules.space import module_space
@@ -104,7 +105,7 @@ def test_supernets_have_no_latency_and_traces_no_clock(space):
     assert np.isnan(make(space, latency(space)).evaluate(np.ones((1, 1, 2), bool))).all()
     cells = sj.make_space("nas_bench_201", channels=2, num_cells=1)
     with pytest.raises(ValueError, match=r"outside of jax\.jit"):
-        jitted(latency(cells))(KEY, cells.gates(np.zeros(6, int)), BATCH)
+        jax.jit(partial(score, latency(cells)))(KEY, cells.gates(np.zeros(6, int)), BATCH)
     with pytest.raises(ValueError, match=r"runs=0; allowed: 1 or more"):
         latency(space, runs=0)
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from other_programs import in_double
 
-from saboc_jax.ntk.empirical import NTKOptions
+from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.precision import enable_x64
 from saboc_jax.scorers import make_scorer
 from saboc_jax.scorers.combine import combine, labels_only, observe, score
-from saboc_jax.scorers.observables import Kernels, draw_weights
+from saboc_jax.scorers.kernels import Kernels
+from saboc_jax.scorers.observables import draw_weights
 from saboc_jax.spaces.masks import architecture_to_mask, mask_to_gates
 from saboc_jax.spaces.nas_bench_201.space import nas_bench_201
 from saboc_jax.types import Batch

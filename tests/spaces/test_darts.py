@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from saboc_jax.layers.ops import BatchNorm, Conv, ReluConvNorm
-from saboc_jax.ntk.empirical import NTKOptions, empirical_ntk
+from saboc_jax.ntk.empirical import empirical_ntk
 from saboc_jax.ntk.network import bind
+from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.ntk.spectrum import condition_number, decompose
 from saboc_jax.precision import enable_x64
 from saboc_jax.spaces import make_space

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saboc_jax.ntk.empirical import NTKOptions, empirical_ntk
+from saboc_jax.ntk.empirical import empirical_ntk
 from saboc_jax.ntk.network import bind
+from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.precision import enable_x64
 from saboc_jax.spaces.darts import cells, codec, costs, genotypes
 from saboc_jax.spaces.darts.network import DartsNet

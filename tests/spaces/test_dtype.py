@@ -11,11 +11,13 @@ from saboc_jax import data
 from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.evaluation.jobs import Draws
 from saboc_jax.evaluation.runner import Runner
-from saboc_jax.ntk.empirical import NTKOptions, empirical_ntk
+from saboc_jax.ntk.empirical import empirical_ntk
 from saboc_jax.ntk.network import bind
+from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.precision import enable_x64, inner_products
 from saboc_jax.scorers import make_scorer
-from saboc_jax.scorers.observables import Kernels, draw_weights
+from saboc_jax.scorers.kernels import Kernels
+from saboc_jax.scorers.observables import draw_weights
 from saboc_jax.spaces import make_space
 from saboc_jax.spaces.dtype import in_dtype
 from saboc_jax.spaces.masks import architecture_to_mask

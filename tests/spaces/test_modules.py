@@ -18,12 +18,13 @@ from saboc_jax.layers.nnx import from_nnx
 from saboc_jax.layers.ops import Block, Relu
 from saboc_jax.layers.program_cost import count_work
 from saboc_jax.layers.programs import ProgramCache
-from saboc_jax.ntk.empirical import NTKOptions, empirical_ntks
+from saboc_jax.ntk.empirical import empirical_ntks
 from saboc_jax.ntk.network import from_module
+from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.scorers import MEASURED, SCORERS, make_scorer
 from saboc_jax.scorers.combine import score
+from saboc_jax.scorers.kernels import Kernels
 from saboc_jax.scorers.naswot import agreement_kernel
-from saboc_jax.scorers.observables import Kernels
 from saboc_jax.scorers.swap import swap_value
 from saboc_jax.searchers import SEARCHERS
 from saboc_jax.searching.run import run_search

@@ -13,10 +13,10 @@ from saboc_jax.evaluation.jobs import Draws
 from saboc_jax.evaluation.runner import Runner
 from saboc_jax.layers.programs import ProgramCache
 from saboc_jax.layers.tree import flatten
-from saboc_jax.ntk.empirical import NTKOptions
 from saboc_jax.ntk.network import NoParameterError
+from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.scorers import make_scorer
-from saboc_jax.scorers.observables import Kernels
+from saboc_jax.scorers.kernels import Kernels
 from saboc_jax.spaces import make_space
 from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.spaces.resnet import encoding

@@ -1,0 +1,63 @@
+"""A network as a function of its chosen parameters, for engines that differentiate it whole."""
+
+from collections.abc import Callable
+from typing import Any
+
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array
+
+from saboc_jax.layers.rules import batch_norm_rule, fast_rules, rules_in_force
+from saboc_jax.ntk import output_blocks as blocks_of
+from saboc_jax.ntk.network import Network, Predicate, check_outputs, split_parameters
+from saboc_jax.ntk.options import NTKOptions
+
+Function = Callable[[list[Array], Any], Array]
+
+
+def network_function(
+    network: Network, columns: Array, predicate: Predicate, options: NTKOptions, fast: bool
+) -> tuple[Function, list[Array]]:
+    """f(chosen parameters, images) -> [n, k] with batch norm as asked, and the parameters."""
+    variables = dict(network.variables)
+    leaves, restore = split_parameters(variables.pop("params"), predicate)
+    rules = fast_rules() if fast else ()
+    mode = "batch"
+    if options.is_frozen:
+        recorded = record_statistics(network, columns)
+        if recorded:
+            mode, variables["batch_stats"] = "stored", recorded
+
+    def function(leaves: list[Array], images: Array) -> Array:
+        with rules_in_force(*rules, batch_norm_rule(mode)):
+            applied = network.apply({**variables, "params": restore(leaves)}, images)
+        outputs = check_outputs(applied[0])
+        return outputs.sum(-1, keepdims=True) if options.outputs == "sum" else outputs
+
+    return function, leaves
+
+
+def record_statistics(network: Network, images: Array) -> Any:
+    """Batch-norm statistics of a batch at every batch norm, as a collection (maybe empty)."""
+    with nn.intercept_methods(batch_norm_rule("frozen")):
+        state = network.apply(network.variables, images, ("batch_stats",))[1]
+    return lax.stop_gradient(state.get("batch_stats", {}))
+
+
+def by_outputs(
+    network: Network,
+    images: Array,
+    options: NTKOptions,
+    whole: Callable[[], list[Array]],
+    block: Callable[[Array], list[Array]],
+    pairs: blocks_of.Pairs,
+) -> list[Array]:
+    """Kernels of all outputs at once where they are few, else of blocks of them."""
+    if options.outputs == "sum":
+        return whole()
+    size, width = blocks_of.block_size(network, images, options.outputs_chunk)
+    if size >= width:
+        return whole()
+    if options.outputs == "trace":
+        return blocks_of.trace(block, width, size)
+    return blocks_of.full(pairs, width, size)

@@ -1,0 +1,120 @@
+"""How an NTK is computed, and what that allows: engine, parameters, outputs, batch norm, memory.
+
+Batch norm couples the images of a batch. There are two protocols:
+
+    frozen: the statistics are those of the columns (the training batch) and constants. Images
+        do not interact and the kernel costs one backward pass. This is the default.
+    batch: every batch is normalised by its own statistics and gradients flow through them,
+        as TE-NAS, TEG-NAS and the others do: n backward passes.
+
+Engines:
+
+    one_backward: one forward and one backward pass (`ntk.one_backward`); frozen batch norm and
+        layers it knows only.
+    jacobian: the Jacobian, then its products (`ntk.jacobian`); any Flax module.
+    neural_tangents: `empirical_ntk_fn` of neural-tangents (`ntk.reference`); any Flax module. It
+        is the reference that the others are checked against, and need not be installed.
+    auto: one_backward where it applies, else jacobian.
+"""
+
+from typing import NamedTuple
+
+from saboc_jax.ntk import _neural_tangents
+from saboc_jax.ntk.network import Predicate
+from saboc_jax.types import Passes
+
+ENGINES = ("auto", "one_backward", "jacobian", "neural_tangents")
+BATCH_NORMS = ("frozen", "batch")
+OUTPUTS = ("sum", "trace", "full")
+
+
+class NTKOptions(NamedTuple):
+    """How a kernel is computed; hashable.
+
+    Attributes:
+        engine: one of `ENGINES`.
+        params: "weights", "all", "cells" or a predicate of a parameter path.
+        outputs: "sum": f is the sum of outputs; "trace": the mean over outputs of each
+            output's kernel; "full": [n, m, k, k], every pair of outputs.
+        batch_norm: "frozen" or "batch".
+        implementation: of neural-tangents: 1 (Jacobian contraction) or 2 (NTK-vector
+            products). Its automatic choice fails on current JAX.
+        chunk: images of one pass, to bound memory; None: all at once. Where batch norm couples
+            the images, backward passes that run at once; None: as `ntk.jacobian` chooses.
+        outputs_chunk: for "trace" and "full", outputs that are differentiated at once, to bound
+            memory; None: as many as make 256 gradients with the images (`output_blocks`).
+    """
+
+    engine: str = "auto"
+    params: str | Predicate = "weights"
+    outputs: str = "sum"
+    batch_norm: str = "frozen"
+    implementation: int = 1
+    chunk: int | None = None
+    outputs_chunk: int | None = None
+
+    @property
+    def is_frozen(self) -> bool:
+        """Are batch-norm statistics constants, so that images do not interact?"""
+        return self.batch_norm == "frozen"
+
+    @property
+    def may_take_one_backward(self) -> bool:
+        """May the engine `one_backward` run, where the network allows it?"""
+        return self.is_frozen and self.engine in ("auto", "one_backward")
+
+    @property
+    def shares_images(self) -> bool:
+        """Can several devices share the images of one kernel (`ntk.sharded`)?"""
+        return self.may_take_one_backward
+
+    @property
+    def takes_chunks(self) -> bool:
+        """Does `chunk` bound the images of a pass? Batch statistics need all of them together."""
+        return self.is_frozen
+
+    @property
+    def runs_by_links(self) -> bool:
+        """Can a chain of modules run link by link (`ntk.piecewise`)?"""
+        return self.may_take_one_backward and self.outputs == "sum" and self.chunk is None
+
+    def passes(self, batches: int = 1) -> Passes:
+        """What the kernels of so many batches cost, the training images among them.
+
+        Where images do not interact, one backward pass of a batch gives all its gradients. With
+        batch statistics each image has a backward pass of its own.
+        """
+        return Passes(batches, batches) if self.is_frozen else Passes(batches, 0, batches)
+
+
+DEFAULTS = NTKOptions()
+
+
+def check_options(options: NTKOptions) -> NTKOptions:
+    """The options as they are.
+
+    Raises:
+        ValueError: at the first option that does not exist.
+        MissingExtraError: if the engine "neural_tangents" is asked for and is not installed.
+    """
+    allowed = {
+        "engine": ENGINES,
+        "outputs": OUTPUTS,
+        "batch_norm": BATCH_NORMS,
+        "implementation": (1, 2),
+    }
+    for name, values in allowed.items():
+        if getattr(options, name) not in values:
+            raise ValueError(f"{name}={getattr(options, name)!r}; allowed: {values}")
+    for name in ("chunk", "outputs_chunk"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value}; allowed: 1 or more, or None")
+    if options.engine == "one_backward" and not options.is_frozen:
+        raise ValueError(
+            "engine 'one_backward' needs batch_norm='frozen': with batch statistics the images "
+            "of a batch interact; use engine 'jacobian' or 'neural_tangents'"
+        )
+    if options.engine == "neural_tangents":
+        _neural_tangents.require_installed()
+    return options

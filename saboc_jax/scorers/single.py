@@ -1,0 +1,65 @@
+"""A scorer that reads one observable and gives one metric, as most papers do."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from jaxtyping import Array, Float
+
+from saboc_jax.types import Batch, Diagnostics, Gates, Observable, Passes, Scorer
+
+
+def single_metric(
+    name: str,
+    observable: Observable,
+    finish: Callable[[Any, Batch], tuple[Float[Array, ""], Diagnostics]],
+    *,
+    passes: Passes,
+    needs: Iterable[str] = ("images",),
+    options: Mapping[str, Any] | None = None,
+    metric: str | None = None,
+    higher_is_better: bool = True,
+    measured: bool = False,
+) -> Scorer:
+    """Makes a scorer of one metric.
+
+    Args:
+        name: of the scorer.
+        observable: what it reads.
+        finish: `finish(observed, batch)` gives (the score, diagnostics), pure. It may read the
+            batch's labels, not its images.
+        passes: its cost.
+        needs: the fields of `Batch` that the observable and `finish` read.
+        options: what distinguishes it from the scorer of the same name.
+        metric: the name of its metric; None: that of the scorer.
+        higher_is_better: the metric's direction.
+        measured: see `Scorer`.
+    """
+
+    def finish_all(
+        observed: Mapping[str, Any], gates: Gates, batch: Batch
+    ) -> tuple[Float[Array, "1"], Diagnostics]:
+        score, diagnostics = finish(observed["quantity"], batch)
+        return score[None], diagnostics
+
+    return Scorer(
+        name=name,
+        metrics=(metric or name,),
+        higher_is_better=(higher_is_better,),
+        needs=frozenset(needs),
+        passes=passes,
+        observables={"quantity": observable},
+        finish=finish_all,
+        options=options or {},
+        measured=measured,
+    )
+
+
+def check_choice(option: str, value: str, allowed: Sequence[str]) -> str:
+    """The value of an option as it is.
+
+    Raises:
+        ValueError: names the option and what is allowed, if the value is none of it.
+    """
+    if value not in allowed:
+        raise ValueError(f"{option}={value!r}; allowed: {tuple(allowed)}")
+    return value
