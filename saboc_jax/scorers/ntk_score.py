@@ -1,7 +1,7 @@
 """The NTK-score of SABoC-NAS: trainability, expressivity, generalisation (Eq. 5-10).
 
 All three are read from the empirical NTK at initialisation, and lower is better for all three
-(decision D1 in BUILD_NOTES.md): a flat spectrum, dissimilar outputs for similar inputs, a
+(decision D1): a flat spectrum, dissimilar outputs for similar inputs, a
 small regression error.
 """
 
@@ -40,8 +40,8 @@ def ntk_score(
     Deviations: batch norm is frozen at the statistics of the training batch by default, which
     costs one backward pass instead of n and keeps the ranking; `batch_norm="batch"` is what
     the paper's peers run. The kernel is over the weights of the searched cells, for those of
-    stem, reductions and classifier, which all candidates share, hide the differences (measured
-    in BUILD_NOTES.md); `params="weights"` is the whole network, as the paper has it. A candidate
+    stem, reductions and classifier, which all candidates share, hide the differences (decision
+    D22); `params="weights"` is the whole network, as the paper has it. A candidate
     without such weights on a path to the output then has no kernel: not finite, ranked last,
     counted.
 
