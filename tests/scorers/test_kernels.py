@@ -21,6 +21,7 @@ from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.precision import enable_x64
 from saboc_jax.scorers import combine as combining
 from saboc_jax.scorers import ete_nas, knas, lga, make_scorer, observables, te_nas, teg_nas
+from saboc_jax.scorers.kernels import Kernels
 from saboc_jax.spaces.nas_bench_201.space import nas_bench_201
 from saboc_jax.types import Batch
 
@@ -214,7 +215,7 @@ def test_mean_gram_is_the_mean_of_the_gram_matrix(small):
 def test_knas_of_a_kernel(small, variant):
     kernel, _ = kernels(2)
     scorer = make_scorer("knas", small.space, variant=variant)
-    scores, _ = scorer.finish({"gradients": {"images": jnp.asarray(kernel)}}, None, None)
+    scores, _ = scorer.finish({"quantity": {"images": jnp.asarray(kernel)}}, None, None)
     expected = np.sqrt((kernel**2).sum()) if variant == "ntk_fro" else kernel.mean()
     np.testing.assert_allclose(scores, [expected], rtol=1e-5)
 
@@ -337,11 +338,11 @@ def test_a_wider_kernel_serves_a_narrower_one(small, batch, monkeypatch):
         seen.append(self)
         return {name: len(seen) for name in ("images", *self.rows)}
 
-    monkeypatch.setattr(observables.Kernels, "__call__", look)
+    monkeypatch.setattr(Kernels, "__call__", look)
     options = NTKOptions()
-    narrow = observables.Kernels(small.space, options)
-    wide = observables.Kernels(small.space, options, ("test_images", "perturbed_images"))
-    other = observables.Kernels(small.space, options._replace(params="cells"))
+    narrow = Kernels(small.space, options)
+    wide = Kernels(small.space, options, ("test_images", "perturbed_images"))
+    other = Kernels(small.space, options._replace(params="cells"))
     scorer = SimpleNamespace(observables={"a": narrow, "b": wide, "c": other, "d": narrow})
     observed = combining.observe(scorer, jax.random.key(0), None, batch)
     assert seen == [wide, other]
