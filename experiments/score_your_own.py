@@ -23,6 +23,7 @@ UNREAD = (
     *("space", "channels", "cells", "trained_size", "init", "precision"),
     *("ntk_engine", "batch_norm", "latency_batch", "latency_image_size"),
     *("executor", "num_workers", "ray_address", "gpus_per_worker", "shard"),
+    "same_platform",
 )
 """Flags of other binaries: a module brings its network, a scorer its options in its text."""
 

@@ -58,7 +58,10 @@ def main() -> None:
     options = searcher_flags.options()
     searcher_flags.warn(console, space, options)
     searcher = searching.build_searcher(space, scorer, allowed, **options)
+    evaluator = common.build_evaluator(dataset, space, scorer)
+    evaluator.representative_of = representatives(space) if ISOMORPHISM.value else None
     settings = workdir.flag_values("store", *searching.IGNORED) | {"dataset": dataset.name}
+    settings |= evaluator.identity.record(scorer)
     folder = workdir.open_workdir(
         WORKDIR.value
         or f"runs/{space.name}-{searcher.name}-{scorer.name.replace(':', '-')}-{dataset.name}"
@@ -73,10 +76,9 @@ def main() -> None:
     known = searching.truth(space, dataset.name)
     trajectory = searching.follow(space, scorer, known)
     with Store(STORE.value or folder / "scores.sqlite") as store:
-        evaluator = common.build_evaluator(dataset, space, scorer, store)
+        evaluator.keep_in(store)
         if stopwatch:
             stopwatch.keep_in(store)
-        evaluator.representative_of = representatives(space) if ISOMORPHISM.value else None
         start = time.perf_counter()
         found = searching.search(console, evaluator, searcher, allowed, trajectory)
         seconds = time.perf_counter() - start

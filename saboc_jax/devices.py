@@ -64,6 +64,11 @@ def check_divides(devices: int, images: int) -> None:
         )
 
 
+def platform_of(device: jax.Device) -> str:
+    """Names the kind of a device, e.g. "gpu: NVIDIA H100"."""
+    return f"{device.platform}: {device.device_kind}"
+
+
 def unchecked_shard_map(function: Callable[..., Any], mesh: Mesh, inputs: Any, outputs: Any) -> Any:
     """`jax.shard_map` without its check of what is equal on all devices."""
     if hasattr(jax, "shard_map"):

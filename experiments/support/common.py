@@ -107,6 +107,11 @@ GPUS_PER_WORKER = flags.DEFINE_float(
     "gpus_per_worker", 0.0, "GPUs that each worker of --executor=ray reserves.", 0.0
 )
 PIPED_COLUMNS = "160"  # of tables where output goes to a file: 80 cut most of them in shreds
+SAME_PLATFORM = flags.DEFINE_bool(
+    "same_platform",
+    False,
+    "Scores that another platform has computed are not served: to the bit they differ.",
+)
 DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Where data lies; else $SABOC_DATA_DIR, else TFDS's own place."
 )
@@ -270,6 +275,7 @@ def settings(space: SearchSpace, batch_size: int | None = None) -> ScoringSettin
         devices(),
         SHARD.value,
         build_executor(),
+        SAME_PLATFORM.value,
     )
 
 

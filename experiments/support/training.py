@@ -6,7 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from saboc_jax import data
 from saboc_jax.data import Dataset
+from saboc_jax.evaluation.fingerprints import digest
+from saboc_jax.evaluation.identity import computing, current_versions
 from saboc_jax.spaces import make_space
 from saboc_jax.spaces.darts.trained import trained
 from saboc_jax.training.recipes import RECIPES, Recipe
@@ -20,9 +25,11 @@ SCORING = (
     *("init", "batch_size", "repeats", "ntk_engine", "batch_norm", "precision", "trained_size"),
     *("latency_batch", "latency_image_size"),
     *("executor", "num_workers", "ray_address", "gpus_per_worker", "shard"),
+    "same_platform",
 )
 """Flags of scoring, which binaries that train do not have."""
 
+FINGERPRINT = 64  # training images that tell one folder of data from another
 MIN_DARTS_CELLS = 3  # cells at one and two thirds are reduction cells
 
 
@@ -34,6 +41,9 @@ def identity(dataset: Dataset, settings: Recipe, *ignored: str) -> dict[str, Any
         "cells": settings.cells,
         "epochs": settings.epochs,
         "train_batch_size": settings.batch_size,
+        "drawn": digest(*data.fetch(dataset, "train", np.arange(FINGERPRINT))),
+        "computing": computing(),
+        "versions": current_versions(),
     }
     return workdir.flag_values(*ignored) | stands_for
 

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 from absl import flags
 
-from saboc_jax.evaluation.records import current_versions
+from saboc_jax.devices import platform_of
+from saboc_jax.evaluation.identity import current_versions
 from saboc_jax.files import read_json, write_json
 
 from ..commands import COMMANDS
@@ -81,11 +82,10 @@ def command() -> str:
 
 def environment() -> dict[str, Any]:
     """What a result depends on besides its flags."""
-    device = jax.devices()[0]
     return {
         "command": command(),
         "versions": current_versions(),
-        "device": f"{device.platform}: {device.device_kind}",
+        "device": platform_of(jax.devices()[0]),
         "devices": jax.device_count(),
     }
 

@@ -18,14 +18,16 @@ it is killed is therefore what was under way, a few jobs for each worker.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from saboc_jax.evaluation.counts import Counts, is_flagged
+from saboc_jax.evaluation.identity import Identity
 from saboc_jax.evaluation.jobs import Answer, Draws, Job, ScoreRow, mask_text
-from saboc_jax.evaluation.records import Request, Result, current_versions, request
+from saboc_jax.evaluation.records import Result
 from saboc_jax.evaluation.runner import Runner
 from saboc_jax.evaluation.store import Store
 from saboc_jax.scorers.combine import check_storable
@@ -75,7 +77,9 @@ class Evaluator:
         stop: asked before each chunk, and after each answer of an executor; once it says yes,
             nothing more is begun. None: never.
         dataset: name of the data, for the store.
-        space_id: names the space and what configures it, for the store; "": the space's name.
+        space_id: what people shall call the space in the store; "": its name.
+        same_platform: are scores of another platform other scores? They are to the bit, not to
+            what they are for: False.
         counts: what has been done.
     """
 
@@ -87,13 +91,19 @@ class Evaluator:
     stop: Callable[[], bool] | None = None
     dataset: str = ""
     space_id: str = ""
+    same_platform: bool = False
     counts: Counts = field(default_factory=Counts)
     _memory: dict[tuple[str, int], ScoreRow] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.store is not None:
             check_storable(self.scorer)
-        self._versions = current_versions()
+
+    @cached_property
+    def identity(self) -> Identity:
+        """What identifies the scores."""
+        platform = self.runner.platform if self.same_platform else ""
+        return Identity(self.space, self.runner.draws, self.space_id, self.dataset, platform)
 
     @property
     def space(self) -> SearchSpace:
@@ -179,7 +189,7 @@ class Evaluator:
 
     def _missing(self, job: Job) -> tuple[tuple[str, ...], Job] | None:
         """Parts that are to be computed, and the job with what the store has of it; None: none."""
-        rows = self._stored(*job.name)
+        rows = self._stored(job)
         missing = tuple(part.name for part in self.runner.parts if part.name not in rows)
         job = job._replace(rows=rows)
         if not missing:
@@ -209,7 +219,7 @@ class Evaluator:
             for part in self.runner.parts
             if part.name in missing
         }
-        self._keep(job, rows, 0.0)
+        self._keep(job, rows, 0.0, self.runner.platform)
         self._tell()
 
     def _compute(self, missing: Sequence[str], jobs: Sequence[Job]) -> None:
@@ -223,10 +233,19 @@ class Evaluator:
                 self.executor.stop()
 
     def _take(self, jobs: Sequence[Job], answer: Answer) -> None:
-        """Keeps the rows of jobs, then tells of each."""
+        """Keeps the rows of jobs, then tells of each.
+
+        Raises:
+            ValueError: if another platform computed them and that counts.
+        """
+        if self.same_platform and answer.platform != self.runner.platform:
+            raise ValueError(
+                f"computed by {answer.platform!r}; allowed with same_platform: "
+                f"{self.runner.platform!r}, this process's own"
+            )
         self.counts.add(answer.counts)
         for job, rows, seconds in zip(jobs, answer.rows, answer.seconds, strict=True):
-            self._keep(job, rows, seconds)
+            self._keep(job, rows, seconds, answer.platform)
         for _ in jobs:
             self._tell()
 
@@ -246,23 +265,12 @@ class Evaluator:
 
     # --- the store ------------------------------------------------------------------------------
 
-    def _request(self, text: str, repeat: int, part: Scorer) -> Request:
-        return request(
-            self.space_id or self.space.name,
-            text,
-            part.name,
-            self.dataset or "unnamed",
-            self.runner.draws.names[repeat],
-            part.options,
-            self._versions,
-        )
-
-    def _stored(self, text: str, repeat: int) -> dict[str, ScoreRow]:
+    def _stored(self, job: Job) -> dict[str, ScoreRow]:
         """The rows of the parts that are in the store."""
         if self.store is None:
             return {}
         parts = self.runner.parts
-        results = self.store.get([self._request(text, repeat, part) for part in parts])
+        results = self.store.get([self.identity.request(job, part) for part in parts])
         # Parts that were scored together have the seconds of the program they shared.
         seconds = [result.seconds for result in results if result is not None]
         self.counts.stored_seconds += max(seconds, default=0.0)
@@ -278,7 +286,7 @@ class Evaluator:
             if result is not None
         }
 
-    def _keep(self, job: Job, rows: dict[str, ScoreRow], seconds: float) -> None:
+    def _keep(self, job: Job, rows: dict[str, ScoreRow], seconds: float, platform: str) -> None:
         """Keeps a row of each part; its seconds are those of the program they shared."""
         self._remember(job, rows)
         if self.store is None:
@@ -288,10 +296,12 @@ class Evaluator:
         self.store.put(
             [
                 Result(
-                    self._request(*job.name, part),
+                    self.identity.request(job, part),
                     dict(zip(part.metrics, map(float, rows[part.name].scores), strict=True)),
                     rows[part.name].diagnostics | shared,
                     seconds,
+                    called=job.name[0],
+                    platform=platform,
                 )
                 for part in parts
             ]

@@ -45,11 +45,13 @@ class Answer(NamedTuple):
         rows: for each job a row of each scorer that was missing.
         seconds: for each job how long it took, without compiling.
         counts: what was done for it.
+        platform: what computed it.
     """
 
     rows: list[dict[str, ScoreRow]]
     seconds: list[float]
     counts: Counts
+    platform: str = ""
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from typing import Any
 
 from saboc_jax.evaluation.counts import Counts
 from saboc_jax.evaluation.farm import Farm, Message, WorkerLostError
+from saboc_jax.evaluation.identity import computing, current_versions
 from saboc_jax.evaluation.jobs import Answer, Job
-from saboc_jax.evaluation.records import current_versions
 from saboc_jax.evaluation.runner import Runner
 from saboc_jax.extras import needed
 
@@ -38,14 +38,14 @@ class Worker:
         """Takes the runner.
 
         Returns:
-            `takes`: how many jobs it computes at once, `pid`, `versions`.
+            `takes`: how many jobs it computes at once, `pid`, and `ways`, how it computes.
         """
         self._runner = runner
-        return {"takes": runner.at_once, "pid": os.getpid(), "versions": current_versions()}
+        return {"takes": runner.at_once, "pid": os.getpid(), "ways": _ways()}
 
     def compute(self, message: Message) -> Answer:
         """Computes the jobs of a message."""
-        total = Answer([], [], Counts())
+        total = Answer([], [], Counts(), self._runner.platform)
         size = self._runner.at_once  # of the beginning: it shrinks where memory does not suffice
         for start in range(0, len(message.jobs), size):
             jobs = message.jobs[start : start + size]
@@ -101,10 +101,9 @@ class RayPool:
             raise WorkerLostError(str(error)) from error
         if worker is None:
             return answer
-        ours = current_versions()
-        if answer["versions"] != ours:
+        if answer["ways"] != _ways():
             raise ValueError(
-                f"a worker has the versions {answer['versions']}; allowed: the driver's {ours}"
+                f"a worker computes with {answer['ways']}; allowed: the driver's {_ways()}"
             )
         self.pids[worker] = answer["pid"]
         return answer["takes"]
@@ -212,6 +211,11 @@ class RayExecutor:
         if self._pool:
             self._pool.close()
         self._pool, self._farm, self._of = None, None, None
+
+
+def _ways() -> dict[str, str]:
+    """How this process computes: what identifies results besides what is computed."""
+    return computing() | current_versions()
 
 
 def _import_ray() -> ModuleType:

@@ -1,16 +1,14 @@
 """Records of the results store: what identifies a result, and its text, CSV and Parquet forms.
 
-`Request` names one repeat of one score by seven texts, `Result` adds what came out of it.
+`Request` names one repeat of one score by nine texts, `Result` adds what came out of it.
 Equal options give equal texts (`canonical_json`), so a request is its own database key.
 """
 
-import contextlib
 import csv
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,27 +16,33 @@ import numpy as np
 
 from saboc_jax.extras import needed
 
-IDENTITY = ("space", "architecture", "scorer", "options", "dataset", "seed", "versions")
+IDENTITY = (
+    *("space", "architecture", "scorer", "options", "dataset", "data", "seed"),
+    *("computing", "versions"),
+)
 """Fields of a `Request`."""
 
-SETTING = ("space", "scorer", "options", "dataset", "versions")
+SETTING = ("space", "scorer", "options", "dataset", "computing", "versions")
 """Those that many results share."""
 
-RECORD = ("finite", "seconds", "created", "diagnostics")
+RECORD = ("called", "platform", "finite", "seconds", "created", "diagnostics")
 """Columns of an exported result between its identity and its metrics."""
 
 
 class Request(NamedTuple):
-    """What identifies one result; make it with `request`.
+    """What identifies one result; `saboc_jax.evaluation.identity` makes it.
 
     Attributes:
-        space: the search space and what configures it, e.g. "nas_bench_201/c16n5".
-        architecture: the space's own text of the architecture or supernet.
+        space: the search space and what configures it, e.g. "nas_bench_201/c16n5#1f0a...".
+        architecture: the space's own text of the architecture or supernet, or the digest of its
+            program.
         scorer: name of the scorer.
         options: canonical JSON of its options.
         dataset: name of the data scored on.
-        seed: names the key of this repeat, e.g. "0/3".
-        versions: canonical JSON of the software that the result depends on.
+        data: digest of the key and the images of this repeat.
+        seed: names them, e.g. "0/3".
+        computing: canonical JSON of settings that the result depends on.
+        versions: canonical JSON of the software that it depends on.
     """
 
     space: str
@@ -46,7 +50,9 @@ class Request(NamedTuple):
     scorer: str
     options: str
     dataset: str
+    data: str
     seed: str
+    computing: str
     versions: str
 
 
@@ -60,6 +66,8 @@ class Result(NamedTuple):
             arrays are stored as lists.
         seconds: wall time, not negative.
         created: UTC time in ISO format; empty until stored.
+        called: what the architecture was called, where its program identifies it.
+        platform: what computed it, e.g. "gpu: NVIDIA H100"; empty: unknown.
     """
 
     request: Request
@@ -67,6 +75,8 @@ class Result(NamedTuple):
     diagnostics: Mapping[str, Any] = {}
     seconds: float = 0.0
     created: str = ""
+    called: str = ""
+    platform: str = ""
 
     @property
     def finite(self) -> bool:
@@ -81,30 +91,6 @@ def canonical_json(value: Any) -> str:
         ValueError: names the type of a value that has no such text, e.g. a function.
     """
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def request(
-    space: str,
-    architecture: str,
-    scorer: str,
-    dataset: str,
-    seed: int | str,
-    options: Mapping[str, Any] | None = None,
-    versions: Mapping[str, str] | None = None,
-) -> Request:
-    """Makes a `Request`; by default without options and with `current_versions`."""
-    versions = current_versions() if versions is None else versions
-    texts = canonical_json(options or {}), canonical_json(versions)
-    return Request(space, architecture, scorer, texts[0], dataset, str(seed), texts[1])
-
-
-def current_versions() -> dict[str, str]:
-    """Installed versions of the packages that decide the numbers; absent ones are left out."""
-    found = {}
-    for name in ("saboc_jax", "jax", "jaxlib", "flax", "neural-tangents"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
 
 
 def setting_of(wanted: Request) -> tuple[str, ...]:
@@ -135,13 +121,14 @@ def encode(result: Result) -> tuple[tuple[str, ...], tuple[Any, ...]]:
     created = result.created or datetime.now(UTC).isoformat(timespec="seconds")
     texts = json.dumps(metrics), canonical_json(result.diagnostics)
     seconds = float(result.seconds)
-    values = (wanted.architecture, wanted.seed, *texts, int(finite), seconds, created)
-    return setting_of(wanted), values
+    row = (wanted.architecture, wanted.data, wanted.seed)
+    of_row = (int(finite), seconds, created, result.called, result.platform)
+    return setting_of(wanted), (*row, *texts, *of_row)
 
 
-def decode(wanted: Request, metrics: str, diagnostics: str, seconds: float, created: str) -> Result:
-    """The result that `encode` wrote as these texts."""
-    return Result(wanted, json.loads(metrics), json.loads(diagnostics), seconds, created)
+def decode(wanted: Request, metrics: str, diagnostics: str, seconds: float, *others: str) -> Result:
+    """The result that `encode` wrote as these texts; `others` are its last fields."""
+    return Result(wanted, json.loads(metrics), json.loads(diagnostics), seconds, *others)
 
 
 def metric_names(results: Iterable[Result]) -> list[str]:
@@ -154,8 +141,8 @@ def _records(results: Sequence[Result]) -> Iterator[tuple[Any, ...]]:
     names = metric_names(results)
     for each in results:
         metrics = [each.metrics.get(name) for name in names]
-        texts = each.created, canonical_json(each.diagnostics)
-        yield (*each.request, each.finite, each.seconds, *texts, *metrics)
+        record = (each.called, each.platform, each.finite, each.seconds, each.created)
+        yield (*each.request, *record, canonical_json(each.diagnostics), *metrics)
 
 
 def write_csv(path: Path, results: Sequence[Result]) -> None:
@@ -172,7 +159,7 @@ def write_parquet(path: Path, results: Sequence[Result]) -> None:
         import pyarrow
         import pyarrow.parquet
     text, number = pyarrow.string(), pyarrow.float64()
-    schema = [(name, text) for name in IDENTITY]
+    schema = [(name, text) for name in (*IDENTITY, "called", "platform")]
     schema += [("finite", pyarrow.bool_()), ("seconds", number)]
     schema += [("created", text), ("diagnostics", text)]
     schema += [(name, number) for name in metric_names(results)]

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from saboc_jax.devices import check_divides, find_devices
+from saboc_jax.devices import check_divides, find_devices, platform_of
 from saboc_jax.evaluation.backoff import Chunk, in_passes, is_out_of_memory
 from saboc_jax.evaluation.counts import Counts, is_flagged
 from saboc_jax.evaluation.jobs import Answer, Draws, Job, ScoreRow
@@ -98,6 +98,11 @@ class Runner:
         return other
 
     @property
+    def platform(self) -> str:
+        """The kind of device that computes."""
+        return platform_of(self._devices[0])
+
+    @property
     def parts(self) -> tuple[Scorer, ...]:
         """The scorers that the scorer combines; itself where it combines none."""
         return self.scorer.parts or (self.scorer,)
@@ -132,7 +137,8 @@ class Runner:
                 if not np.isfinite(values).all():
                     diagnostics["flag"] = "non_finite"
             counts.non_finite += is_flagged(job.rows | own, "non_finite")
-        return Answer(rows, [counts.run_seconds / len(jobs)] * len(jobs), counts)
+        seconds = counts.run_seconds / len(jobs)
+        return Answer(rows, [seconds] * len(jobs), counts, self.platform)
 
     def _placed(self, parts: Sequence[Scorer], job: Job) -> tuple[Scorer, SearchSpace | None]:
         """The scorer of these parts where it runs, and the job's own program; None: there is one.

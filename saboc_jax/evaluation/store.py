@@ -1,9 +1,9 @@
 """Results on disk: one SQLite file, one row per repeat, nothing computed twice.
 
-A result is identified by seven texts (`Request`): space, architecture, scorer, its options,
-dataset, seed and versions. A finished row is never changed unless asked for, so writing the
-same results twice, from one process or from several, leaves one row each. Means over repeats
-are not stored: they follow from the rows, and a mean would hide a repeat that is not finite.
+A result is identified by nine texts (`Request`), see `saboc_jax.evaluation.identity`. A finished
+row is never changed unless asked for, so writing the same results twice, from one process or from
+several, leaves one row each. Means over repeats are not stored: they follow from the rows, and a
+mean would hide a repeat that is not finite.
 
     with Store("results.sqlite") as store:
         for request in store.missing(requests):
@@ -44,10 +44,8 @@ from saboc_jax.evaluation.records import (
     write_csv,
     write_parquet,
 )
-from saboc_jax.evaluation.records import current_versions as current_versions
-from saboc_jax.evaluation.records import request as request
 
-FORMAT = 1
+FORMAT = 2
 """Number of the layout of the file; a file of another format is refused."""
 
 _APPLICATION_ID = 0x5AB0C  # marks an SQLite file as ours
@@ -55,19 +53,21 @@ _APPLICATION_ID = 0x5AB0C  # marks an SQLite file as ours
 _SCHEMA = (
     """CREATE TABLE settings (
         id INTEGER PRIMARY KEY, space TEXT NOT NULL, scorer TEXT NOT NULL, options TEXT NOT NULL,
-        dataset TEXT NOT NULL, versions TEXT NOT NULL,
-        UNIQUE (space, scorer, options, dataset, versions))""",
+        dataset TEXT NOT NULL, computing TEXT NOT NULL, versions TEXT NOT NULL,
+        UNIQUE (space, scorer, options, dataset, computing, versions))""",
     """CREATE TABLE results (
         setting INTEGER NOT NULL REFERENCES settings, architecture TEXT NOT NULL,
-        seed TEXT NOT NULL, metrics TEXT NOT NULL, diagnostics TEXT NOT NULL,
+        data TEXT NOT NULL, seed TEXT NOT NULL, metrics TEXT NOT NULL, diagnostics TEXT NOT NULL,
         finite INTEGER NOT NULL, seconds REAL NOT NULL, created TEXT NOT NULL,
-        PRIMARY KEY (setting, architecture, seed)) WITHOUT ROWID""",
-    """CREATE VIEW rows AS SELECT space, architecture, scorer, options, dataset, seed, versions,
-        metrics, diagnostics, finite, seconds, created
+        called TEXT NOT NULL, platform TEXT NOT NULL,
+        PRIMARY KEY (setting, architecture, data, seed)) WITHOUT ROWID""",
+    """CREATE VIEW rows AS SELECT space, architecture, scorer, options, dataset, data, seed,
+        computing, versions, metrics, diagnostics, finite, seconds, created, called, platform
         FROM results JOIN settings ON settings.id = results.setting""",
     f"PRAGMA application_id = {_APPLICATION_ID}",
     f"PRAGMA user_version = {FORMAT}",
 )
+_OUTCOME = "metrics, diagnostics, seconds, created, called, platform"
 _T = TypeVar("_T")
 
 
@@ -151,17 +151,19 @@ class Store:
         """
         where, values = _condition(filters)
         query = (
-            f"SELECT {', '.join(IDENTITY)}, metrics, diagnostics, seconds, created FROM rows "
+            f"SELECT {', '.join(IDENTITY)}, {_OUTCOME} FROM rows "
             f"{where} ORDER BY {', '.join(IDENTITY)}"
         )
         found = self._patiently(lambda: self._connection.execute(query, values).fetchall())
-        return [decode(Request(*row[:7]), *row[7:]) for row in found]
+        size = len(IDENTITY)
+        return [decode(Request(*row[:size]), *row[size:]) for row in found]
 
     def table(self, **filters: Any) -> dict[str, np.ndarray]:
-        """The same as columns [n]: fields, `finite`, `seconds`, `created`, then every metric.
+        """The same as columns [n]: fields, the record without diagnostics, then every metric.
 
-        A metric that a row does not have is NaN there; `finite` tells whether all metrics that
-        it has are finite. Diagnostics are left to `select`.
+        The record is `finite`, `seconds`, `created`, `called` and `platform`. A metric that a row
+        does not have is NaN there; `finite` tells whether all metrics that it has are finite.
+        Diagnostics are left to `select`.
         """
         results = self.select(**filters)
         columns = {
@@ -170,7 +172,8 @@ class Store:
         }
         columns["finite"] = np.array([each.finite for each in results], dtype=bool)
         columns["seconds"] = np.array([each.seconds for each in results], dtype=np.float64)
-        columns["created"] = np.array([each.created for each in results], dtype=np.str_)
+        for name in ("created", "called", "platform"):
+            columns[name] = np.array([getattr(each, name) for each in results], dtype=np.str_)
         for name in metric_names(results):
             values = [each.metrics.get(name, math.nan) for each in results]
             columns[name] = np.array(values, dtype=np.float64)
@@ -229,8 +232,9 @@ class Store:
         with self._transaction():
             settings = {setting: self._setting(setting, create=True) for setting, _ in rows}
             insert = "INSERT OR REPLACE" if replace else "INSERT OR IGNORE"
+            marks = ", ".join("?" * 11)  # columns of `results`
             cursor = self._connection.executemany(
-                f"{insert} INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                f"{insert} INTO results VALUES ({marks})",
                 [(settings[setting], *values) for setting, values in rows],
             )
             return max(cursor.rowcount, 0)
@@ -238,12 +242,12 @@ class Store:
     def _find(self, wanted: Sequence[Request]) -> list[Result | None]:
         settings = {s: self._setting(s, create=False) for s in map(setting_of, wanted)}
         query = (
-            "SELECT metrics, diagnostics, seconds, created FROM results "
-            "WHERE setting = ? AND architecture = ? AND seed = ?"
+            f"SELECT {_OUTCOME} FROM results "
+            "WHERE setting = ? AND architecture = ? AND data = ? AND seed = ?"
         )
         found: list[Result | None] = []
         for each in wanted:
-            identity = (settings[setting_of(each)], each.architecture, each.seed)
+            identity = (settings[setting_of(each)], each.architecture, each.data, each.seed)
             row = self._connection.execute(query, identity).fetchone()
             found.append(None if row is None else decode(each, *row))
         return found
@@ -252,7 +256,8 @@ class Store:
         """Row number of the part of an identity that many results share."""
         if create:
             columns = ", ".join(SETTING)
-            insert = f"INSERT OR IGNORE INTO settings ({columns}) VALUES (?, ?, ?, ?, ?)"
+            marks = ", ".join("?" * len(SETTING))
+            insert = f"INSERT OR IGNORE INTO settings ({columns}) VALUES ({marks})"
             self._connection.execute(insert, setting)
         where = " AND ".join(f"{name} = ?" for name in SETTING)
         row = self._connection.execute(f"SELECT id FROM settings WHERE {where}", setting).fetchone()

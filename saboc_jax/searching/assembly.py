@@ -35,6 +35,7 @@ class ScoringSettings:
         devices: how many local devices share the scoring; None: all.
         shard: what they share, see `saboc_jax.devices.SHARDS`.
         executor: computes scores somewhere else; None: here.
+        same_platform: see `Evaluator`.
 
     Raises:
         ValueError: if a number is out of range.
@@ -47,6 +48,7 @@ class ScoringSettings:
     devices: int | None = None
     shard: str = SHARDS[0]
     executor: Executor | None = None
+    same_platform: bool = False
 
     def __post_init__(self) -> None:
         for name in ("repeats", "batch_size"):
@@ -133,6 +135,7 @@ class ScoringSettings:
             on_score,
             dataset=f"{images.name}/n{self.batch_size}" if isinstance(images, Dataset) else "",
             space_id=space_id,
+            same_platform=self.same_platform,
         )
 
     def stopwatch(

@@ -16,21 +16,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from saboc_jax.evaluation.store import (
-    Request,
-    Result,
-    Store,
-    canonical_json,
-    current_versions,
-    request,
-)
+from saboc_jax.evaluation.identity import current_versions
+from saboc_jax.evaluation.store import Request, Result, Store, canonical_json
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = {"jax": "1"}
 
 
 def make(architecture: str = "a", seed: int | str = 0, scorer: str = "ntk", **options) -> Request:
-    return request("space", architecture, scorer, "cifar10", seed, options, VERSIONS)
+    texts = canonical_json(options), canonical_json(VERSIONS)
+    return Request(
+        *("space", architecture, scorer, texts[0], "cifar10", "digest", str(seed), "{}", texts[1])
+    )
 
 
 @pytest.fixture
@@ -75,7 +72,7 @@ def test_every_field_of_the_identity_distinguishes(path: Path) -> None:
         assert store.put([Result(base, {"m": 0.0})]) == 1
         assert store.missing([base, *others]) == others
         store.put(Result(each, {"m": i}) for i, each in enumerate(others))
-        assert len(store) == 8
+        assert len(store) == 1 + len(others) == 10
         values = [found.metrics["m"] for found in store.get(others) if found]
         assert values == list(range(7))
 
@@ -120,9 +117,6 @@ def test_versions_name_what_decides_the_numbers() -> None:
     import jax
 
     assert current_versions()["jax"] == jax.__version__
-    made = request("s", "a", "k", "d", 0)
-    assert json.loads(made.versions) == current_versions()
-    assert made.options == "{}"
 
 
 @pytest.mark.parametrize(
@@ -249,7 +243,7 @@ def test_another_format_is_refused(path: Path) -> None:
     Store(path).close()
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 999")
-    with pytest.raises(ValueError, match="has results format 999, this version reads 1"):
+    with pytest.raises(ValueError, match="has results format 999, this version reads 2"):
         Store(path)
 
 
@@ -310,14 +304,15 @@ def test_a_store_does_not_cross_a_fork(path: Path, monkeypatch: pytest.MonkeyPat
 
 WRITER = """
 import sys
-from saboc_jax.store import Result, Store, request
+from saboc_jax.evaluation.store import Request, Result, Store
 path, first, last, batch = sys.argv[1], *map(int, sys.argv[2:])
 print("ready", flush=True)
 sys.stdin.readline()
 with Store(path) as store:
     for start in range(first, last, batch):
         wanted = [
-            request("s", str(i), "k", "d", 0, versions={}) for i in range(start, start + batch)
+            Request("s", str(i), "k", "{}", "d", "digest", "0", "{}", "{}")
+            for i in range(start, start + batch)
         ]
         store.put([Result(each, {"m": int(each.architecture)}) for each in store.missing(wanted)])
         print(start, flush=True)

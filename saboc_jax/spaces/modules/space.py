@@ -79,7 +79,7 @@ def module_space(
         option_names: names of the options of each decision, for texts; None: numbers.
         call: keyword arguments of every call, e.g. {"train": False}. Batch norm is steered by
             the scorers whatever it says; dropout must be off.
-        name: under which results are stored: choose another for other modules.
+        name: of the space, in messages. Results are stored under the digest of each program.
 
     Raises:
         ValueError: if an argument is wrong, or the (first) module cannot be run on images of
