@@ -4,12 +4,11 @@
 #
 # Usage: scripts/install_matrix.sh [ROW...]
 # A row is a list of extras by commas; "-": none; "pinned": constraints.txt, as `make` installs;
-# "sdist": the source archive without extras. The default is "- figures training parquet,nats ray
-# reference all pinned sdist".
+# "sdist": the source archive without extras. By default there is a row for each.
 # Variables: PYTHONS, interpreters ("python3.11 python3.12 python3.13"); SABOC_DATA_DIR, where TFDS
-# data lies, else that column is left out; PIP_CONSTRAINT, a file of pip, e.g. with the release of
-# PyTorch that `peers` and `all` shall take. Environments and logs are made anew in .cache/install
-# (WORK names another folder); each environment is removed after its row.
+# data lies, else it is not tried; PIP_CONSTRAINT, a file of pip, e.g. with the release of PyTorch
+# that `peers` and `all` shall take. Environments and logs are made anew in .cache/install (WORK
+# names another folder); each environment is removed after its row.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD work=${WORK:-$PWD/.cache/install}
@@ -18,9 +17,10 @@ mkdir -p "$work/away"
 work=$(cd "$work" && pwd)
 read -ra pythons <<<"${PYTHONS:-python3.11 python3.12 python3.13}"
 rows=("$@")
-[ $# -gt 0 ] || rows=(- figures training parquet,nats ray reference all pinned sdist)
+[ $# -gt 0 ] || rows=(- sdist pinned figures training parquet nats ray reference peers all)
 quiet=(-m pip install --quiet --disable-pip-version-check)
-small=(--dataset=digits --channels=2 --repeats=1)
+small=(--dataset=digits --channels=2 --batch_size=6 --repeats=1 --num_archs=2 --scorers=ntk_score)
+cell='|nor_conv_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|skip_connect~0|none~1|nor_conv_3x3~2|'
 
 # What git holds, so that nothing that lies about gets into the archives.
 git archive --prefix=source/ HEAD | tar -x -C "$work"
@@ -79,9 +79,59 @@ present() {
     echo "${found:-none}"
 }
 
+# names PATTERN COMMAND...: does a command end with an error that is the one wanted?
+names() {
+    local pattern=$1
+    shift
+    ! "$@" 2>said || return 1
+    grep -q "$pattern" said
+}
+
+# use ROW NAME: whatever the row is for, by commands that need it.
+use() {
+    case $2 in
+        help) "$saboc" --help ;;
+        score) "$saboc" score "${small[@]}" --store="$kept.sqlite" ;;
+        tfds) "$saboc" score "${small[@]}" --dataset=cifar10 --store="$kept.sqlite" ;;
+        search)
+            "$saboc" search --dataset=digits --channels=2 --repeats=1 --batch_size=8 \
+                --searcher=random --max_evaluations=3 --workdir="$kept"
+            ;;
+        pictures) ls "$kept/cell.png" "$kept/trajectory.png" ;;
+        own) "$venv/bin/python" "$work/own.py" ;;
+        train)
+            "$saboc" train --dataset=digits --recipe=tiny --epochs=1 --train_examples=64 \
+                --channels=2 --workdir="$kept-train" --architecture="$cell"
+            ;;
+        parquet)
+            "$saboc" score "${small[@]}" --scorers=params --store="$kept.sqlite" \
+                --export="$kept.parquet"
+            ;;
+        nats) names "does not exist" "$saboc" import_nats_bench --source=none --out=none.csv ;;
+        ray) "$saboc" score "${small[@]}" --executor=ray --num_workers=1 --store="$kept.sqlite" ;;
+        reference)
+            "$saboc" score "${small[@]}" --ntk_engine=neural_tangents --store="$kept.sqlite"
+            ;;
+        peers)
+            "$saboc" benchmark --channels=2 --batch_size=4 --num_archs=1 --rounds=1 --nomemory \
+                --contestants=one_backward,torch_step
+            ;;
+    esac
+}
+
+# uses ROW: names of what to try.
+uses() {
+    case $1 in
+        figures) echo search pictures ;;
+        training) echo train ;;
+        parquet | nats | ray | reference | peers) echo "$1" ;;
+        *) echo help score search own ${SABOC_DATA_DIR:+tfds} ;;
+    esac
+}
+
 status=0
-echo "| Python | extras | jax | packages | MB | install | --help | score | search | TFDS | own module | of TensorFlow, Keras, Ray, torch |"
-echo "|---|---|---|---|---|---|---|---|---|---|---|---|"
+echo "| Python | extras | jax | packages | MB | install | tried | of TensorFlow, Keras, Ray, torch |"
+echo "|---|---|---|---|---|---|---|---|"
 for python in "${pythons[@]}"; do
     if ! name=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null); then
         echo "| $python | no such interpreter |"
@@ -90,33 +140,25 @@ for python in "${pythons[@]}"; do
     fi
     for row in "${rows[@]}"; do
         venv=$work/venv log=$work/$name-${row//,/-}.log
+        saboc=$venv/bin/saboc kept=$work/away/$name-${row//,/-}
         echo "Python $name, $row: log in $log" >&2
         "$python" -m venv --clear "$venv"
         site=$(echo "$venv"/lib/python*/site-packages)
-        # pip is the tool and no part of what is measured.
-        bare=$(du -sm "$venv" | cut -f 1)
+        bare=$(du -sm "$venv" | cut -f 1)  # pip is the tool and no part of what is measured
         installed=$(try "$log" install "$venv" "$row")
         size=$(($(du -sm "$venv" | cut -f 1) - bare))
         packages=$(find "$site" -maxdepth 1 -name '*.dist-info' | wc -l)
         jax=$("$venv/bin/python" -c 'import importlib.metadata as m; print(m.version("jax"))') || jax=-
-        saboc=$venv/bin/saboc store=$work/away/$name-${row//,/-}
-        help=$(try "$log" "$saboc" --help)
-        score=$(try "$log" "$saboc" score "${small[@]}" --batch_size=6 --num_archs=2 \
-            --scorers=ntk_score --store="$store.sqlite")
-        search=$(try "$log" "$saboc" search "${small[@]}" --batch_size=8 --searcher=random \
-            --max_evaluations=3 --workdir="$store")
-        tfds=-
-        [ -z "${SABOC_DATA_DIR:-}" ] || tfds=$(try "$log" "$saboc" score "${small[@]}" \
-            --dataset=cifar10 --batch_size=6 --num_archs=2 --scorers=ntk_score \
-            --store="$store-tfds.sqlite")
-        own=$(try "$log" "$venv/bin/python" "$work/own.py")
         ours=$(ls "$site" | grep -E '^(saboc|experiments)' | grep -v dist-info | paste -sd ' ' -)
-        [ "$row" != - ] || [ "$(present "$site")" = none ] || status=1
-        [ "$ours" = saboc_jax ] || { status=1 && own="$own; at the top: $ours"; }
-        echo "| $name | $row | $jax | $packages | $size | $installed | $help | $score | $search |" \
-            "$tfds | $own | $(present "$site") |"
-        case "$installed$help$score$search$tfds$own" in *failed*) status=1 ;; esac
-        rm -rf "$venv" "$store"*
+        there=$(present "$site") tried=
+        for each in $(uses "$row"); do
+            tried="$tried${tried:+, }$each $(try "$log" use "$row" "$each")"
+        done
+        [ "$ours" = saboc_jax ] || tried="$tried, failed: $ours at the top of site-packages"
+        [[ $row != - || $there = none ]] || tried="$tried, failed: $there without being asked for"
+        echo "| $name | $row | $jax | $packages | $size | $installed | $tried | $there |"
+        case "$installed$tried" in *failed*) status=1 ;; esac
+        rm -rf "$venv" "$kept"*
     done
 done
 exit "$status"

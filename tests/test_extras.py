@@ -75,7 +75,9 @@ def test_the_line_for_the_reference_engine_brings_no_tensorflow():
     ],
 )
 def test_what_needs_an_extra_says_so(package, extra, use, monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, package, None)
+    loaded = [name for name in sys.modules if name.startswith(f"{package}.")]
+    for name in (package, *loaded):
+        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError) as raised:
         use(tmp_path)
