@@ -41,10 +41,10 @@ def ranked(
     """
     means, repeats = scores.mean(1), scores.shape[1]
     first = len((scorer.parts or (scorer,))[0].metrics)
-    own, better = means[:, :first], scorer.higher_is_better[:first]
-    borda = ranking.borda(own, better)
+    first_metrics, better = means[:, :first], scorer.higher_is_better[:first]
+    borda = ranking.borda(first_metrics, better)
     rows = []
-    for index in ranking.best_first(own, better):
+    for index in ranking.best_first(first_metrics, better):
         row = {"borda": float(borda[index]), "architecture": space.to_string(archs[index])}
         row |= dict(zip(scorer.metrics, means[index].tolist(), strict=True))
         if repeats > 1:

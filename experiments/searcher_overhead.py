@@ -51,21 +51,21 @@ def timed(searcher: Searcher, table: tuple[float, np.ndarray]) -> tuple[int, flo
     """(evaluations, seconds in ask and tell, seconds in all) of one search."""
     base, increments = table
     key = root_key(common.SEED.value)
-    start, own, count = time.perf_counter(), 0.0, 0
+    start, method_seconds, count = time.perf_counter(), 0.0, 0
     state = searcher.init(key)
     while not searcher.done(state):
         began = time.perf_counter()
         masks, state = searcher.ask(key_numbered(key, count), state)
         jax.block_until_ready(masks)
-        own += time.perf_counter() - began
+        method_seconds += time.perf_counter() - began
         active = np.asarray(masks, float)
         gates = active / active.sum(-1, keepdims=True)
         scores = base + (gates * increments).sum((1, 2))[:, None, None]
         began = time.perf_counter()
         state = jax.block_until_ready(searcher.tell(state, masks, scores))
-        own += time.perf_counter() - began
+        method_seconds += time.perf_counter() - began
         count += len(masks)
-    return count, own, time.perf_counter() - start
+    return count, method_seconds, time.perf_counter() - start
 
 
 def main() -> None:
@@ -79,12 +79,12 @@ def main() -> None:
     console = Console(highlight=False)
     for name, searcher in track(searchers.items(), "measuring", console, calm=True):
         compiling = timed(searcher, table)[2]
-        count, own, whole = timed(searcher, table)
+        count, method_seconds, whole = timed(searcher, table)
         rows.append(
             {
                 "searcher": name,
                 "evaluations": count,
-                "ms per evaluation": 1000 * own / count,
+                "ms per evaluation": 1000 * method_seconds / count,
                 "evaluations per s": count / whole,
                 "first run s": compiling,
             }

@@ -58,14 +58,14 @@ def train_all(console: Console, texts: list[str]) -> dict[tuple[str, int], dict[
     # What says which cells are trained, and how often, may differ: every run has its own folder.
     chosen = ("archs", "number", "searches", "seed", "seeds", "out")
     folder = workdir.open_workdir(WORKDIR.value, training.identity(dataset, recipe, *chosen))
-    own, held_out = (
+    train_examples, held_out = (
         training.shrunk(first_examples(dataset, split, count), SHRINK.value)
         for split, count in (("train", EXAMPLES.value), ("test", None))
     )
     space = make_space(
         "nas_bench_201",
         num_classes=dataset.num_classes,
-        image_shape=own.images.shape[1:],
+        image_shape=train_examples.images.shape[1:],
         channels=recipe.channels,
         num_cells=recipe.cells,
     )
@@ -75,7 +75,9 @@ def train_all(console: Console, texts: list[str]) -> dict[tuple[str, int], dict[
 
     seeds = common.seeds(SEEDS.value)
     with progress.bar("training", None, console) as bar:
-        return trained_cells.finish(space, texts, seeds, (own, held_out), recipe, folder, show, bar)
+        return trained_cells.finish(
+            space, texts, seeds, (train_examples, held_out), recipe, folder, show, bar
+        )
 
 
 def main() -> None:
@@ -87,7 +89,7 @@ def main() -> None:
         Path(name).stem: trained_cells.cells(name, number, seed, table, SEARCHES.value)
         for name in ARCHS.value
     }
-    texts = list(dict.fromkeys(text for own in groups.values() for text in own))
+    texts = list(dict.fromkeys(text for cells in groups.values() for text in cells))
     runs = trained_cells.as_runs(groups, train_all(console, texts), table)
     tables = trained_cells.summary(runs, table)
     for name, rows in tables.items():

@@ -61,7 +61,7 @@ class Contestant(NamedTuple):
 
 def all_contestants(space: SearchSpace) -> dict[str, Contestant]:
     """By name; the first is what ratios are to."""
-    own = lambda function, what: Contestant(partial(_own_program, function), what, True)  # noqa: E731
+    compiled_apart = lambda function, what: Contestant(partial(_own_program, function), what, True)  # noqa: E731
     found = {
         "one_backward": _gated(ntk(space, "one_backward", "frozen"), "NTK, one backward pass"),
         "ntk_score_kernels": _gated(
@@ -82,11 +82,13 @@ def all_contestants(space: SearchSpace) -> dict[str, Contestant]:
         "train_step": _gated(
             partial(train_step, space), "forward and backward of the gated program, fast rules"
         ),
-        "one_backward_module": own(module_one_backward, "NTK, one backward pass, plain module"),
-        "neural_tangents_module": own(
+        "one_backward_module": compiled_apart(
+            module_one_backward, "NTK, one backward pass, plain module"
+        ),
+        "neural_tangents_module": compiled_apart(
             module_neural_tangents, "NTK, neural-tangents as a user calls it on the plain module"
         ),
-        "train_step_module": own(
+        "train_step_module": compiled_apart(
             module_train_step, "forward and backward of the plain module, XLA's own rules"
         ),
         "jacobian_batch": _gated(

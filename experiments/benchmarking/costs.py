@@ -69,15 +69,15 @@ def memory_rows(case: Case) -> list[dict[str, Any]]:
     space, size = case.space, case.images.shape
     gated = (case.variables, case.gates, case.images)
     module = space.specialise(case.arch)
-    own = (space.extract(case.variables, case.arch), case.images)
-    step, arguments = module_train_step(module, *own)
+    network = (space.extract(case.variables, case.arch), case.images)
+    step, arguments = module_train_step(module, *network)
     programs = {
         ("gated", "forward"): temporary_bytes(partial(_forward, space), *gated),
         ("gated", "train_step"): temporary_bytes(partial(train_step, space), *gated),
         ("gated", "one_backward"): temporary_bytes(ntk(space, "one_backward", "frozen"), *gated),
-        ("module", "forward"): temporary_bytes(partial(_module_forward, module), *own),
+        ("module", "forward"): temporary_bytes(partial(_module_forward, module), *network),
         ("module", "train_step"): temporary_bytes(step, *arguments),
-        ("module", "one_backward"): temporary_bytes(partial(_module_ntk, module), *own),
+        ("module", "one_backward"): temporary_bytes(partial(_module_ntk, module), *network),
     }
     sizes = partial(
         activation_bytes,

@@ -119,16 +119,16 @@ def rows(runs: list[DartsRun]) -> list[dict[str, Any]]:
     """One row for each method: ours over seeds, and the paper's."""
     found = []
     for name in dict.fromkeys(run.scorer for run in runs):
-        own = [run for run in runs if run.scorer == name]
-        predicted = [run.surrogate for run in own if run.surrogate is not None]
+        of_method = [run for run in runs if run.scorer == name]
+        predicted = [run.surrogate for run in of_method if run.surrogate is not None]
         cifar10, cifar100, seconds = TABLE_4.get(name, (np.nan,) * 3)
         found.append({
             "score": name,
-            "params (M)": searches.mean_and_deviation([run.params / 1e6 for run in own]),
-            "MACs (M)": searches.mean_and_deviation([run.macs / 1e6 for run in own]),
-            "evaluations": own[0].evaluations,
-            "s": searches.mean_and_deviation([run.seconds for run in own]),
-            "in the surrogate's table": f"{len(predicted)} of {len(own)}",
+            "params (M)": searches.mean_and_deviation([run.params / 1e6 for run in of_method]),
+            "MACs (M)": searches.mean_and_deviation([run.macs / 1e6 for run in of_method]),
+            "evaluations": of_method[0].evaluations,
+            "s": searches.mean_and_deviation([run.seconds for run in of_method]),
+            "in the surrogate's table": f"{len(predicted)} of {len(of_method)}",
             "surrogate's accuracy": searches.mean_and_deviation(predicted) if predicted else None,
             "CIFAR-10 error paper": round(100 - cifar10, 2),
             "CIFAR-100 error paper": round(100 - cifar100, 2),

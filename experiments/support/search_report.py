@@ -143,8 +143,8 @@ def spectra(evaluator: Evaluator, found: SearchResult, others: int = 8) -> dict[
         rows = [note.get("eigenvalues") for note in notes]
         return [np.asarray(row).tolist() for row in rows if row is not None]
 
-    own = of(architecture_to_mask(found.arch, max(evaluator.space.choices)))
-    if not own:
+    eigenvalues = of(architecture_to_mask(found.arch, max(evaluator.space.choices)))
+    if not eigenvalues:
         return {}
     distinct = {
         mask_text(masks[row], evaluator.space): masks[row]
@@ -154,7 +154,7 @@ def spectra(evaluator: Evaluator, found: SearchResult, others: int = 8) -> dict[
     distinct.pop(evaluator.space.to_string(found.arch), None)
     kept = np.unique(np.linspace(0, len(distinct) - 1, min(others, len(distinct))).astype(int))
     texts = list(distinct)
-    return {"found": own, "others": {texts[i]: of(distinct[texts[i]]) for i in kept}}
+    return {"found": eigenvalues, "others": {texts[i]: of(distinct[texts[i]]) for i in kept}}
 
 
 def candidates(space: SearchSpace, scorer: Scorer, found: SearchResult) -> dict[str, list[Any]]:

@@ -20,6 +20,7 @@ from saboc_jax.reports.tables import results_table
 from saboc_jax.searchers import SEARCHERS, make_searcher
 from saboc_jax.searching.assembly import find_allowed
 from saboc_jax.searching.budgets import Allows, Budget
+from saboc_jax.searching.front import Front, costs_of, pareto
 from saboc_jax.searching.result import SearchResult, Step
 from saboc_jax.searching.run import expected_evaluations, run_search
 from saboc_jax.searching.trajectory import Costs, Trajectory
@@ -100,11 +101,6 @@ def build_searcher(
     )
 
 
-def costs_of(space: SearchSpace, quantity: str, masks: np.ndarray) -> np.ndarray:
-    """[n] one cost of architectures."""
-    return np.array([getattr(space.cost(arch), quantity) for arch in masks.argmax(-1)], float)
-
-
 def truth(space: SearchSpace, trained_on: str) -> Accuracies | None:
     """True accuracies of architectures, and of all of them, where a table is found."""
     if space.name != "nas_bench_201":
@@ -120,7 +116,9 @@ def truth(space: SearchSpace, trained_on: str) -> Accuracies | None:
 def costs_told(space: SearchSpace) -> Costs | None:
     """The costs that the searcher is told after the scores; None: there are none."""
     quantity = AGAINST.value
-    return (lambda masks: costs_of(space, quantity, masks)[:, None]) if quantity else None
+    if not quantity:
+        return None
+    return lambda masks: costs_of(space, quantity, masks.argmax(-1))[:, None]
 
 
 def follow(space: SearchSpace, scorer: Scorer, known: Accuracies | None) -> Trajectory:
@@ -203,32 +201,20 @@ def search(
     return found
 
 
-def pareto(
-    space: SearchSpace, scorer: Scorer, history: list[Step], known: Accuracies | None
-) -> tuple[list[dict[str, Any]], np.ndarray, np.ndarray, np.ndarray]:
-    """The front between rank by the scores and the cost: its rows, and [n] costs, ranks, front.
-
-    The rank is among all distinct architectures that have a finite score.
-    """
-    masks = np.concatenate([masks for masks, _ in history])
-    scores = np.concatenate([scores for _, scores in history]).mean(1)
-    archs, rows = np.unique(masks.argmax(-1), axis=0, return_index=True)
-    finite = np.isfinite(scores[rows]).any(1)
-    archs, scores = archs[finite], scores[rows][finite]
-    cost = costs_of(space, AGAINST.value or "macs", masks[rows][finite])
-    rank = ranks.AGGREGATIONS[RANKING.value](scores, scorer.higher_is_better)
-    front = ranks.pareto_front(np.stack([rank, cost], 1), (False, False))
-    listing = [
+def front_rows(
+    space: SearchSpace, scorer: Scorer, front: Front, quantity: str, known: Accuracies | None
+) -> list[dict[str, Any]]:
+    """A row for each architecture on the front, the cheapest first."""
+    return [
         {
-            "text": space.to_string(archs[i]),
-            AGAINST.value or "macs": int(cost[i]),
-            "rank": float(rank[i]),
-            **{name: float(scores[i, j]) for j, name in enumerate(scorer.metrics)},
-            **({"true accuracy %": float(known[0](archs[i][None])[0])} if known else {}),
+            "text": space.to_string(front.archs[i]),
+            quantity: int(front.costs[i]),
+            "rank": float(front.ranks[i]),
+            **dict(zip(scorer.metrics, front.scores[i].tolist(), strict=True)),
+            **({"true accuracy %": float(known[0](front.archs[i][None])[0])} if known else {}),
         }
-        for i in np.flatnonzero(front)[np.argsort(cost[front])]
+        for i in front.in_order()
     ]
-    return listing, cost, np.asarray(rank), front
 
 
 def keep_front(
@@ -239,11 +225,14 @@ def keep_front(
     found: SearchResult,
     known: Accuracies | None,
 ) -> list[dict[str, Any]]:
-    """Prints and draws the front; gives its rows."""
-    rows, cost, rank, front = pareto(space, scorer, found.history, known)
-    console.print(results_table(rows, title=f"Pareto front: {scorer.name} against {AGAINST.value}"))
-    labels = (str(AGAINST.value), f"{RANKING.value} rank by {scorer.name}, lower is better")
-    draw = functools.partial(front_figure, list(cost), list(rank), list(front), labels)
+    """Prints and draws the front between the scores and the cost of `--against`; gives its rows."""
+    quantity = AGAINST.value or "macs"
+    front = pareto(space, scorer, found.history, quantity, ranks.AGGREGATIONS[RANKING.value])
+    rows = front_rows(space, scorer, front, quantity, known)
+    console.print(results_table(rows, title=f"Pareto front: {scorer.name} against {quantity}"))
+    labels = (quantity, f"{RANKING.value} rank by {scorer.name}, lower is better")
+    lists = (front.costs.tolist(), front.ranks.tolist(), front.on_front.tolist())
+    draw = functools.partial(front_figure, *lists, labels)
     pictures.keep(folder / "front.png", draw, dpi=150)
     return rows
 

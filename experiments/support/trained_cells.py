@@ -98,16 +98,16 @@ def per_cell(runs: Sequence[TableRow]) -> list[TableRow]:
     for run in runs:
         found.setdefault((run["group"], run["cell"]), []).append(run)
     rows = []
-    for (group, cell), own in found.items():
-        top1 = np.array([run["top1 %"] for run in own])
+    for (group, cell), of_cell in found.items():
+        top1 = np.array([run["top1 %"] for run in of_cell])
         rows.append(
             {
                 "group": group,
                 "cell": cell,
                 "top1 %": float(top1.mean()),
                 "sd of seeds": _deviation(top1),
-                "seeds": len(own),
-                "table %": own[0]["table %"],
+                "seeds": len(of_cell),
+                "table %": of_cell[0]["table %"],
             }
         )
     return rows
@@ -117,12 +117,12 @@ def per_group(rows: Sequence[TableRow]) -> list[TableRow]:
     """One row a group: mean and deviation over its cells, trained here and in the table."""
     summary = []
     for group in dict.fromkeys(row["group"] for row in rows):
-        own = [row for row in rows if row["group"] == group]
-        top1, truth = (np.array([row[name] for row in own]) for name in ("top1 %", "table %"))
+        of_group = [row for row in rows if row["group"] == group]
+        top1, truth = (np.array([row[name] for row in of_group]) for name in ("top1 %", "table %"))
         summary.append(
             {
                 "group": group,
-                "cells": len(own),
+                "cells": len(of_group),
                 "top1 %": float(top1.mean()),
                 "sd of cells": _deviation(top1),
                 "table %": float(truth.mean()),
@@ -147,9 +147,9 @@ def correlations(
     runs: Sequence[TableRow], table: Table, group: str, resamples: int = 1000
 ) -> list[TableRow]:
     """How the accuracies of a group after our training order the table's, see `statistics`."""
-    own = [run for run in runs if run["group"] == group]
-    texts, seeds = (list(dict.fromkeys(run[name] for run in own)) for name in ("cell", "seed"))
-    values = {(run["cell"], run["seed"]): run["top1 %"] for run in own}
+    of_group = [run for run in runs if run["group"] == group]
+    texts, seeds = (list(dict.fromkeys(run[name] for run in of_group)) for name in ("cell", "seed"))
+    values = {(run["cell"], run["seed"]): run["top1 %"] for run in of_group}
     top1 = np.array([[values[text, seed] for seed in seeds] for text in texts])
     rows = []
     for truth in ("test", "12ep"):
@@ -179,9 +179,9 @@ def plot(rows: Sequence[TableRow]) -> Figure:
     figure = blank(5.5, 4)
     axes = figure.subplots()
     for group in dict.fromkeys(row["group"] for row in rows):
-        own = [row for row in rows if row["group"] == group]
-        truth, top1 = ([row[name] for row in own] for name in ("table %", "top1 %"))
-        bars = np.nan_to_num([row["sd of seeds"] for row in own])
+        of_group = [row for row in rows if row["group"] == group]
+        truth, top1 = ([row[name] for row in of_group] for name in ("table %", "top1 %"))
+        bars = np.nan_to_num([row["sd of seeds"] for row in of_group])
         axes.errorbar(truth, top1, yerr=bars, fmt="o", capsize=2, label=group)
     axes.set(xlabel="test accuracy in NAS-Bench-201 (%)", ylabel="test accuracy trained here (%)")
     axes.legend()
@@ -222,12 +222,14 @@ def finish(
     for seed in seeds:
         for text in texts:
             arch = of.from_string(text)
-            own = folder / f"{''.join(map(str, arch))}-seed{seed}"
-            own.mkdir(exist_ok=True)
-            lines = read_lines(own / METRICS)
+            run_folder = folder / f"{''.join(map(str, arch))}-seed{seed}"
+            run_folder.mkdir(exist_ok=True)
+            lines = read_lines(run_folder / METRICS)
             if len(lines) < settings.epochs:
                 on_batch = bar.advance if bar else None
-                lines = training.train_on(of, arch, *examples, settings, seed, own, None, on_batch)
+                lines = training.train_on(
+                    of, arch, *examples, settings, seed, run_folder, None, on_batch
+                )
                 show(text, seed, lines[-1])
             results[text, seed] = lines[-1]
             if bar:

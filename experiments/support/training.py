@@ -124,14 +124,17 @@ def train(
     on_batch: Callable[[], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Trains one architecture on the first `count` training images; gives its epochs' metrics."""
-    own, held_out = first_examples(dataset, "train", count), first_examples(dataset, "test")
-    return train_on(of, arch, own, held_out, settings, seed, folder, on_epoch, on_batch)
+    train_examples, held_out = (
+        first_examples(dataset, "train", count),
+        first_examples(dataset, "test"),
+    )
+    return train_on(of, arch, train_examples, held_out, settings, seed, folder, on_epoch, on_batch)
 
 
 def train_on(
     of: SearchSpace,
     arch: Architecture,
-    own: Examples,
+    train_examples: Examples,
     held_out: Examples,
     settings: Recipe,
     seed: int,
@@ -141,6 +144,6 @@ def train_on(
 ) -> list[dict[str, Any]]:
     """The same on examples in memory, for studies that train many architectures."""
     trainer = make_trainer(
-        of.specialise(arch), own, of.num_classes, settings, seed, on_batch=on_batch
+        of.specialise(arch), train_examples, of.num_classes, settings, seed, on_batch=on_batch
     )
     return run(trainer, held_out, settings.epochs, folder, on_epoch)[1]

@@ -362,11 +362,14 @@ def train(
     else:
         space = find_space(space, dataset)
         module = space.specialise(find_architecture(candidate, space))
-    own, held_out = first_examples(dataset, "train", max_examples), first_examples(dataset, "test")
-    steps = len(own.images) // settings.batch_size
+    train_examples, held_out = (
+        first_examples(dataset, "train", max_examples),
+        first_examples(dataset, "test"),
+    )
+    steps = len(train_examples.images) // settings.batch_size
     with bar("training", settings.epochs * steps, live=progress, lines=False) as shown:
         trainer = make_trainer(
-            module, own, dataset.num_classes, settings, seed, on_batch=shown.advance
+            module, train_examples, dataset.num_classes, settings, seed, on_batch=shown.advance
         )
 
         def told(line: dict[str, Any]) -> None:

@@ -57,8 +57,8 @@ class ScoringSettings:
 
     def scorer(self, scorers: Scorers, space: SearchSpace) -> Scorer:
         """One scorer of all that are named or given, see `make_scorers`."""
-        own = {"latency": self.latency_options}
-        return make_scorers(scorers, space, self.scorer_options, own)
+        options = {"latency": self.latency_options}
+        return make_scorers(scorers, space, self.scorer_options, options)
 
     def draws(
         self,

@@ -122,13 +122,13 @@ def _evaluate(
 ) -> Float[np.ndarray, "b repeats k"]:
     """Scores of the allowed masks, NaN for the others; StoppedError after the deadline."""
     scores = np.full((len(masks), evaluator.repeats, len(evaluator.scorer.metrics)), np.nan)
-    own = evaluator.stop
-    evaluator.stop = lambda: _is_over(deadline) or (own is not None and own())
+    earlier_stop = evaluator.stop
+    evaluator.stop = lambda: _is_over(deadline) or (earlier_stop is not None and earlier_stop())
     try:
         if allowed.any():
             scores[allowed] = evaluator.evaluate(masks[allowed])
     finally:
-        evaluator.stop = own
+        evaluator.stop = earlier_stop
     return scores
 
 

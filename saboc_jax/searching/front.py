@@ -1,0 +1,67 @@
+"""Searches between the scores and a cost: what is told of the cost, and the Pareto front."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from saboc_jax.searching.result import Step
+from saboc_jax.statistics import ranking as ranks
+from saboc_jax.types import Ranking, Scorer, SearchSpace
+
+
+class Front(NamedTuple):
+    """All distinct architectures of a search that have a finite score, and who is on the front.
+
+    Attributes:
+        archs: [n, decisions].
+        scores: [n, k] means over repeats.
+        costs: [n].
+        ranks: [n] by the scores, among these architectures; lower is better.
+        on_front: [n] is no other one both cheaper and better?
+    """
+
+    archs: Int[np.ndarray, "n decisions"]
+    scores: Float[np.ndarray, "n k"]
+    costs: Float[np.ndarray, " n"]
+    ranks: Float[np.ndarray, " n"]
+    on_front: Bool[np.ndarray, " n"]
+
+    def in_order(self) -> Int[np.ndarray, " m"]:
+        """Rows of those on the front, the cheapest first."""
+        rows = np.flatnonzero(self.on_front)
+        return rows[np.argsort(self.costs[rows])]
+
+
+def costs_of(
+    space: SearchSpace, quantity: str, archs: Int[np.ndarray, "n decisions"]
+) -> Float[np.ndarray, " n"]:
+    """One cost of each architecture, a field of `Cost`."""
+    return np.array([getattr(space.cost(arch), quantity) for arch in archs], float)
+
+
+def pareto(
+    space: SearchSpace,
+    scorer: Scorer,
+    history: list[Step],
+    quantity: str,
+    ranking: Ranking = ranks.borda,
+) -> Front:
+    """The front between rank by the scores and a cost.
+
+    Args:
+        space: that was searched.
+        scorer: of the scores in the history.
+        history: of `run_search`, over architectures.
+        quantity: the cost, a field of `Cost`.
+        ranking: how the metrics become one rank.
+    """
+    masks = np.concatenate([masks for masks, _ in history])
+    scores = np.concatenate([scores for _, scores in history]).mean(1)
+    archs, rows = np.unique(masks.argmax(-1), axis=0, return_index=True)
+    finite = np.isfinite(scores[rows]).any(1)
+    archs, scores = archs[finite], scores[rows][finite]
+    costs = costs_of(space, quantity, archs)
+    rank = np.asarray(ranking(scores, scorer.higher_is_better))
+    on_front = ranks.pareto_front(np.stack([rank, costs], 1), (False, False))
+    return Front(archs, scores, costs, rank, on_front)
