@@ -27,19 +27,20 @@ def space():
 
 def test_repeats_have_their_own_named_keys_and_batches(digits):
     settings = ScoringSettings(repeats=2, batch_size=4)
-    keys, batches, names = settings.draws(digits, KEY, {"images"}, SEED)
-    assert names == ["5/0", "5/1"]
-    for key, expected in zip(keys, repeat_keys(KEY, Purpose.SCORING, 2), strict=True):
+    draws = settings.draws(digits, KEY, {"images"}, SEED)
+    assert draws.names == ("5/0", "5/1")
+    for key, expected in zip(draws.keys, repeat_keys(KEY, Purpose.SCORING, 2), strict=True):
         assert (jax.random.key_data(key) == jax.random.key_data(expected)).all()
-    for batch, key in zip(batches, repeat_keys(KEY, Purpose.IMAGES, 2), strict=True):
+    for batch, key in zip(draws.batches, repeat_keys(KEY, Purpose.IMAGES, 2), strict=True):
         np.testing.assert_array_equal(batch.images, data.draw(digits, key, 4).images)
-    assert not np.array_equal(batches[0].images, batches[1].images)
+    assert not np.array_equal(draws.batches[0].images, draws.batches[1].images)
 
 
 def test_a_batch_is_the_same_in_every_repeat_but_for_its_noise(digits):
     given = data.draw(digits, KEY, 4, needs={"test_images", "test_labels"})
-    _, (one, other), names = ScoringSettings(repeats=2).draws(given, KEY, {"perturbed_images"})
-    assert names == ["0", "1"]
+    draws = ScoringSettings(repeats=2).draws(given, KEY, {"perturbed_images"})
+    one, other = draws.batches
+    assert draws.names == ("0", "1")
     np.testing.assert_array_equal(one.images, other.images)
     assert not np.array_equal(one.perturbed_images, other.perturbed_images)
 
