@@ -183,7 +183,7 @@ class Runner:
         repeat, gates = job.name[1], self.space.gates(job.mask)
         key, batch = self.draws.keys[repeat], self.draws.batches[repeat]
         whole, apart = split_apart(scorer)
-        observed: Any = observe(apart, key, gates, batch)
+        observed: Any = observe(apart, key, gates, batch) if apart.observables else {}
         for value in observed.values():  # what has compiled its own program says how long
             seconds = value.pop("compile_seconds", 0) if isinstance(value, dict) else 0
             counts.compile_seconds += seconds

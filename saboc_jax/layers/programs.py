@@ -44,15 +44,11 @@ class ProgramCache:
         shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
         signature = (name, structure, shapes)
         if signature not in self._compiled:
-            self._compiled[signature] = self._compile(function, args)
+            start = time.perf_counter()
+            self._compiled[signature] = jax.jit(function).lower(*args).compile()
+            self.compile_seconds += time.perf_counter() - start
+            self.compilations += 1
             if len(self._compiled) > self.maximum:
                 del self._compiled[next(iter(self._compiled))]
         self._compiled[signature] = self._compiled.pop(signature)  # the newest is the last
         return self._compiled[signature](*args)
-
-    def _compile(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Callable[..., Any]:
-        start = time.perf_counter()
-        compiled = jax.jit(function).lower(*args).compile()
-        self.compile_seconds += time.perf_counter() - start
-        self.compilations += 1
-        return compiled

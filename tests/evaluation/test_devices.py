@@ -120,7 +120,7 @@ def test_what_cannot_be_halved_and_what_is_another_error_is_raised(one, monkeypa
 ON_SEVERAL = """
 import json, sys
 import numpy as np
-sys.path.insert(0, "tests")
+sys.path.insert(0, "tests/evaluation")
 from test_devices import evaluator, masks
 archs = json.loads(sys.argv[1])
 for number in map(int, sys.argv[2:]):
