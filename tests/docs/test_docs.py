@@ -384,7 +384,9 @@ def test_tau_in_the_table_is_that_of_the_kept_results(hooks, tmp_path):
     # What is kept here, beside Table 1, which another binary computed from the same scores.
     (tau,) = (
         row["tau"]
-        for row in json.loads((hooks.RESULTS / "table1" / "table1.json").read_text())["rows"]
+        for row in json.loads(
+            (hooks.RESULTS / "table1" / "keys_before" / "table1.json").read_text()
+        )["rows"]
         if row["score"] == "ntk_score borda"
     )
     by_name = {row[0]: row[7] for row in hooks.scorer_rows()}
