@@ -136,7 +136,7 @@ def run(main: Callable[[], None], many_devices: bool = False, unread: Sequence[s
             raise app.UsageError(f"unexpected arguments {arguments[1:]}; flags start with --")
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.ERROR)  # JAX and TFDS tell what they lack
-        console = Console(stderr=True, highlight=False, markup=False)
+        console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         try:
             number = devices()
             here = "executor" in unread or EXECUTOR.value == "local"
