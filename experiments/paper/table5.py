@@ -23,7 +23,7 @@ from rich.console import Console
 from saboc_jax import progress
 from saboc_jax.evaluation.store import Store
 from saboc_jax.files import write_json
-from saboc_jax.keys import root_key
+from saboc_jax.keys import Purpose, key_for, root_key
 from saboc_jax.reports import html as report_html
 from saboc_jax.reports.tables import results_table
 from saboc_jax.searchers import make_searcher
@@ -70,7 +70,7 @@ def search(console: Console, name: str, dataset: Any, store: Store | None) -> di
         found = run_search(
             searcher,
             evaluator,
-            root_key(common.SEED.value),
+            key_for(root_key(common.SEED.value), Purpose.SEARCH),
             on_step=lambda step, candidates: bar.reach(step),
             allows=allows,
         )
