@@ -1,10 +1,11 @@
 """The NTK from the Jacobian: the gradient of every output of every image, then their products.
 
-With frozen batch norm the images do not interact: each image's gradient is that of a batch of this
-image alone, all of them at once under `jax.vmap`. A module that mixes images in another way than by
-batch norm is seen with batches of one image.
+Asked for by name, each output of each image takes a backward pass through the whole batch, whatever
+images have to do with each other: it is the oracle of the tests.
 
-With batch statistics each output of each image takes a backward pass through the whole batch.
+Where `auto` takes it with frozen batch norm, each image's gradient is that of a batch of this image
+alone, all of them at once under `jax.vmap`, as neural-tangents has it. A module that mixes images
+in another way than by batch norm is then seen with batches of one image.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +34,8 @@ def jacobian_kernels(
 ) -> list[Array]:
     """The kernels of the engine `jacobian`; arguments as `empirical.empirical_ntks`."""
     function, leaves = network_function(network, columns, predicate, options, fast=True)
-    differentiate = image_by_image if options.is_frozen else output_by_output
+    independent = options.is_frozen and options.engine == "auto"
+    differentiate = image_by_image if independent else output_by_output
 
     def jacobian(images: Array, weights: Array | None) -> Jacobian:
         def weighted(leaves: list[Array], images: Array) -> Array:
@@ -87,7 +89,7 @@ def output_by_output(
 def _passes_at_once(passes: int) -> int:
     """How many of so many passes to run at once: a divisor, for a rest would be compiled too.
 
-    On a CPU four took half the time of one after another, and all no less than four.
+    On a busy CPU four took half the time of one after another, and all of them no less than four.
     """
     most = 4 if jax.default_backend() == "cpu" else 64
     return max(number for number in range(1, most + 1) if passes % number == 0)

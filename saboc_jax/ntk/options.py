@@ -70,8 +70,12 @@ class NTKOptions(NamedTuple):
 
     @property
     def takes_chunks(self) -> bool:
-        """Does `chunk` bound the images of a pass? Batch statistics need all of them together."""
-        return self.is_frozen
+        """Does `chunk` bound the images of a pass?
+
+        Batch statistics need all of them together; the Jacobian asked for by name takes the whole
+        batch and bounds its backward passes.
+        """
+        return self.is_frozen and self.engine != "jacobian"
 
     @property
     def runs_by_links(self) -> bool:
@@ -82,9 +86,10 @@ class NTKOptions(NamedTuple):
         """What the kernels of so many batches cost, the training images among them.
 
         Where images do not interact, one backward pass of a batch gives all its gradients. With
-        batch statistics each image has a backward pass of its own.
+        batch statistics, and by the engine "jacobian", each image has a pass of its own.
         """
-        return Passes(batches, batches) if self.is_frozen else Passes(batches, 0, batches)
+        apart = not self.is_frozen or self.engine == "jacobian"
+        return Passes(batches, 0, batches) if apart else Passes(batches, batches)
 
 
 DEFAULTS = NTKOptions()

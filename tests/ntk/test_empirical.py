@@ -243,3 +243,25 @@ def test_the_weights_of_the_cells_of_a_supernet():
         bind(space, variables, space.gates(arch)), x, None, NTKOptions("one_backward")
     )
     assert np.trace(kernels[0][0]) < np.trace(whole)
+
+
+class MinusMeanOfTheBatch(nn.Module):
+    """A module whose images interact, without a batch norm."""
+
+    @nn.compact
+    def __call__(self, images):
+        x = images.reshape(len(images), -1)
+        return nn.Dense(2)(jnp.tanh(nn.Dense(3)(x - x.mean(0))))
+
+
+def test_the_jacobian_by_name_sees_images_that_interact():
+    """It is the oracle: the whole batch at once, whatever images have to do with each other."""
+    module = MinusMeanOfTheBatch()
+    x = jax.random.normal(jax.random.key(1), (4, 2, 2, 1), jnp.float64)
+    variables = jax.tree.map(
+        lambda leaf: leaf.astype(jnp.float64), module.init(jax.random.key(0), x)
+    )
+    rows = jax.jacrev(lambda v: module.apply(v, x).sum(-1))(variables)
+    flat = jnp.concatenate([leaf.reshape(4, -1) for leaf in jax.tree.leaves(rows)], 1)
+    ours = empirical_ntk(from_module(module, variables), x, None, NTKOptions("jacobian", "all"))
+    np.testing.assert_allclose(ours, flat @ flat.T, rtol=1e-10)

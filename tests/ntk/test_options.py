@@ -12,7 +12,7 @@ ALLOWED = {
     ("auto", "frozen"): (True, True, "1 + 1"),
     ("auto", "batch"): (False, False, "1 + n"),
     ("one_backward", "frozen"): (True, True, "1 + 1"),
-    ("jacobian", "frozen"): (False, True, "1 + 1"),
+    ("jacobian", "frozen"): (False, False, "1 + n"),
     ("jacobian", "batch"): (False, False, "1 + n"),
     ("neural_tangents", "frozen"): (False, True, "1 + 1"),
     ("neural_tangents", "batch"): (False, False, "1 + n"),
