@@ -1,4 +1,4 @@
-"""The devices of this machine that JAX runs on."""
+"""Finds and sets up the local devices that JAX runs on."""
 
 import math
 import os
@@ -11,27 +11,27 @@ import jax
 from jax.sharding import Mesh
 
 SHARDS = ("architectures", "images")
-"""What several devices share: architectures here, the images of each in `saboc_jax.ntk.sharded`."""
+"""What is divided over devices: architectures (here) or images (`saboc_jax.ntk.sharded`)."""
 
 
-QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container on Linux: microseconds a period
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a Linux container's quota: microseconds per period
 
 
 def cores() -> int:
-    """Processors that this process may use, by its affinity and its container's quota."""
+    """Returns the number of processors that affinity and container quota allow this process."""
     found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with suppress(OSError, ValueError):
-        quota, period = map(int, QUOTA.read_text().split())  # "max" where there is none
+        quota, period = map(int, QUOTA.read_text().split())  # "max" means no quota
         found = min(found or 1, math.ceil(quota / period))
     return max(found or 1, 1)
 
 
 def open_cores(number: int) -> None:
-    """Makes so many devices of a CPU, before JAX starts.
+    """Splits the CPU into this many JAX devices, before JAX starts.
 
-    Networks of a size for scoring do not fill several cores: two devices of a core each score up
-    to twice as many architectures as one device of two. Has no effect where JAX runs already,
-    where XLA_FLAGS or JAX_NUM_CPU_DEVICES says how many devices there are, or before jax 0.5.
+    Networks for scoring are too small to fill several cores: two devices of one core each score
+    up to twice as many architectures as one device of two cores. Has no effect if JAX already
+    runs, if XLA_FLAGS or JAX_NUM_CPU_DEVICES sets the number of devices, or before jax 0.5.
     """
     chosen = getattr(jax.config, "jax_num_cpu_devices", -1) != -1
     if chosen or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
@@ -41,7 +41,7 @@ def open_cores(number: int) -> None:
 
 
 def find_devices(number: int | None = None) -> tuple[jax.Device, ...]:
-    """The first local devices of the default backend.
+    """Returns the first local devices of the default backend.
 
     Args:
         number: how many; None: all.
@@ -65,12 +65,12 @@ def check_divides(devices: int, images: int) -> None:
 
 
 def platform_of(device: jax.Device) -> str:
-    """Names the kind of a device, e.g. "gpu: NVIDIA H100"."""
+    """Returns the platform and kind of a device, e.g. "gpu: NVIDIA H100"."""
     return f"{device.platform}: {device.device_kind}"
 
 
 def unchecked_shard_map(function: Callable[..., Any], mesh: Mesh, inputs: Any, outputs: Any) -> Any:
-    """`jax.shard_map` without its check of what is equal on all devices."""
+    """Calls `jax.shard_map` without its check of values that are equal on all devices."""
     if hasattr(jax, "shard_map"):
         return jax.shard_map(
             function, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False

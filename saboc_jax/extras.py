@@ -1,4 +1,4 @@
-"""What `pip install saboc_jax` leaves out, and the one sentence that says how to get it."""
+"""Optional dependencies, and the message that says how to install a missing one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,14 +7,14 @@ OWN = "saboc_jax"
 WITHOUT_TENSORFLOW = {
     "reference": "pip install frozendict && pip install --no-deps neural-tangents==0.6.5"
 }
-"""How to install an extra whose metadata asks for TensorFlow, which nothing here needs."""
+"""Install commands of extras whose metadata requires TensorFlow, which nothing here needs."""
 
 
 class MissingExtraError(ImportError):
-    """A package of an extra is not installed; the message names the extra and what to type.
+    """A package of an extra is missing; the message names the extra and the install command.
 
     Attributes:
-        line: what to type.
+        line: the install command.
     """
 
     def __init__(self, purpose: str, package: str, extra: str) -> None:
@@ -25,25 +25,25 @@ class MissingExtraError(ImportError):
 
 
 def install_line(extra: str) -> str:
-    """What to type to get an extra of this package."""
+    """Returns the command that installs an extra of this package."""
     return WITHOUT_TENSORFLOW.get(extra, f"pip install '{OWN}[{extra}]'")
 
 
 @contextmanager
 def needed(extra: str, purpose: str) -> Iterator[None]:
-    """For the imports in its body: what they lack is said by the extra that brings it.
+    """Turns a failed import in its body into a `MissingExtraError`.
 
     Args:
         extra: a key of `optional-dependencies` in pyproject.toml.
-        purpose: what needs it, as the beginning of a sentence, e.g. "A Parquet file".
+        purpose: the feature that needs it, as the start of a sentence, e.g. "A Parquet file".
 
     Raises:
-        MissingExtraError: one of the packages is not installed.
+        MissingExtraError: if one of the packages is not installed.
     """
     try:
         yield
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package in ("", OWN):  # a mistake of ours must not look like something to install
+        if package in ("", OWN):  # our own bug must not look like a missing package
             raise
         raise MissingExtraError(purpose, package, extra) from error

@@ -1,4 +1,4 @@
-"""JSON files that runs leave."""
+"""Reads and writes the JSON files of a run."""
 
 import json
 import os
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def read_json(path: Path) -> Any:
-    """What the file holds.
+    """Returns the content of a JSON file.
 
     Raises:
-        ValueError: names a damaged file.
+        ValueError: if the file is damaged; the message names it.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -19,7 +19,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON whole or not at all, readable by whom the umask lets; makes the folder."""
+    """Writes JSON atomically, with the permissions of the umask; creates the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     with unfinished.open("w", encoding="utf-8") as file:

@@ -1,7 +1,8 @@
-"""Keys of pseudo-random numbers: every purpose of a key is named here, once.
+"""Keys of pseudo-random numbers, split by named purposes.
 
-A key is split by purpose (`key_for`) and by number (`key_numbered`), never by a number that stands
-for a purpose. The whole name of a purpose is hashed, so no two of them share bits:
+Every purpose of a key is named here, once. `key_for` splits a key by purpose, `key_numbered` by
+number; a number never stands for a purpose. The whole name of a purpose is hashed, so no two
+purposes share bits:
 
     root_key(seed) -> SCORING -> repeat r -> WEIGHTS, ZEN_INPUTS, ...   the network of a repeat
                    -> IMAGES  -> repeat r -> TRAIN_IMAGES, TEST_IMAGES, ...   its batch
@@ -20,7 +21,7 @@ MAX_SEED = 2**32 - 1  # JAX keeps the lower 32 bits of a seed
 
 
 class Purpose(enum.StrEnum):
-    """What a key is for. The text is what is hashed: to change it changes bits."""
+    """What a key is for. The text is hashed: changing it changes the random numbers."""
 
     # Of a run.
     SCORING = "scoring"  # networks of the repeats
@@ -45,21 +46,21 @@ class Purpose(enum.StrEnum):
 
 
 def _hash(name: str) -> int:
-    """32 bits of a whole name, the same on every machine and in every session."""
+    """Returns a 32-bit hash of the whole name, the same on every machine and in every process."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
 
 
 def root_key(seed: int) -> PRNGKey:
-    """The key of a seed.
+    """Returns the key of a seed.
 
     Raises:
-        ValueError: if it is no whole number from 0 to 4294967295, for JAX would drop what is above.
+        ValueError: if it is not a whole number from 0 to 4294967295; JAX would drop higher bits.
     """
     return jax.random.key(check_seed(seed))
 
 
 def check_seed(seed: int) -> int:
-    """The seed as it is; ValueError if JAX cannot tell it from others."""
+    """Returns the seed unchanged; ValueError if JAX cannot tell it from another seed."""
     whole = hasattr(seed, "__index__") and not isinstance(seed, bool)
     if not whole or not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed={seed!r}; allowed: a whole number from 0 to {MAX_SEED}")
@@ -67,16 +68,16 @@ def check_seed(seed: int) -> int:
 
 
 def key_for(key: PRNGKey, purpose: Purpose) -> PRNGKey:
-    """The key of one purpose; `key` may be asked for others as well."""
+    """Returns the key of one purpose; `key` can also be split for other purposes."""
     return jax.random.fold_in(key, _hash(Purpose(purpose).value))
 
 
 def key_numbered(key: PRNGKey, number: int | Int[Array, ""]) -> PRNGKey:
-    """The key of one of several alike, such as a repeat or a step."""
+    """Returns the key of a numbered item, such as a repeat or a step."""
     return jax.random.fold_in(key, number)
 
 
 def repeat_keys(key: PRNGKey, purpose: Purpose, repeats: int) -> list[PRNGKey]:
-    """A key of one purpose for each repeat of a run."""
+    """Returns one key for each repeat of a run, all of the same purpose."""
     own = key_for(key, purpose)
     return [key_numbered(own, repeat) for repeat in range(repeats)]

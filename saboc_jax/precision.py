@@ -1,4 +1,4 @@
-"""Float64 within a block, and products of matrices that are exact enough for conditioning."""
+"""Float64 within a block, and matrix products precise enough for condition numbers."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -12,9 +12,9 @@ PRECISION = lax.Precision.HIGHEST  # no TF32: conditioning is the signal
 
 
 def enable_x64() -> AbstractContextManager[Any]:
-    """A context in which JAX computes in float64 where it is given float64.
+    """Returns a context in which JAX keeps float64 inputs in float64.
 
-    It works on every JAX version and does not touch the global configuration.
+    It works on every JAX version and leaves the global configuration unchanged.
     """
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(True)
@@ -24,16 +24,16 @@ def enable_x64() -> AbstractContextManager[Any]:
 
 
 def computing_in(dtype: str) -> AbstractContextManager[Any]:
-    """A context in which programs of that floating-point type are traced and run."""
+    """Returns a context for tracing and running programs of that floating-point type."""
     return enable_x64() if dtype == "float64" else nullcontext()
 
 
 def inner_products(a: Float[Array, "n p"], b: Float[Array, "m p"]) -> Float[Array, "n m"]:
-    """`a b'` in full precision (no TF32), in float32 or better: conditioning is the signal.
+    """Returns `a b'` in full precision (no TF32), in float32 or better: conditioning is the signal.
 
     XLA's CPU compiler of jaxlib 0.10 to 0.12 can fuse the product of a matrix with its own
-    transpose into a program that reads memory it never wrote; the barrier keeps it from seeing
-    that both are the same.
+    transpose into a program that reads memory it never wrote. The barrier hides from the compiler
+    that both are the same matrix.
     """
     other = lax.optimization_barrier(b)
     return lax.dot_general(
@@ -46,7 +46,7 @@ def inner_products(a: Float[Array, "n p"], b: Float[Array, "m p"]) -> Float[Arra
 
 
 def as_dtype(tree: Any, dtype: str) -> Any:
-    """Its floating-point arrays in that type."""
+    """Casts the floating-point arrays of a tree to a type."""
 
     def cast(leaf: Any) -> Any:
         floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)

@@ -1,7 +1,7 @@
-"""How far a long computation is, and how long the rest will take.
+"""Shows the progress of a long computation and its remaining time.
 
-On a terminal, or in a notebook, a bar that vanishes at the end. Elsewhere, where output goes to a
-file, a plain line on standard error about once a minute, so that a log tells where a run stands.
+On a terminal or in a notebook it draws a bar that vanishes at the end. Elsewhere (output goes to a
+file) it prints a line on standard error about once a minute, so that a log shows the progress.
 """
 
 import time
@@ -22,18 +22,18 @@ from rich.progress import (
 )
 
 LINE_EVERY = 60.0  # seconds
-_WINDOW = 1800.0  # seconds whose speed the remaining time is taken from
+_WINDOW = 1800.0  # seconds over which the speed is averaged for the remaining time
 _T = TypeVar("_T")
 
 
 class Bar:
-    """What `bar` gives: told of every step that is done.
+    """Counts finished steps and displays them; `bar` makes one.
 
     Args:
         what: the name of the computation.
-        total: steps in all; None: unknown.
-        shown: where a bar is drawn; None: lines.
-        lines: where lines are printed, where no bar is drawn; None: nowhere.
+        total: the number of steps; None: unknown.
+        shown: the progress display that draws the bar; None: no bar.
+        lines: the console that lines are printed on if there is no bar; None: no lines.
     """
 
     def __init__(
@@ -46,25 +46,25 @@ class Bar:
         self._start = self._last = time.monotonic()
 
     def advance(self, steps: int = 1) -> None:
-        """Some steps more are done."""
+        """Counts further finished steps."""
         self.done += steps
         if self._shown:
             self._shown.update(self._task, completed=self.done, refresh=self._calm)
         self._say()
 
     def reach(self, done: int) -> None:
-        """So many steps are done in all, however many it was told of."""
+        """Sets the total number of finished steps."""
         self.advance(done - self.done)
 
     def describe(self, what: str) -> None:
-        """What is done now."""
+        """Changes the name of the computation."""
         self.what = what
         if self._shown:
             self._shown.update(self._task, description=what, refresh=self._calm)
         self._say()
 
     def expect(self, total: int | None) -> None:
-        """The number of steps in all, now that it is known."""
+        """Sets the number of steps once it is known."""
         self.total = total
         if self._shown:
             self._shown.update(self._task, total=total)
@@ -76,7 +76,7 @@ class Bar:
             self._lines.print(self.line(now - self._start), soft_wrap=True)
 
     def line(self, seconds: float) -> str:
-        """Where it stands after so many seconds, in words."""
+        """Returns the progress after some seconds as text."""
         counted = f"{self.done} of {self.total}" if self.total else f"{self.done} done"
         left = ""
         if self.total and 0 < self.done < self.total:
@@ -85,7 +85,7 @@ class Bar:
 
 
 def _span(seconds: float) -> str:
-    """`1:02:03` or `2:03`."""
+    """Returns a duration as `1:02:03` or `2:03`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -101,16 +101,16 @@ def bar(
     lines: bool = True,
     calm: bool = False,
 ) -> Iterator[Bar]:
-    """Shows how far something is, while the context lasts.
+    """Shows the progress of a computation while the context lasts.
 
     Args:
-        what: its name.
-        total: steps in all; None: unknown, see `Bar.expect`.
-        console: where the results are printed; the bar is drawn there if it is a terminal, so
-            that what is printed stays above it, else on standard error.
+        what: the name of the computation.
+        total: the number of steps; None: unknown, see `Bar.expect`.
+        console: the console that results are printed on. If it is a terminal, the bar is drawn
+            there and printed text stays above it; else the bar goes to standard error.
         live: draw a bar where one can be drawn.
-        lines: where no bar is drawn, print a line a minute.
-        calm: drawn anew only when it is told something, so that no thread disturbs what is timed.
+        lines: print a line a minute if no bar is drawn.
+        calm: redraw only on updates, so that no refresh thread disturbs timings.
     """
     errors = Console(stderr=True, highlight=False, markup=False)
     where = console if console is not None and _is_live(console) else errors
@@ -142,10 +142,10 @@ def _is_live(console: Console) -> bool:
 def track(
     values: Iterable[_T], what: str, console: Console | None = None, *, calm: bool = False
 ) -> Iterator[_T]:
-    """The values one by one, with a bar over them.
+    """Yields the values one by one and shows a bar.
 
     Args:
-        values: of known number; each is a step, done when the next is asked for.
+        values: listed first; each is one step, which ends when the next value is requested.
         what: the name of the computation.
         console: see `bar`.
         calm: see `bar`.

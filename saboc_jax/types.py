@@ -1,9 +1,9 @@
-"""Types shared by every part: aliases, records and protocols. Imports nothing of ours.
+"""Types shared by every part: aliases, records and protocols. Imports no other module of ours.
 
 An **architecture** is one choice per decision. A **mask** tells which options of each
-decision are active: one-hot rows are an architecture, multi-hot rows a supernet. **Gates**
-are the weights the network multiplies its options by: a mask with every row divided by its
-number of active options, so that a supernet averages its active operations.
+decision are active: one-hot rows are an architecture, multi-hot rows a supernet. The network
+multiplies its options by **gates**: the mask with each row divided by its number of active
+options, so that a supernet averages its active operations.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ Diagnostics = dict[str, Array]
 
 
 class Batch(NamedTuple):
-    """The images a scorer looks at. Fields a scorer does not need are None.
+    """The images that a scorer reads. Fields that the scorer does not need are None.
 
     Attributes:
         images: [n, h, w, c] training images, normalised.
@@ -50,7 +50,7 @@ class Batch(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What an architecture costs, from formulas.
+    """The cost of an architecture, from formulas.
 
     Attributes:
         params: trainable parameters.
@@ -64,12 +64,13 @@ class Cost(NamedTuple):
 
 
 class Removals(NamedTuple):
-    """What pruning takes away at a time, and when.
+    """The options that pruning removes together, and in which order.
 
     Attributes:
-        phases: [decisions] decisions of a phase wait until those of lower ones have one option.
-        bundles: [decisions, bundles, options] options that go together; as many bundles as
-            options, of which those without options are none.
+        phases: [decisions] the phase of each decision. A phase starts when all decisions of lower
+            phases have one option left.
+        bundles: [decisions, bundles, options] options that are removed together. There are as many
+            bundles as options; empty bundles are padding.
     """
 
     phases: Int[np.ndarray, " decisions"]
@@ -77,15 +78,15 @@ class Removals(NamedTuple):
 
 
 class Decisions(NamedTuple):
-    """What there is to decide, and how decisions are written and compared.
+    """The decisions of a space, and how architectures are written and compared.
 
     Attributes:
         choices: number of options of each decision.
         option_names: names of the options of each decision.
-        to_string: `to_string(arch)` gives the space's own text.
-        from_string: `from_string(text)` gives the architecture; ValueError says what is wrong.
+        to_string: `to_string(arch)` gives the text of an architecture in the space's format.
+        from_string: `from_string(text)` gives the architecture; ValueError if the text is wrong.
         gates: `gates(mask)` gives the gates; also takes an architecture.
-        canonical: `canonical(arch)` gives a text equal for isomorphic architectures.
+        canonical: `canonical(arch)` gives a text that isomorphic architectures share.
         is_connected: `is_connected(mask)`: does any active path join input and output?
     """
 
@@ -99,12 +100,13 @@ class Decisions(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """What architectures cost.
+    """The cost functions of a space.
 
     Attributes:
         of: `of(arch)` gives `Cost`.
-        cheapest: `cheapest(mask, quantity)` gives a member of a supernet that costs least, by a
-            field of `Cost`; None: the cheapest option of each decision by itself makes it.
+        cheapest: `cheapest(mask, quantity)` gives the cheapest architecture of a supernet;
+            `quantity` is a field of `Cost`. None: choosing the cheapest option of each decision
+            separately gives it.
     """
 
     of: Callable[[Architecture], Cost]
@@ -112,12 +114,13 @@ class Costs(NamedTuple):
 
 
 class SearchHints(NamedTuple):
-    """What searchers should know of a space beside its choices. Functions, to be hashable.
+    """What searchers need to know about a space besides its choices. Functions, to be hashable.
 
     Attributes:
-        removals: `removals()` gives what pruning takes away at a time; None: one option.
-        evolution: `evolution()` gives options of evolution (`start`, `mutate`, `mutate_start`)
-            without which it makes no sense here.
+        removals: `removals()` gives the options that pruning removes together; None: it removes
+            single options.
+        evolution: `evolution()` gives the options (`start`, `mutate`, `mutate_start`) that
+            evolution needs to work in this space.
     """
 
     removals: Callable[[], Removals | None] = lambda: None
@@ -130,16 +133,16 @@ def _as_it_is(variables: Variables, arch: Architecture) -> Variables:
 
 @dataclass(frozen=True, kw_only=True)
 class Networks:
-    """The networks of a space, of either kind: `OneProgram` or `ProgramEach`.
+    """The networks of a space; base class of `OneProgram` and `ProgramEach`.
 
     Attributes:
         image_shape: (height, width, channels) of one input.
         num_classes: width of the outputs.
         specialise: `specialise(arch)` gives the plain Flax module of one architecture.
-        extract: `extract(variables, arch)` gives that module's variables out of those that `init`
-            gives; by default they are the same.
+        extract: `extract(variables, arch)` gives that module's variables, taken from the output of
+            `init`; by default they are the same.
         call: `call()` gives the keyword arguments of every call of a specialised module.
-        dtype: the floating-point type that they compute in (`saboc_jax.spaces.dtype`).
+        dtype: the floating-point type that the networks compute in (`saboc_jax.spaces.dtype`).
     """
 
     image_shape: tuple[int, int, int]
@@ -152,7 +155,7 @@ class Networks:
 
 @dataclass(frozen=True, kw_only=True)
 class OneProgram(Networks):
-    """Networks that one compiled program serves: an architecture is data, its gates.
+    """Networks that share one compiled program; an architecture is data (its gates).
 
     Attributes:
         init: `init(key)` gives the variables {"params": ...} of the gated supernet.
@@ -161,10 +164,10 @@ class OneProgram(Networks):
         in_cells: `in_cells(path)`: does a parameter path lie in the searched cells?
         layers_per_leaf: `layers_per_leaf(path)`: how many leading axes of the parameter at
             `path` count layers rather than weights (the supernet stacks its layers).
-        chain: the network as `saboc_jax.layers.chain.Chain`, where its pieces can be compiled
-            apart: a scorer may then use it instead of `apply`. None: they cannot.
-        thin_cell: TE-NAS's tiny network of one cell on one-channel crops, whose outputs are
-            feature maps; None: there is none.
+        chain: the network as `saboc_jax.layers.chain.Chain`, if its links can be compiled
+            separately; a scorer can then use it instead of `apply`. None: they cannot.
+        thin_cell: TE-NAS's tiny network of one cell on one-channel crops; its outputs are
+            feature maps. None: the space has no such network.
     """
 
     init: Callable[[PRNGKey], Variables]
@@ -180,22 +183,22 @@ class ProgramEach(Networks):
     """Networks of different shapes: each architecture (or supernet) is a program of its own.
 
     Attributes:
-        program: `program(mask)` gives the program of that mask's network, which ignores gates;
-            masks that share a program get equal ones. It also takes an architecture.
+        program: `program(mask)` gives the program of that mask's network, which ignores gates.
+            Masks that share a program get equal programs. It also takes an architecture.
     """
 
     program: Callable[[Any], OneProgram]
 
 
 class SearchSpace(NamedTuple):
-    """A search space as pure functions, in parts by who reads them.
+    """A search space as pure functions, grouped by their users.
 
     Attributes:
         name: a word, as in `--space`.
-        decisions: what there is to decide.
-        networks: how networks are made: one program for all, or a program each.
-        costs: what architectures cost.
-        hints: for searchers.
+        decisions: the decisions and their text forms.
+        networks: the networks: one program for all, or one program for each.
+        costs: the costs of architectures.
+        hints: hints for searchers.
     """
 
     name: str
@@ -205,10 +208,10 @@ class SearchSpace(NamedTuple):
     hints: SearchHints = SearchHints()
 
     def program(self, mask: Any) -> "SearchSpace":
-        """The space as the compiled program of a mask (or an architecture) sees it.
+        """Returns the space restricted to the program of a mask (or an architecture).
 
-        Its `init` and `apply` are those of the mask's networks. Masks that share a program get
-        equal spaces; where one program serves all, it is the space itself.
+        Its `init` and `apply` are those of the mask's network. Masks that share a program get
+        equal spaces; if one program serves all architectures, it is the space itself.
         """
         if isinstance(self.networks, OneProgram):
             return self
@@ -219,7 +222,7 @@ class SearchSpace(NamedTuple):
         """The networks, as one program.
 
         Raises:
-            ValueError: if each architecture has its own.
+            ValueError: if each architecture has its own program.
         """
         if isinstance(self.networks, ProgramEach):
             raise ValueError(
@@ -230,12 +233,12 @@ class SearchSpace(NamedTuple):
 
     @property
     def init(self) -> Callable[[PRNGKey], Variables]:
-        """`OneProgram.init`; ValueError if each architecture has its own."""
+        """`OneProgram.init`; ValueError if each architecture has its own program."""
         return self.one_program.init
 
     @property
     def apply(self) -> Callable[..., tuple[Array, Variables]]:
-        """`OneProgram.apply`; ValueError if each architecture has its own."""
+        """`OneProgram.apply`; ValueError if each architecture has its own program."""
         return self.one_program.apply
 
     @property
@@ -305,13 +308,13 @@ class SearchSpace(NamedTuple):
 
 
 class Passes(NamedTuple):
-    """What one score of one architecture costs, in passes over one batch of n images.
+    """The cost of scoring one architecture, in passes over one batch of n images.
 
     Attributes:
-        forward: passes.
-        backward: passes.
-        backward_per_image: further backward passes for each image, where batch norm couples the
-            images of a batch.
+        forward: forward passes.
+        backward: backward passes.
+        backward_per_image: further backward passes for each image, needed if batch norm couples
+            the images of a batch.
     """
 
     forward: float
@@ -319,19 +322,19 @@ class Passes(NamedTuple):
     backward_per_image: float = 0
 
     def __str__(self) -> str:
-        """`3 + 3`, forward and backward; `3 + 3n` if there are 3 for each of n images."""
+        """Returns "3 + 3" (forward + backward), or "3 + 3n" for 3 backward passes per image."""
         each = "n" if self.backward_per_image == 1 else f"{self.backward_per_image:g}n"
         terms = [f"{self.backward:g}"] if self.backward or not self.backward_per_image else []
         return " + ".join([f"{self.forward:g}", *terms, *([each] * bool(self.backward_per_image))])
 
 
 class Observable(Protocol):
-    """A quantity of a network that several scorers may share; must be hashable.
+    """A quantity of a network that several scorers can share; must be hashable.
 
-    Equal observables are computed once when scorers are scored together. One that looks at a
-    network is a frozen dataclass that holds the search space as its field `space`. One whose
-    attribute `runs_apart` is true is called outside of the compiled program; what it gives may
-    name the "compile_seconds" of its own.
+    Equal observables are computed once when scorers are scored together. An observable that reads
+    a network is a frozen dataclass with the search space in its field `space`. If its attribute
+    `runs_apart` is true, it is called outside the compiled program, and its value can hold its
+    own "compile_seconds".
     """
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> Any:
@@ -348,12 +351,12 @@ class Scorer(NamedTuple):
         higher_is_better: the direction of each column.
         needs: the fields of `Batch` it reads, e.g. {"images", "labels"}.
         passes: its cost.
-        observables: the quantities it reads, by name.
+        observables: the quantities that it reads, by name.
         finish: `finish(observed, gates, batch)` gives (scores [k], diagnostics), pure.
-        options: what distinguishes it from the scorer of the same name, for the record.
-        parts: the scorers it combines, in the order of its metrics; (): it is one by itself.
-        measured: it is a measurement of this machine: the same key does not give the same bits,
-            and it cannot be traced. Once it is in a store, that value is served.
+        options: the options that distinguish it from scorers of the same name, for the record.
+        parts: the scorers that it combines, in the order of its metrics; (): a single scorer.
+        measured: the score is a measurement on this machine: the same key does not give the same
+            bits, and it cannot be traced. A stored value is reused.
     """
 
     name: str
@@ -386,7 +389,7 @@ class Ranking(Protocol):
 
 
 class Searcher(NamedTuple):
-    """A search method that sees choices per decision and scores, nothing else.
+    """A search method that sees only the choices per decision and the scores.
 
     Attributes:
         name: a word, as in `--searcher`.
@@ -396,8 +399,8 @@ class Searcher(NamedTuple):
             non-finite allowed.
         done: `done(state)`: is the search over?
         best: `best(state)` gives the architecture found, [decisions] ints.
-        planned: `planned()` gives how many candidates the searcher will ask for if nothing stops
-            it. None: that is not known beforehand.
+        planned: `planned()` gives how many candidates the searcher will ask for if it is not
+            stopped early. None: the number is not known in advance.
     """
 
     name: str
