@@ -1,9 +1,9 @@
 """A network as a chain of modules that are compiled one by one and shared by shape.
 
-Where every architecture has other shapes, a program for each of them is compiled for longer than
-it runs. A chain's links are single layers, and architectures of one space repeat them: a compiled
-link is found again by its module (a frozen dataclass, equal by its fields) and the shapes of its
-arguments, whichever network it stands in.
+If every architecture has different shapes, compiling a program for each takes longer than running
+it. A chain's links are single layers, and the architectures of a space repeat them: a compiled
+link is looked up by its module (a frozen dataclass, equal by its fields) and the shapes of its
+arguments, so networks share it.
 """
 
 import functools
@@ -26,12 +26,12 @@ class Link(NamedTuple):
     """One module of a chain.
 
     Attributes:
-        module: run in train mode.
-        runs: what is compiled: the module, or the same with more channels and parameters padded by
-            zeros, so that networks of other widths share its programs. The channels that are added
-            must stay zero, forward and backward.
-        takes: where its inputs come from: 0 for the images, 1 for the first link, and so on.
-        paths: (first name of parameters, where that stands in the whole network) of all.
+        module: the layer, run in train mode.
+        runs: the compiled module: `module` itself, or a copy with more channels and parameters
+            padded with zeros, so that networks of other widths share its programs. The added
+            channels must stay zero, forward and backward.
+        takes: the sources of its inputs: 0 for the images, 1 for the first link, and so on.
+        paths: (first name in the link's parameters, its path in the whole network), for each name.
     """
 
     module: nn.Module
@@ -40,11 +40,11 @@ class Link(NamedTuple):
     paths: tuple[tuple[str, tuple[str, ...]], ...]
 
     def path(self, within: tuple[str, ...]) -> tuple[str, ...]:
-        """The path in the whole network of a parameter whose path within the link is given."""
+        """Maps a parameter's path within the link to its path in the whole network."""
         return (*dict(self.paths)[within[0]], *within[1:])
 
     def padded(self, params: Any, xs: tuple[Any, ...]) -> Any:
-        """Parameters of the module as those of `runs` for inputs like xs, with zeros."""
+        """Pads the module's parameters with zeros to the shapes of `runs` for inputs like xs."""
         shapes, _ = shapes_of(self.runs, *_without_examples(xs))
         return jax.tree.map(lambda p, like: _pad(p, like.shape), params, shapes)
 
@@ -67,16 +67,16 @@ class Chain(NamedTuple):
         dtype: Any,
         pieces: ProgramCache | None = None,
     ) -> Iterator[Any]:
-        """The parameters of each link in turn: numbers of the key and the link's place.
+        """Yields the parameters of each link, drawn from the key and the link's position.
 
-        Kernels are cut from more numbers than they need, a power of two, so that few sizes of
-        draws are compiled.
+        Kernels are cut from a pool whose size is rounded up to a power of two, so that few sizes
+        of draws are compiled.
 
         Args:
             key: consumed.
             image_shape: of one image.
             dtype: of the images.
-            pieces: where compiled draws are kept; None: the draw is part of another program.
+            pieces: the cache of compiled draws; None: the draw is part of another program.
         """
         outputs = [jax.ShapeDtypeStruct(tuple(image_shape), dtype)]
         for place, link in enumerate(self.links):
@@ -91,11 +91,11 @@ class Chain(NamedTuple):
                     pieces.run(("draw", name, size), draw, link_key) if pieces else draw(link_key)
                 )
             if not isinstance(pool, jax.core.Tracer):
-                pool = np.asarray(pool)  # cut on the host, where no shape wants a program
+                pool = np.asarray(pool)  # cut on the host, which compiles nothing
             yield cut_parameters(pool, shapes, self.initialiser, lambda path: 0)
 
     def init(self, key: PRNGKey, image_shape: tuple[int, ...]) -> dict[str, Any]:
-        """The parameters of the whole network. `key` is consumed."""
+        """Draws the parameters of the whole network. `key` is consumed."""
         whole: dict[str, Any] = {}
         for link, params in zip(self.links, self.draw(key, image_shape, jnp.float32), strict=True):
             for name, (*outer, last) in link.paths:
@@ -106,7 +106,7 @@ class Chain(NamedTuple):
 
 @functools.lru_cache(maxsize=4096)
 def shapes_of(module: nn.Module, *inputs: jax.ShapeDtypeStruct) -> tuple[Any, Any]:
-    """The shapes of a module's parameters, and of its output for one example of those inputs."""
+    """Returns the shapes of a module's parameters and of its output for one example."""
     batch = [jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for x in inputs]
     output, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), *batch)
     shape = jax.ShapeDtypeStruct(output.shape[1:], output.dtype)
@@ -118,12 +118,12 @@ def _without_examples(xs: tuple[Any, ...]) -> list[jax.ShapeDtypeStruct]:
 
 
 def _power_of_two(size: int) -> int:
-    """The smallest that is no less; 0 for 0."""
+    """Returns the smallest power of two that is at least `size`; 0 for 0."""
     return 1 << (size - 1).bit_length() if size else 0
 
 
 def _pad(array: Any, shape: tuple[int, ...]) -> Any:
-    """Zeros behind every axis; on the host, where no shape wants a program of its own."""
+    """Pads every axis at its end with zeros; on the host, which compiles nothing."""
     ends = [(0, size - length) for length, size in zip(array.shape, shape, strict=True)]
     if not any(end for _, end in ends):
         return array

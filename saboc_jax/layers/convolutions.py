@@ -1,7 +1,7 @@
 """2-d convolutions (NHWC by HWIO) and their gradients, in forms that XLA computes fast.
 
-A geometry is (strides, padding, dilation, feature groups): what `lax.conv_general_dilated` takes,
-hashable. Everything here equals XLA's own convolution to rounding.
+A geometry is the hashable tuple (strides, padding, dilation, feature groups) of arguments of
+`lax.conv_general_dilated`. Everything here equals XLA's own convolution to rounding.
 """
 
 import math
@@ -18,12 +18,12 @@ from jaxtyping import Array, Float
 from saboc_jax.precision import PRECISION
 
 Geometry = tuple[Any, ...]
-CACHE = 1 << 20  # bytes of patches that a core works on at a time
-WIDTH = 32  # outputs that a product of matrices on the CPU wants at least
+CACHE = 1 << 20  # bytes of patches that a core processes at a time
+WIDTH = 32  # fewer outputs make a matrix product slow on the CPU
 
 
 def convolve(geometry: Geometry, x: Array, kernel: Array) -> Array:
-    """A 2-d convolution, NHWC by HWIO."""
+    """Computes a 2-d convolution, NHWC by HWIO."""
     block = _pixels_at_once(geometry, x, kernel)
     plain = partial(_convolve, geometry)
     if block == 1:
@@ -35,7 +35,7 @@ def convolve(geometry: Geometry, x: Array, kernel: Array) -> Array:
 
 
 def _pixels_at_once(geometry: Geometry, x: Array, kernel: Array) -> int:
-    """Neighbouring pixels of a row that `_convolve_blocks` is to compute as one."""
+    """Returns how many neighbouring pixels of a row `_convolve_blocks` computes as one."""
     (_, stride), (_, (low, high)), dilation, groups = geometry
     _, size, inner, outer = kernel.shape
     if stride != 1 or dilation != (1, 1) or groups != 1 or size == 1 or min(low, high) < 0:
@@ -48,11 +48,11 @@ def _pixels_at_once(geometry: Geometry, x: Array, kernel: Array) -> int:
 
 
 def _convolve_blocks(geometry: Geometry, block: int, x: Array, kernel: Array) -> Array:
-    """The convolution with `block` neighbouring pixels of a row as the channels of one.
+    """Computes `block` neighbouring output pixels of a row as the channels of one pixel.
 
-    A narrow convolution is bound by the copying of patches, not by arithmetic. Blocks share
-    their patches: fewer numbers are copied, and the product of matrices is wide. The kernel
-    that does it holds zeros, so there is two to three times the arithmetic in less time.
+    Copying patches, not arithmetic, limits a narrow convolution. The pixels of a block share
+    their patches: fewer numbers are copied, and the matrix product is wide. The widened kernel
+    holds zeros: two to three times the arithmetic, but less time.
     """
     (stride, _), padding, dilation, groups = geometry
     places = [jnp.pad(kernel, ((0, 0), (i, block - 1 - i), (0, 0), (0, 0))) for i in range(block)]
@@ -62,7 +62,7 @@ def _convolve_blocks(geometry: Geometry, block: int, x: Array, kernel: Array) ->
 
 
 def _convolve(geometry: Geometry, x: Array, kernel: Array) -> Array:
-    """XLA's convolution, or the sum of a depthwise one."""
+    """Computes XLA's convolution, or a depthwise one as a sum."""
     if is_depthwise(geometry, kernel.shape):
         return depthwise_convolve(geometry, x, kernel)
     strides, padding, dilation, groups = geometry
@@ -78,12 +78,12 @@ def _convolve(geometry: Geometry, x: Array, kernel: Array) -> Array:
 
 
 def is_depthwise(geometry: Geometry, kernel_shape: tuple[int, ...]) -> bool:
-    """Has every channel its own kernel and one output?"""
+    """Does every channel have its own kernel and one output?"""
     return kernel_shape[2] == 1 and kernel_shape[3] == geometry[3]
 
 
 def _taps(geometry: Geometry, kernel_shape: tuple[int, ...], x: Array) -> list[Array]:
-    """What each position of the kernel sees of x, [n, h', w', channels], row by row."""
+    """Returns the inputs at each position of the kernel, [n, h', w', channels], row by row."""
     strides, padding, dilation, _ = geometry
     return shifted(strides, padding, dilation, kernel_shape[:2], x)
 
@@ -95,7 +95,7 @@ def shifted(
     window: Sequence[int],
     x: Array,
 ) -> list[Array]:
-    """What each position of a window sees of x [n, h, w, c]: [n, h', w', c], row by row."""
+    """Returns x [n, h, w, c] shifted to each position of a window: [n, h', w', c], row by row."""
     (sy, sx), (dy, dx) = strides, dilation
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     height = (x.shape[1] - dy * (window[0] - 1) - 1) // sy + 1
@@ -112,9 +112,9 @@ def shifted(
 
 
 def depthwise_convolve(geometry: Geometry, x: Array, kernel: Array) -> Array:
-    """A depthwise convolution as a sum over the kernel's positions.
+    """Computes a depthwise convolution as a sum over the kernel's positions.
 
-    XLA on the CPU fuses the sum into one loop, up to a hundred times faster than its
+    On the CPU XLA fuses the sum into one loop, which is up to a hundred times faster than its
     convolution with feature groups.
     """
     patches = _taps(geometry, kernel.shape, x)
@@ -126,7 +126,7 @@ def depthwise_convolve(geometry: Geometry, x: Array, kernel: Array) -> Array:
 
 
 def _depthwise_input_gradient(geometry: Geometry, x: Array, kernel: Array, g: Array) -> Array:
-    """The cotangent, spread by the stride, with the flipped kernel."""
+    """Convolves the cotangent, dilated by the stride, with the flipped kernel."""
     strides, padding, dilation, groups = geometry
     back = [(0, 0, 0)]
     for axis in (0, 1):
@@ -142,18 +142,18 @@ def _depthwise_input_gradient(geometry: Geometry, x: Array, kernel: Array, g: Ar
 def input_gradient(
     geometry: Geometry, x: Array, kernel: Array, g: Array, again: bool = False
 ) -> Array:
-    """The gradient with respect to the input of `convolve`.
+    """Computes the gradient with respect to the input of `convolve`.
 
-    At stride 1 it is written as a forward convolution with the flipped kernel, on the CPU at a
-    greater stride as one with all kernels that the pixels of a stride see: XLA has a fast routine
-    there for that form and not for the ones that its own rule makes.
+    At stride 1 it is a forward convolution with the flipped kernel. At a greater stride on the CPU
+    it is one forward convolution for all pixels of a stride (`_strided_input_gradient`). XLA on
+    the CPU has a fast routine for these forms, but not for those that its own rule makes.
 
     Args:
-        geometry: of the convolution.
-        x: its input; only the shape counts.
+        geometry: the geometry of the convolution.
+        x: its input; only the shape is used.
         kernel: [k, k, in, out].
-        g: cotangent of its output.
-        again: it is to be differentiated again.
+        g: the cotangent of its output.
+        again: whether the result will be differentiated again.
     """
     if is_depthwise(geometry, kernel.shape):
         return _depthwise_input_gradient(geometry, x, kernel, g)
@@ -179,10 +179,10 @@ def input_gradient(
 
 
 def _strided_input_gradient(geometry: Geometry, x: Array, kernel: Array, g: Array) -> Array:
-    """The pixels x[s * i + a] of a stride s, for each a, as channels of pixel i; then apart.
+    """Computes the gradient of pixels x[s * i + a], all a of stride s, as channels of pixel i.
 
-    Output o of the convolution saw x[s * i + a] through its kernel's position
-    s * (i - o) + a + padding.
+    These channels are then moved to their pixels. Output o of the convolution reads x[s * i + a]
+    through the kernel's position s * (i - o) + a + padding.
     """
     strides, padding, _, _ = geometry
     (inner, outer), (sy, sx) = kernel.shape[2:], strides
@@ -191,7 +191,7 @@ def _strided_input_gradient(geometry: Geometry, x: Array, kernel: Array, g: Arra
         zip(kernel.shape[:2], strides, padding, strict=True)
     ):
         first, last = -((stride - 1 + low) // stride), (size - 1 - low) // stride
-        steps = np.arange(last, first - 1, -1)[:, None]  # i - o, one a position of the new kernel
+        steps = np.arange(last, first - 1, -1)[:, None]  # i - o for each position of the new kernel
         seen = stride * steps + np.arange(stride) + low
         places.append(np.where((seen >= 0) & (seen < size), seen, size))  # size: a zero
         count = -(-x.shape[1 + axis] // stride)
@@ -208,7 +208,7 @@ def _strided_input_gradient(geometry: Geometry, x: Array, kernel: Array, g: Arra
 
 
 def unfold(geometry: Geometry, kernel_shape: tuple[int, ...], x: Array) -> Array:
-    """Patches of x, [n, positions, k * k * channels], in the order of the kernel's axes."""
+    """Returns patches of x, [n, positions, k * k * channels], in the order of the kernel's axes."""
     taps = _taps(geometry, kernel_shape, x)
     positions = taps[0].shape[1] * taps[0].shape[2]
     return jnp.concatenate(taps, -1).reshape(x.shape[0], positions, -1)
@@ -217,7 +217,7 @@ def unfold(geometry: Geometry, kernel_shape: tuple[int, ...], x: Array) -> Array
 def kernel_gradients(
     geometry: Geometry, kernel_shape: tuple[int, ...], x: Array, g: Array
 ) -> Float[Array, "n k k in out"]:
-    """Per-example gradients with respect to the kernel, one example at a time."""
+    """Returns per-example gradients with respect to the kernel, one example at a time."""
     rows = kernel_gradient_rows(geometry, kernel_shape, x, g)
     if geometry[3] != 1:
         return rows.reshape(x.shape[0], *kernel_shape)
@@ -227,13 +227,13 @@ def kernel_gradients(
 def kernel_gradient_rows(
     geometry: Geometry, kernel_shape: tuple[int, ...], x: Array, g: Array
 ) -> Float[Array, "n out positions"]:
-    """The same in the order in which they come: an output's gradients follow each other.
+    """Returns the gradients of `kernel_gradients` without transposing: output channels first.
 
     With feature groups the order is that of the kernel, [n, 1, k * k * in * out].
 
-    One example is one matrix product of its cotangent with its patches (the narrow matrix first:
-    up to 1.8 times faster); XLA's own batch-grouped convolution for the same is ten times slower
-    on the CPU.
+    Each example takes one matrix product of its cotangent with its patches (the narrow matrix
+    first: up to 1.8 times faster). XLA's own batch-grouped convolution for this is ten times
+    slower on the CPU.
     """
     if geometry[3] == 1:
         return _dense_gradient_rows(geometry, kernel_shape, x, g)
@@ -247,7 +247,7 @@ def kernel_gradient_rows(
 def _dense_gradient_rows(
     geometry: Geometry, kernel_shape: tuple[int, ...], x: Array, g: Array
 ) -> Float[Array, "n out positions"]:
-    """Without feature groups: products of matrices."""
+    """Computes `kernel_gradient_rows` without feature groups, by matrix products."""
     strides, padding, dilation, _ = geometry
     height, size, inner, outer = kernel_shape
     if (height, size) == (1, 1) and padding == ((0, 0), (0, 0)):
@@ -255,7 +255,7 @@ def _dense_gradient_rows(
         return jnp.einsum(
             "npo,npi->noi", g.reshape(*seen.shape[:2], outer), seen, precision=PRECISION
         )
-    # Two neighbouring pixels of a row as one, as in `_convolve_blocks`: worth it where narrow.
+    # Join two neighbouring pixels of a row as in `_convolve_blocks`; it pays off for few outputs.
     block = 2 if outer <= 8 and strides[1] == dilation[1] == 1 and g.shape[2] % 2 == 0 else 1
     wide = (height, size + block - 1, inner, outer)
     seen_by = ((strides[0], strides[1] * block), padding, dilation, 1)
@@ -281,9 +281,9 @@ def _one_kernel_gradient(
 def summed_kernel_gradient(
     geometry: Geometry, kernel_shape: tuple[int, ...], x: Array, g: Array
 ) -> Float[Array, "k k in out"]:
-    """The gradient with respect to the kernel, some examples at a time.
+    """Computes the gradient with respect to the kernel, some examples at a time.
 
-    One matrix product of as many patches as stay in a core's cache: up to four times faster
+    Each matrix product takes as many patches as fit in a core's cache: up to four times faster
     on the CPU than one product of all, and twenty times faster than XLA's own rule.
     """
     size = x.dtype.itemsize * math.prod((*g.shape[1:3], *kernel_shape[:3]))
@@ -304,9 +304,9 @@ def summed_kernel_gradient(
 def kernel_gradient(
     geometry: Geometry, kernel_shape: tuple[int, ...], x: Array, g: Array
 ) -> Float[Array, "k k in out"]:
-    """The gradient with respect to the kernel of `convolve`.
+    """Computes the gradient with respect to the kernel of `convolve`.
 
-    It is linear in x and in g, and its own gradients are convolutions: fast again.
+    It is linear in x and in g, so its own gradients are convolutions and fast too.
     """
     return summed_kernel_gradient(geometry, kernel_shape, x, g)
 
@@ -329,10 +329,10 @@ kernel_gradient.defvjp(_kernel_gradient_forward, _kernel_gradient_backward)
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def fast_convolve(geometry: Geometry, x: Array, kernel: Array) -> Array:
-    """`convolve` whose reverse rule is fast on the CPU inside scan and cond.
+    """Computes `convolve` with a reverse rule that is fast on the CPU inside scan and cond.
 
-    Reverse mode only, as many times as need be; no forward mode. Without blocks of pixels: JAX
-    0.10 confuses residuals in a second derivative under scan that holds kernels made of kernels.
+    Supports reverse mode, also repeatedly, but no forward mode. It does not use blocks of pixels:
+    JAX 0.10 confuses residuals in a second derivative under scan with kernels made from kernels.
     """
     return _convolve(geometry, x, kernel)
 

@@ -1,18 +1,17 @@
 """The edges of a gated cell: every edge adds the gated outputs of its operations to a node.
 
-Two forms with the same values:
+There are two forms with the same values:
 
-    plain: a scan over edges that JAX may differentiate in any way, and whose operations may
-        record collections.
-    reverse only: the same with a reverse rule of its own, for passes that record nothing. JAX's
-        rule for the scan fills, copies and adds an array of zeros of the size of all nodes for
-        every edge, and others for every operation that did not run; on a CPU that costs more
-        than the operations of a small network. Here the reverse pass reads the final nodes (a
-        node is complete before an edge leaves it), runs an operation's own rule where its gate
-        is positive, and adds to what is there.
+    plain: a scan over edges. JAX can differentiate it in any mode, and its operations can record
+        collections.
+    reverse only: the same scan with a custom reverse rule, for passes that record nothing. JAX's
+        own rule fills, copies and adds an array of zeros of the size of all nodes for every edge,
+        and more zeros for every operation that did not run; on a CPU that costs more than the
+        operations of a small network. The custom rule reads the final nodes (a node is complete
+        before an edge leaves it), runs the reverse rule of an operation only if its gate is
+        positive, and adds to the existing cotangents.
 
-The second is taken where `saboc_jax.layers.rules` has a rule in force that is itself for reverse
-mode only.
+The second form is used if a rule in force (`saboc_jax.layers.rules`) supports only reverse mode.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,8 +38,8 @@ class Operation:
     """One option of every edge.
 
     Attributes:
-        option: its number among the gates of an edge.
-        run: `run(collections, mutable, x)` gives its output and what it records.
+        option: its index among the gates of an edge.
+        run: `run(collections, mutable, x)` gives its output and the recorded collections.
     """
 
     option: int
@@ -56,19 +55,19 @@ def add_edges(
     collections: Variables,
     mutable: Sequence[str] = (),
 ) -> tuple[Float[Array, "nodes n ..."], Variables]:
-    """The nodes with the outputs of the edges added to their targets.
+    """Adds the outputs of the edges to their target nodes.
 
     Args:
-        operations: the options that do anything.
+        operations: the options that compute anything.
         ends: (source, target) of every edge; no edge into a node follows an edge out of it.
-        nodes: their values so far.
-        inputs: what sources count among; None: the nodes.
-        gates: an operation runs where its gate is positive.
-        collections: of all operations, as `run` takes them, with a leading axis of edges.
+        nodes: the current values of the nodes.
+        inputs: the arrays that sources index; None: the nodes.
+        gates: an operation runs if its gate is positive.
+        collections: those of all operations, as `run` takes them, with a leading axis of edges.
         mutable: collections that the operations record.
 
     Returns:
-        The nodes, and what was recorded with a leading axis of edges.
+        The nodes, and the recorded collections with a leading axis of edges.
     """
     plain = partial(_plain, operations, ends, mutable)
     if mutable:
@@ -90,8 +89,8 @@ def _plain(
     gates: Array,
     collections: Variables,
 ) -> tuple[Array, Variables]:
-    # The reverse pass runs an edge again instead of keeping what all its operations would have
-    # needed: a scan keeps an array for each of them, selected or not.
+    # The reverse pass recomputes an edge instead of keeping its residuals: a scan would keep an
+    # array for each operation, whether it ran or not.
     run_edge = jax.checkpoint(partial(_run_edge, operations, mutable), prevent_cse=False)
 
     def body(nodes: Array, edge: Any) -> tuple[Array, Variables]:
@@ -103,7 +102,7 @@ def _plain(
 
 
 def _columns(ends: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Sources and targets."""
+    """Splits the ends of edges into sources and targets."""
     array = np.asarray(ends, np.int32)
     return array[:, 0], array[:, 1]
 
@@ -115,7 +114,7 @@ def _run_edge(
     gate: Array,
     collections: Variables,
 ) -> tuple[Features, Variables]:
-    """The gated sum of the operations; only those with a positive gate run."""
+    """Computes the gated sum of the operations; only operations with a positive gate run."""
     outputs, states = [], []
     for operation in operations:
         run = partial(operation.run, collections, mutable)
@@ -130,15 +129,15 @@ def _run_edge(
 
 @dataclass(frozen=True)
 class _Pure:
-    """An operation as functions of arrays alone.
+    """An operation as pure functions of arrays.
 
-    What an interceptor brings into it (a tap, say) is an argument: JAX does not let a function
-    with a reverse rule of its own close over what is differentiated.
+    Arrays that an interceptor brings in (such as a tap) are arguments: JAX does not let a function
+    with a custom reverse rule close over arrays that are differentiated.
 
     Attributes:
-        option: its number among the gates of an edge.
-        forward: (collections, x, *constants) to the output, and the statistics that are constants.
-        again: (collections, kept statistics, x, *constants) to the output.
+        option: its index among the gates of an edge.
+        forward: maps (collections, x, *constants) to the output and the constant statistics.
+        again: maps (collections, kept statistics, x, *constants) to the output.
     """
 
     option: int
@@ -154,7 +153,7 @@ def _reverse_only(
     gates: Array,
     collections: Variables,
 ) -> Array:
-    """The nodes, as `_plain` gives them. Gates are constants: they have no gradient."""
+    """Computes the nodes of `_plain`. Gates are constants: they have no gradient."""
     x = (nodes if inputs is None else inputs)[0]
     variables = jax.tree.map(lambda leaf: leaf[0], collections)
     made = [_pure(operation, variables, x) for operation in operations]
@@ -164,7 +163,7 @@ def _reverse_only(
 
 
 def _pure(operation: Operation, variables: Variables, x: Features) -> tuple[_Pure, tuple[Any, Any]]:
-    """An operation as functions of arrays, and the constants of the two."""
+    """Returns an operation as pure functions, and the constants of both functions."""
 
     def first(variables: Variables, x: Features) -> tuple[Features, Variables]:
         y, state = operation.run(variables, (KEPT,), x)
@@ -206,7 +205,7 @@ def _edges_forward(
 def _forward(
     operation: _Pure, known: Any, variables: Variables, gate: Array, x: Features, y: Features
 ) -> tuple[Features, Variables]:
-    """Adds the gated output to y; what is kept is zero where the operation does not run."""
+    """Adds the gated output to y; kept statistics are zero if the operation does not run."""
     weight = gate[operation.option].astype(y.dtype)
     kept = jax.eval_shape(operation.forward, variables, x, *known)[1]
 
@@ -231,7 +230,7 @@ def _edges_backward(config: Any, saved: Any, g: Array) -> tuple[Any, ...]:
         g, back, totals = carry
         (source, target), gate, variables, statistics = edge
         held = g if inputs is None else back
-        # A node's cotangent is complete before an edge into it is reached, as its value was.
+        # A node's cotangent is complete before the reverse scan reaches an edge into it.
         total, totals, gradients = back_edge(
             sources[source], g[target], held[source], gate, variables, statistics, constants, totals
         )
@@ -255,7 +254,7 @@ def _back_edge(
     constants: Sequence[Any],
     totals: Sequence[Any],
 ) -> tuple[Features, Any, Variables]:
-    """Cotangents of an edge's input and constants, added to what is there; of its collections."""
+    """Adds cotangents of an edge's input and constants to the totals; returns its gradients too."""
     gradients, done = jax.tree.map(jnp.zeros_like, variables), []
     for operation, mine, known, (first, sums) in zip(
         operations, kept, constants, totals, strict=True
@@ -279,7 +278,7 @@ def _pull(
     x: Features,
     g: Features,
 ) -> Any:
-    """Adds the cotangents of collections, input and constants."""
+    """Adds an operation's cotangents of collections, input and constants to the carry."""
 
     def run(variables: Variables, x: Features, constants: Any) -> Features:
         return operation.again(variables, kept, x, *constants)

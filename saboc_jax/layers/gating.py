@@ -1,4 +1,4 @@
-"""Operations that run only where their gate is positive: the parts of a gated supernet."""
+"""Operations that run only if their gate is positive: the parts of a gated supernet."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,13 +11,13 @@ from jaxtyping import Array
 from saboc_jax.layers.ops import Features, Within
 from saboc_jax.types import Variables
 
-COLLECTIONS = ("batch_stats", "observed")  # what a forward pass may record
+COLLECTIONS = ("batch_stats", "observed")  # that a forward pass can record
 
 
 def gated(
     run: Callable[[Features], tuple[Features, Variables]], gate: Array, x: Features
 ) -> tuple[Features, Variables]:
-    """`gate * run(x)` if the gate is positive, else zeros without running it."""
+    """Returns `gate * run(x)` if the gate is positive, else zeros without running `run`."""
     shapes = jax.eval_shape(run, x)
 
     def zeros(x: Features) -> Any:
@@ -33,7 +33,7 @@ def gated(
 def apply_within(
     module: Within, collections: Variables, mutable: Sequence[str], x: Features
 ) -> tuple[Features, Variables]:
-    """The output of a module at its own part of collections, and what it records."""
+    """Applies a module with its own part of collections; returns output and recorded state."""
     label = module.label
     variables = {
         kind: {label: tree[label]} for kind, tree in collections.items() if tree.get(label)

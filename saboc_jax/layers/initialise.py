@@ -1,4 +1,4 @@
-"""How weights are drawn: named initialisers, and one draw cut into all kernels of a network."""
+"""Draws weights: named initialisers, and one draw that is cut into all kernels of a network."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -14,11 +14,11 @@ from saboc_jax.types import PRNGKey
 
 
 class Initialiser(NamedTuple):
-    """How kernels are drawn: a standardised distribution times a scale for the layer's shape.
+    """The distribution of kernels: a standardised distribution times a scale for the shape.
 
     Attributes:
         distribution: "normal" (variance 1) or "uniform" (on [-1, 1]).
-        scale: the factor for a kernel of a shape [*spatial, in, out].
+        scale: gives the factor for a kernel of shape [*spatial, in, out].
     """
 
     distribution: str
@@ -26,12 +26,12 @@ class Initialiser(NamedTuple):
 
 
 def fan_in(shape: tuple[int, ...]) -> int:
-    """Inputs that one output of a kernel [*spatial, in, out] sums."""
+    """Returns the number of inputs that one output of a kernel [*spatial, in, out] sums."""
     return math.prod(shape[:-1])
 
 
 def fan_out(shape: tuple[int, ...]) -> int:
-    """Outputs that one input of a kernel [*spatial, in, out] feeds."""
+    """Returns the number of outputs that one input of a kernel [*spatial, in, out] feeds."""
     return math.prod(shape[:-2]) * shape[-1]
 
 
@@ -39,17 +39,17 @@ INITIALISERS: Mapping[str, Initialiser] = {
     # N(0, 2 / fan_in): decision D11 for the paper's "Kaiming normal".
     "kaiming_normal_fan_in": Initialiser("normal", lambda s: math.sqrt(2 / fan_in(s))),
     "kaiming_normal_fan_out": Initialiser("normal", lambda s: math.sqrt(2 / fan_out(s))),
-    # What PyTorch gives a fresh convolution or dense layer, and TE-NAS in truth ran with.
+    # PyTorch's default for convolutions and dense layers, which TE-NAS actually used.
     "torch_default": Initialiser("uniform", lambda s: 1 / math.sqrt(fan_in(s))),
     "standard_normal": Initialiser("normal", lambda s: 1.0),
 }
 
 
 def find_initialiser(name: str) -> Initialiser:
-    """A kernel initialiser by name.
+    """Returns a kernel initialiser by name.
 
     Raises:
-        ValueError: if there is none of that name.
+        ValueError: if the name is unknown.
     """
     if name not in INITIALISERS:
         raise ValueError(f"initialiser {name!r} is unknown; allowed: {sorted(INITIALISERS)}")
@@ -65,12 +65,12 @@ def draw_parameters(
     """Draws every kernel of a parameter tree; scales are one, biases zero.
 
     All kernels come from one draw, cut in the order of their paths: one random operation
-    compiles in a fraction of the time that one for each kernel takes.
+    compiles in a fraction of the time of one operation per kernel.
 
     Args:
         key: consumed.
         shapes: a tree of arrays or `jax.ShapeDtypeStruct`s.
-        initialiser: how a kernel is drawn.
+        initialiser: the distribution of a kernel.
         layers_per_leaf: how many leading axes of a leaf count layers.
     """
     pool = draw_pool(key, initialiser.distribution, pool_size(shapes))
@@ -78,13 +78,13 @@ def draw_parameters(
 
 
 def pool_size(shapes: Any) -> int:
-    """Numbers in all kernels of a parameter tree."""
+    """Returns the number of entries of all kernels of a parameter tree."""
     leaves = jax.tree_util.tree_leaves_with_path(shapes)
     return sum(leaf.size for path, leaf in leaves if path_names(path)[-1] == "kernel")
 
 
 def draw_pool(key: PRNGKey, name: str, size: int) -> Float[Array, " size"]:
-    """Numbers of a standardised distribution (`Initialiser.distribution`). `key` is consumed."""
+    """Draws numbers of a standardised distribution (`Initialiser.distribution`); consumes `key`."""
     if name == "normal":
         return jax.random.normal(key, (size,), jnp.float32)
     return jax.random.uniform(key, (size,), jnp.float32, -1.0, 1.0)
@@ -96,7 +96,7 @@ def cut_parameters(
     initialiser: Initialiser,
     layers_per_leaf: Callable[[tuple[str, ...]], int],
 ) -> Any:
-    """A parameter tree whose kernels are cut from drawn numbers, as `draw_parameters`.
+    """Cuts the kernels of a parameter tree from drawn numbers, as in `draw_parameters`.
 
     Args:
         pool: `pool_size(shapes)` numbers or more; a NumPy array is cut on the host.

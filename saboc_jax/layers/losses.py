@@ -1,4 +1,4 @@
-"""The cross-entropy of outputs, with labels and with probabilities."""
+"""The cross-entropy of outputs with labels or with probabilities."""
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,8 @@ def label_cross_entropy(
 ) -> Float[Array, " n"]:
     """The cross-entropy of each example with its label.
 
-    It reads one entry of each row. A product with one-hot targets would be NaN wherever the
-    logarithm of another class's probability overflows.
+    It reads one entry of each row. A product with one-hot targets would be NaN if the logarithm
+    of another class's probability overflows.
     """
     log_probabilities = jax.nn.log_softmax(logits)
     return -jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)[:, 0]

@@ -1,10 +1,10 @@
-"""A flax.nnx module as a Linen module, through nnx's functional split.
+"""Wraps a flax.nnx module as a Linen module, through nnx's functional split.
 
-The nnx module is split into its structure, its parameters and the rest; the Linen module holds
-the parameters and merges them in its call. Batch norms normalise by a Linen batch norm, so that
-their statistics are in "batch_stats" and steered as everywhere. Nothing else inside is a Linen
-layer: scorers that read kernels, gradients, outputs and ReLUs apply, those that look at other
-layers through Flax interceptors say what they lack.
+The nnx module is split into its structure, its parameters and the rest. The Linen module holds
+the parameters and merges them in its call. Each batch norm normalises through a Linen batch norm,
+so its statistics are in "batch_stats" and batch norm rules apply to it. Nothing else inside is a
+Linen layer: scorers that read kernels, gradients, outputs and ReLUs work; scorers that look at
+other layers through Flax interceptors raise an error that names the missing layers.
 """
 
 import inspect
@@ -20,11 +20,11 @@ from jaxtyping import Array
 from saboc_jax.layers.tree import path_names
 
 ROOT = "nnx"  # the first name of every parameter's path
-LINEN = "linen"  # the attribute of a batch norm that holds its Linen one
+LINEN = "linen"  # the attribute of an nnx batch norm that holds its Linen batch norm
 
 
 class _SteeredNorm(nnx.BatchNorm):
-    """A batch norm of a merged module, which is there for one call."""
+    """A batch norm of a merged module; it exists for one call only."""
 
     def __call__(self, x: Any, use_running_average: Any = None, *, mask: Any = None) -> Any:
         y = vars(self)[LINEN](x, mask=mask)
@@ -33,13 +33,13 @@ class _SteeredNorm(nnx.BatchNorm):
 
 
 def _steer(norm: Any, linen: nn.Module) -> None:
-    """Has a batch norm normalise by a Linen one (past nnx's checks of attributes)."""
+    """Makes a batch norm normalise through a Linen one; bypasses nnx's attribute checks."""
     vars(norm)[LINEN] = linen
     object.__setattr__(norm, "__class__", _SteeredNorm)
 
 
 class _Definition:
-    """The structure of the modules that a function makes; equal to itself only."""
+    """The structure of the modules that a function makes; compared by identity."""
 
     def __init__(self, make: Callable[[nnx.Rngs], nnx.Module]) -> None:
         self.make = make
@@ -56,7 +56,7 @@ class _Definition:
         self.paths = [tuple(n for n in path_names(path) if n != "value") for path, _ in leaves]
 
     def draw(self, key: Array) -> dict[str, Any]:
-        """Parameters of a new module, by their names."""
+        """Returns the parameters of a new module as a tree of names."""
         leaves = jax.tree.leaves(nnx.state(self.make(nnx.Rngs(key)), nnx.Param))
         tree: dict[str, Any] = {}
         for path, leaf in zip(self.paths, leaves, strict=True):
@@ -67,7 +67,7 @@ class _Definition:
         return tree
 
     def merge(self, params: Any) -> Any:
-        """The module with these parameters."""
+        """Returns the module with these parameters."""
         leaves = []
         for path in self.paths:
             leaf = params
@@ -109,7 +109,7 @@ class FromNnx(nn.Module):
 
 
 def batch_norms(module: nnx.Module) -> list[tuple[str, Any]]:
-    """(Path, batch norm) of every batch norm in a module."""
+    """Returns (path, batch norm) for every batch norm in a module."""
     return [
         ("_".join(map(str, path)) or "norm", node)
         for path, node in nnx.iter_graph(module)
@@ -118,18 +118,19 @@ def batch_norms(module: nnx.Module) -> list[tuple[str, Any]]:
 
 
 def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> nn.Module:
-    """A Linen module that runs an nnx module in evaluation mode.
+    """Returns a Linen module that runs an nnx module in evaluation mode.
 
     Args:
-        make: `make(rngs)` gives the nnx module. A function and not a module, because scorers
-            draw weights anew for every key.
+        make: `make(rngs)` gives the nnx module. It is a function, not a module, because scorers
+            draw new weights for every key.
 
     Returns:
-        It has a keyword `train`, of its batch norms only (and handed on to a module that has one).
+        The Linen module. Its keyword `train` affects only batch norms; it is passed on if the nnx
+        module has a keyword `train` too.
 
     Raises:
-        ValueError: if it makes no nnx module, or one whose batch norm is over another axis than
-            the last.
+        ValueError: if `make` does not return an nnx module, or if a batch norm normalises another
+            axis than the last.
 
     Examples:
         >>> from flax import nnx

@@ -1,13 +1,13 @@
 """Linen operations that the search spaces are built from.
 
-They are plain Flax modules. What scorers need beyond a forward pass (batch-norm statistics of
-another batch, Gram matrices, activation patterns) is asked of them from outside, through
-`flax.linen.intercept_methods`: `Relu`, `nn.Conv`, `nn.Dense`, `nn.BatchNorm`, `ConvNorm` (one layer
-of a convolution and a batch norm, to whoever takes it for one) and `Block` are the points where an
-interceptor may look or act, in these modules as in anybody else's.
+They are plain Flax modules. Scorers get everything beyond a forward pass (batch norm statistics of
+another batch, Gram matrices, activation patterns) from outside, through
+`flax.linen.intercept_methods`. Interceptors can observe or replace `Relu`, `nn.Conv`, `nn.Dense`,
+`nn.BatchNorm`, `ConvNorm` (a convolution and a batch norm that can be treated as one layer) and
+`Block`, in these modules and in any other Flax module.
 
-Convolutions pad as PyTorch does (k // 2 on both sides, at stride 2 too), because published
-accuracies and scores were computed so; "SAME" pads an even input on one side only.
+Convolutions pad as in PyTorch (k // 2 on both sides, also at stride 2), because published
+accuracies and scores were computed that way; "SAME" pads an even input on one side only.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from saboc_jax.layers.convolutions import shifted
 
 Features = Float[Array, "n height width channels"]
 EPSILON = 1e-5  # of every batch norm of NAS-Bench-201 and DARTS
-BLOCK_INPUTS = "block_inputs"  # a collection that hands arrays to each `Block`, for interceptors
+BLOCK_INPUTS = "block_inputs"  # a collection that passes arrays to interceptors of each `Block`
 
 
 class Relu(nn.Module):
@@ -36,7 +36,7 @@ class Relu(nn.Module):
 
 
 class Block(nn.Module):
-    """The identity, marking the output of a block (stem, cell, reduction)."""
+    """The identity; marks the output of a block (stem, cell, reduction)."""
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
@@ -78,17 +78,17 @@ class Conv(nn.Module):
         )(x)
 
     def geometry(self) -> tuple[Any, ...]:
-        """What `saboc_jax.layers.convolutions.convolve` calls so."""
+        """Returns the geometry that `saboc_jax.layers.convolutions.convolve` takes."""
         pad = self.dilation * (self.kernel_size // 2)
         pads = ((pad, pad), (pad, pad))
         return (self.stride,) * 2, pads, (self.dilation,) * 2, self.groups
 
 
 class _BatchNorm(nn.BatchNorm):
-    """Flax's, but batch statistics need no collection when nobody records them."""
+    """Flax's batch norm, but batch statistics need no collection if they are not recorded."""
 
     @nn.compact
-    def __call__(  # type: ignore[override]  # a mask would say which pixels count: all do
+    def __call__(  # type: ignore[override]  # no mask: all pixels count
         self, x: Features, use_running_average: bool | None = None
     ) -> Features:
         training = not (self.use_running_average or use_running_average)
@@ -129,9 +129,9 @@ class BatchNorm(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """A convolution, then a batch norm: one layer for whoever wants their gradients together.
+    """A convolution, then a batch norm; an interceptor can treat both as one layer.
 
-    The two keep the names and the parameters that the module which makes them gives them.
+    Both keep the names and the parameters given by the module that makes them.
 
     Attributes:
         conv: the convolution.
@@ -162,11 +162,11 @@ class ReluConvNorm(nn.Module):
 
 
 def average_pool(x: Features, size: int = 3, stride: int = 1) -> Features:
-    """Average pooling that pads `size // 2` and counts only real pixels.
+    """Applies average pooling that pads `size // 2` and counts only real pixels.
 
-    PyTorch's count_include_pad=False. The divisor is computed in NumPy: XLA folds it for seconds.
-    Windows that overlap are sums of shifted images: XLA on the CPU fuses them into one loop, eight
-    times faster than its `reduce_window`.
+    As PyTorch's count_include_pad=False. NumPy computes the divisor: XLA's constant folding of it
+    would take seconds. Overlapping windows are sums of shifted images: XLA on the CPU fuses them
+    into one loop, eight times faster than its `reduce_window`.
     """
     pad = size // 2 if size % 2 else 0
     if stride < size:
@@ -186,7 +186,7 @@ def _window_counts(length: int, size: int, stride: int, pad: int) -> np.ndarray:
 
 
 def max_pool(x: Features, size: int = 3, stride: int = 1) -> Features:
-    """Max pooling that pads `size // 2` with minus infinity."""
+    """Applies max pooling that pads `size // 2` with minus infinity."""
     pad = size // 2
     return nn.max_pool(x, (size, size), (stride, stride), ((pad, pad), (pad, pad)))
 
@@ -194,8 +194,8 @@ def max_pool(x: Features, size: int = 3, stride: int = 1) -> Features:
 class Within(nn.Module):
     """Runs a module under a name, so that interceptors see the path it has in the supernet.
 
-    The supernet applies one operation inside a `lax.scan` over stacked parameters; without
-    the name an interceptor could not tell a cell's convolution from a reduction's.
+    The supernet applies an operation inside a `lax.scan` over stacked parameters. Without the
+    name an interceptor could not tell a cell's convolution from a reduction's.
     """
 
     label: str

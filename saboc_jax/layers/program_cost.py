@@ -1,8 +1,8 @@
-"""What any network costs, read from the program it traces to.
+"""The cost of any network, read from its traced program.
 
-A jaxpr lists every matrix product and convolution with its shapes, whichever library wrote the
-network. Multiply-accumulates are those of all of them for one image (attention's products
-among them), depth is how many lie on the longest path.
+A jaxpr lists every matrix product and convolution with its shapes, for networks of any library.
+Multiply-accumulates count all of them for one image (including attention's products); depth is
+their number on the longest path.
 """
 
 import math
@@ -20,7 +20,7 @@ class Work(NamedTuple):
 
 
 def count_work(function: Callable[..., Any], *args: Any) -> Work:
-    """The work of one call of a function.
+    """Counts the work of one call of a function.
 
     Args:
         function: traced, not run.
@@ -41,7 +41,7 @@ def _count(jaxpr: Any) -> Work:
 
 
 def _depth(depths: dict[Any, int], var: Any) -> int:
-    return 0 if hasattr(var, "val") else depths.get(var, 0)  # a literal has a value
+    return 0 if hasattr(var, "val") else depths.get(var, 0)  # only literals have a value
 
 
 def _equation(equation: Any) -> Work:
@@ -60,12 +60,12 @@ def _equation(equation: Any) -> Work:
     if not inner:
         return Work(0, 0)
     times = equation.params.get("length", 1) if name == "scan" else 1
-    # Of the branches of a cond the dearest counts; other equations hold one jaxpr.
+    # Count the most expensive branch of a cond; other equations hold one jaxpr.
     return Work(times * max(work.macs for work in inner), times * max(w.depth for w in inner))
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Any]:
-    """The jaxprs among an equation's parameters."""
+    """Yields the jaxprs among an equation's parameters."""
     for value in params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
             item = getattr(item, "jaxpr", item)

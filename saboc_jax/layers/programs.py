@@ -1,4 +1,4 @@
-"""Compiled functions, kept by what they are and the shapes they take."""
+"""A cache of compiled functions, by name and argument shapes."""
 
 import time
 from collections.abc import Callable, Hashable
@@ -12,12 +12,12 @@ import jax
 class ProgramCache:
     """Compiled functions by name and by the shapes of their arguments.
 
-    Another process gets it empty: a compiled program cannot be sent.
+    Another process receives an empty cache: compiled programs cannot be pickled.
 
     Attributes:
-        maximum: how many are kept, the latest used.
-        compilations: functions compiled.
-        compile_seconds: time of it.
+        maximum: how many functions are kept; the most recently used stay.
+        compilations: the number of compiled functions.
+        compile_seconds: the total compile time.
     """
 
     maximum: int = 4096
@@ -26,16 +26,16 @@ class ProgramCache:
     _compiled: dict[Hashable, Callable[..., Any]] = field(default_factory=dict)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[int]]:
-        """What is sent of it."""
+        """Pickles the size only."""
         return ProgramCache, (self.maximum,)
 
     def run(self, name: Hashable, function: Callable[..., Any], *args: Any) -> Any:
         """Calls a function with arrays.
 
         Args:
-            name: functions of equal names do the same.
-            function: compiled ahead of time, once for each name and shapes of the arguments;
-                part of another program where an argument is traced.
+            name: identifies the function; functions of equal names must be equal.
+            function: compiled ahead of time, once for each name and argument shapes. If an
+                argument is traced, it becomes part of the surrounding program.
             *args: trees of arrays.
         """
         leaves, structure = jax.tree.flatten(args)
@@ -50,5 +50,5 @@ class ProgramCache:
             self.compilations += 1
             if len(self._compiled) > self.maximum:
                 del self._compiled[next(iter(self._compiled))]
-        self._compiled[signature] = self._compiled.pop(signature)  # the newest is the last
+        self._compiled[signature] = self._compiled.pop(signature)  # most recent: last
         return self._compiled[signature](*args)

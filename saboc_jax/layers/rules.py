@@ -1,13 +1,13 @@
-"""Layer rules: batch-norm statistics and fast convolution gradients, switched from outside.
+"""Layer rules: batch norm statistics and fast convolution gradients, switched from outside.
 
-A rule is a Flax interceptor (`flax.linen.intercept_methods`). It acts on `nn.BatchNorm` and
-`nn.Conv` wherever they stand: in a supernet under scan and cond, in a specialised module, in
-anybody's Flax module. While a module initialises, rules do nothing.
+A rule is a Flax interceptor (`flax.linen.intercept_methods`). It acts on every `nn.BatchNorm` and
+`nn.Conv`: in a supernet under scan and cond, in a specialised module, or in any other Flax
+module. Rules do nothing while a module initialises.
 
 Batch-norm modes:
-    batch: statistics of the whole batch, gradients flow through them (the peers' protocol).
-    frozen: statistics of the first `num_statistics` examples, no gradient through them; the
-        examples then do not interact.
+    batch: statistics of the whole batch; gradients flow through them (the peers' protocol).
+    frozen: statistics of the first `num_statistics` examples, without gradient; the examples
+        then do not interact.
     stored: statistics from the collection "batch_stats" (as `batch` or `frozen` records them
         when that collection is mutable).
 """
@@ -26,12 +26,12 @@ from saboc_jax.layers.convolutions import Geometry, fast_convolve
 
 Interceptor = Callable[..., Any]
 BATCH_NORM_MODES = ("batch", "frozen", "stored")
-KEPT = "kept_statistics"  # constants of a forward pass, so that its reverse pass need not run it
+KEPT = "kept_statistics"  # constants of a forward pass; the reverse pass reuses them
 
 
 @contextmanager
 def rules_in_force(*rules: Interceptor) -> Iterator[None]:
-    """Has interceptors act on every module call; the first is the outermost."""
+    """Applies interceptors to every module call; the first is the outermost."""
     with ExitStack() as stack:
         for rule in rules:
             stack.enter_context(nn.intercept_methods(rule))
@@ -39,13 +39,13 @@ def rules_in_force(*rules: Interceptor) -> Iterator[None]:
 
 
 class Twofold(nn.Module):
-    """A computation with a second form that is faster and for reverse mode only.
+    """A computation with a second, faster form that supports only reverse mode.
 
-    A rule that is for reverse mode only itself switches to the second.
+    Rules that support only reverse mode switch to the second form.
 
     Attributes:
-        plain: differentiable in any way.
-        reverse_only: the same values.
+        plain: differentiable in any mode.
+        reverse_only: computes the same values.
     """
 
     plain: Callable[..., Any]
@@ -62,7 +62,7 @@ def is_twofold(context: Any) -> bool:
 
 
 def batch_norm_parameters(module: nn.BatchNorm) -> tuple[Any, Any]:
-    """Scale and bias of a bound batch norm, None where it has none."""
+    """Returns scale and bias of a bound batch norm; None for a missing one."""
     scale = module.get_variable("params", "scale") if module.use_scale else None
     bias = module.get_variable("params", "bias") if module.use_bias else None
     return scale, bias
@@ -75,9 +75,9 @@ def batch_norm_statistics(
     num_statistics: int | None,
     axis: str | None = None,
 ) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
-    """The statistics a batch norm uses in a mode; recorded where "batch_stats" is mutable.
+    """Returns the statistics of a batch norm in a mode; records them if "batch_stats" is mutable.
 
-    Those of the mode "frozen" are over all devices of a mesh axis, where one is named.
+    If a mesh axis is given, the mode "frozen" computes them over all devices of that axis.
     """
     if mode == "stored":
         mean: Any = module.get_variable("batch_stats", "mean")
@@ -98,13 +98,13 @@ def kept_statistics(
     number: int | None,
     axis: str | None = None,
 ) -> tuple[Any, Any]:
-    """Constant statistics of what a module normalises.
+    """Returns constant statistics of the input of a batch norm.
 
     Args:
-        module: keeps them where a forward pass may, and has those that one kept.
+        module: statistics kept in it are reused; new ones are kept if it is mutable.
         normalised: gives the input of the batch norm.
         number: how many leading examples count; None: all.
-        axis: of a mesh over whose devices they are shared out, as `statistics` takes it.
+        axis: the mesh axis that divides the examples over devices, see `statistics`.
     """
     if module.has_variable(KEPT, "mean"):
         return module.get_variable(KEPT, "mean"), module.get_variable(KEPT, "var")
@@ -126,9 +126,9 @@ def is_call(context: Any, kinds: Any) -> bool:
 
 
 def only_input(args: tuple, kwargs: dict) -> Any:
-    """The input of a layer's call, by position or by name; None if other arguments count.
+    """Returns the input of a layer's call, by position or name; None if it has other arguments.
 
-    Whether a batch norm should use running averages does not count: the rules decide that.
+    A batch norm's `use_running_average` is ignored: the rules decide that.
     """
     rest = {k: v for k, v in kwargs.items() if v is not None and k != "use_running_average"}
     values = [*(v for v in args if not (v is None or isinstance(v, bool))), *rest.values()]
@@ -136,7 +136,7 @@ def only_input(args: tuple, kwargs: dict) -> Any:
 
 
 def batch_norm_rule(mode: str, num_statistics: int | None = None) -> Interceptor:
-    """An interceptor that sets the statistics of every `nn.BatchNorm`.
+    """Returns an interceptor that sets the statistics of every `nn.BatchNorm`.
 
     Args:
         mode: "batch", "frozen" or "stored", see the module's docstring.
@@ -168,7 +168,7 @@ def batch_norm_rule(mode: str, num_statistics: int | None = None) -> Interceptor
 
 
 def conv_geometry(module: nn.Conv, ndim: int) -> dict[str, Any] | None:
-    """`lax.conv_general_dilated`'s arguments for a 2-d `nn.Conv`, or None if it is exotic."""
+    """Returns `lax.conv_general_dilated`'s arguments for a 2-d `nn.Conv`; None if unsupported."""
 
     def pair(value: Any) -> tuple[int, int]:
         return (1, 1) if value is None else (value,) * 2 if isinstance(value, int) else tuple(value)
@@ -195,7 +195,7 @@ def conv_geometry(module: nn.Conv, ndim: int) -> dict[str, Any] | None:
 
 
 def freeze_geometry(geometry: dict[str, Any], x: Array, kernel: Array) -> Geometry:
-    """A hashable geometry with explicit padding."""
+    """Returns a hashable geometry with explicit padding."""
     padding = geometry["padding"]
     if isinstance(padding, str):
         dilated = [
@@ -211,15 +211,15 @@ def freeze_geometry(geometry: dict[str, Any], x: Array, kernel: Array) -> Geomet
 
 
 def conv_parameters(module: nn.Conv) -> tuple[Array, Array | None]:
-    """Kernel and bias of a bound convolution."""
+    """Returns kernel and bias (or None) of a bound convolution."""
     bias = module.get_variable("params", "bias") if module.use_bias else None
     return module.get_variable("params", "kernel"), bias
 
 
 def fast_conv_rule() -> Interceptor:
-    """An interceptor that gives every 2-d `nn.Conv` the reverse rule of `fast_convolve`.
+    """Returns an interceptor that gives every 2-d `nn.Conv` the reverse rule of `fast_convolve`.
 
-    For reverse mode only, as the second form of a `Twofold`, which it switches on.
+    It supports only reverse mode, and switches every `Twofold` to its second form.
     """
 
     def rule(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
@@ -241,5 +241,5 @@ def fast_conv_rule() -> Interceptor:
 
 
 def fast_rules() -> tuple[Interceptor, ...]:
-    """`fast_conv_rule` on the CPU, where it is faster than XLA's own rules; elsewhere none."""
+    """Returns `fast_conv_rule` on the CPU, where it beats XLA's own rules; elsewhere no rule."""
     return (fast_conv_rule(),) if jax.default_backend() == "cpu" else ()

@@ -1,4 +1,4 @@
-"""Trees of parameters: the names along a path, and values that are remembered."""
+"""Paths of parameter trees, and a cached function that can be pickled."""
 
 from collections.abc import Callable, Hashable, Mapping
 from functools import lru_cache
@@ -11,13 +11,13 @@ Value = TypeVar("Value")
 
 
 class Remembered(Generic[Value]):
-    """A function of one argument that keeps its latest values.
+    """A function of one argument that caches its latest values.
 
-    Unlike what `functools.lru_cache` gives, it can be sent to another process; it is empty there.
+    Unlike a `functools.lru_cache`, it can be pickled; the copy's cache is empty.
 
     Args:
-        function: of a hashable argument.
-        size: values that are kept.
+        function: takes a hashable argument.
+        size: the number of cached values.
     """
 
     def __init__(self, function: Callable[[Any], Value], size: int) -> None:
@@ -32,11 +32,11 @@ class Remembered(Generic[Value]):
 
 
 def path_names(path: tuple[Any, ...]) -> tuple[str, ...]:
-    """The names along a pytree path."""
+    """Returns the names along a pytree path."""
     return tuple(str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", p)))) for p in path)
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[tuple[str, ...], Array]:
-    """A nested mapping as {path: leaf}."""
+    """Flattens a nested mapping to {path: leaf}."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {path_names(path): leaf for path, leaf in leaves}
