@@ -32,7 +32,7 @@ SEARCHERS: Mapping[str, Callable[..., Searcher]] = MappingProxyType(
 
 
 def options_of(name: str) -> Mapping[str, Any]:
-    """The options of a searcher's factory, with their defaults.
+    """Returns the options of a searcher's factory with their defaults.
 
     Raises:
         ValueError: if there is no searcher of that name.
@@ -53,26 +53,26 @@ def make_searcher(
     max_evaluations: int | None = None,
     **options: Any,
 ) -> Searcher:
-    """The searcher of a name, with what the space knows of searching it.
+    """Makes a searcher by name, using the hints of the space.
 
-    Pruning starts without the option `none`, as TE-NAS does, removes what the space says belongs
-    together, and keeps a member within the budget. The evolutions start and mutate as the space
-    says. An option that is given takes the place of what the space says.
+    Pruning starts without the option `none`, as TE-NAS does, removes the bundles of options that
+    the space defines, and always keeps a member within the budget. The evolutions use the start
+    and the mutation of the space. Explicit options override the hints of the space.
 
     Args:
         name: a key of `SEARCHERS`.
-        space: to search in.
-        higher_is_better: the direction of each metric that the searcher will be told.
-        ranking: how the metrics become one rank, or a key of
+        space: the space to search in.
+        higher_is_better: the direction of each metric passed to `tell`.
+        ranking: combines the metrics into one rank, or a key of
             `saboc_jax.statistics.ranking.AGGREGATIONS`.
-        allows: the budget, see `saboc_jax.searching.budgets`; only pruning needs it, the others
-            are told NaN of what it forbids.
-        max_evaluations: after which the searcher ends; None: its own number. Pruning always ends
-            by itself: give the limit to `run_search`, which stops it.
-        **options: of the searcher's factory.
+        allows: the budget, see `saboc_jax.searching.budgets`. Only pruning needs it; the others
+            receive NaN as the score of a forbidden architecture.
+        max_evaluations: number of evaluations after which the searcher ends; None: the default of
+            its factory. Pruning always ends by itself: pass the limit to `run_search` to stop it.
+        **options: options of the searcher's factory.
 
     Raises:
-        ValueError: if the searcher, its ranking or an option is unknown, or out of range.
+        ValueError: if the searcher, its ranking or an option is unknown or out of range.
     """
     known = options_of(name)
     unknown = sorted(set(options) - set(known))
@@ -90,7 +90,7 @@ def make_searcher(
 def _hints(
     space: SearchSpace, allows: Callable[[Bool[np.ndarray, "decisions options"]], bool] | None
 ) -> dict[str, Any]:
-    """What searchers may want to know of a space and a budget, by the name of their option."""
+    """Returns what a space and a budget give to searchers, keyed by the name of the option."""
     has_none = any("none" in names for names in space.option_names)
     return {
         "initially_pruned": ("none",) * has_none,

@@ -1,8 +1,8 @@
-"""What search methods share: masks, architectures and rules for scores.
+"""Helpers shared by search methods: masks, architectures and rules for scores.
 
-A searcher sees the number of options of each decision and the direction of each metric,
-nothing else: no space, no scorer. Decisions may have different numbers of options; masks are
-as wide as the largest, and options beyond a decision's own number are never active.
+A searcher sees only the number of options of each decision and the direction of each metric,
+no space and no scorer. Decisions may have different numbers of options; masks are as wide as
+the largest, and options beyond a decision's own number are never active.
 """
 
 from collections.abc import Sequence
@@ -25,24 +25,24 @@ def check_choices(choices: Sequence[int], higher_is_better: Sequence[bool]) -> N
 
 
 def check_scores(scores: Any, rows: int, metrics: int) -> None:
-    """Raises ValueError unless scores are [rows, repeats, metrics] with a repeat at least."""
+    """Raises ValueError unless scores are [rows, repeats, metrics] with at least one repeat."""
     shape = np.shape(scores)
     if len(shape) != 3 or shape[0] != rows or shape[1] < 1 or shape[2] != metrics:
         raise ValueError(f"scores have shape {shape}; allowed: ({rows}, repeats, {metrics})")
 
 
 def available_options(choices: Sequence[int]) -> Bool[np.ndarray, "decisions options"]:
-    """Which options exist: True for the first `choices[d]` options of decision d."""
+    """Returns a mask of the options that exist: the first `choices[d]` of decision d."""
     return np.arange(max(choices)) < np.asarray(choices)[:, None]
 
 
 def options_named(
     names: Sequence[str], option_names: Sequence[Sequence[str]]
 ) -> Bool[np.ndarray, "decisions options"]:
-    """The options that bear one of the names, in every decision.
+    """Returns a mask of the options with one of the names, in every decision.
 
     Raises:
-        ValueError: if a name is not that of any option.
+        ValueError: if no option has one of the names.
     """
     known = sorted({name for decision in option_names for name in decision})
     unknown = sorted(set(names) - set(known))
@@ -58,14 +58,14 @@ def options_named(
 def one_hot_masks(
     architectures: Int[Any, "*batch decisions"], options: int
 ) -> Bool[Array, "*batch decisions options"]:
-    """The masks of architectures; `options` is the largest number of options."""
+    """Returns one-hot masks of architectures; `options` is the largest number of options."""
     return jnp.asarray(architectures)[..., None] == jnp.arange(options)
 
 
 def architectures_of(
     masks: Bool[Any, "*batch decisions options"],
 ) -> Int[Any, "*batch decisions"]:
-    """The first active option of each decision: the inverse of `one_hot_masks`."""
+    """Returns the first active option of each decision: the inverse of `one_hot_masks`."""
     return (jnp if isinstance(masks, jax.Array) else np).argmax(masks, axis=-1)
 
 
@@ -96,7 +96,7 @@ def mutate(
 def neighbours(
     architecture: Int[Array, " decisions"], choices: Sequence[int]
 ) -> Int[Array, "m decisions"]:
-    """All architectures that differ in one decision, ordered by decision and shift of option."""
+    """Returns all architectures that differ in one decision, ordered by decision, then shift."""
     moves = [(d, shift) for d, n in enumerate(choices) for shift in range(1, n)]
     decisions, shifts = np.array(moves, dtype=int).reshape(-1, 2).T
     moved = (architecture[decisions] + shifts) % np.asarray(choices)[decisions]
@@ -105,8 +105,8 @@ def neighbours(
 
 
 def mean_over_repeats(scores: Float[Any, "b repeats k"]) -> Float[Array, "b k"]:
-    """A candidate's metrics, averaged over repeats (decision D12).
+    """Averages each candidate's metrics over repeats (decision D12).
 
-    One non-finite repeat makes the mean non-finite, and the candidate the worst.
+    One non-finite repeat makes the mean non-finite, so the candidate counts as the worst.
     """
     return jnp.asarray(scores).mean(axis=1)

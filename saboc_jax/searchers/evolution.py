@@ -1,11 +1,11 @@
-"""Evolution: mutate a member, score the child, let members leave.
+"""Evolution: mutate a member, score the child, remove members.
 
 `evolution` is the loop of Zen-NAS with SABoC-NAS's removal: a parent is drawn uniformly, and
-whenever there are more members than the population may have, the worst by each metric leaves,
-three at once for the three metrics of the NTK-score. `aging_evolution` is regularised
-evolution: the parent is the best of a tournament, and the oldest leaves.
+whenever the population exceeds its size, the worst member by each metric is removed, three
+members for the three metrics of the NTK-score. `aging_evolution` is regularised evolution: the
+parent is the best of a tournament, and the oldest member is removed.
 
-Both end with the best, by rank, of the last population.
+Both return the best member, by rank, of the last population.
 
 A child without any finite metric (dead, or rejected by a budget) counts as an evaluation and
 does not become a member.
@@ -58,9 +58,9 @@ def _searcher(
     choose: Choose,
     vary: Vary,
 ) -> Searcher:
-    """A population that starts from random architectures or from one, then breeds.
+    """Evolves a population that starts from random architectures or from one start.
 
-    `choose` gives a parent and `vary` a child of it; `make_room` follows each new member.
+    `choose` returns a parent and `vary` a child of it; `make_room` runs after each new member.
     """
 
     def learn(
@@ -82,7 +82,7 @@ def _searcher(
         key_first, key_choose, key_vary = jax.random.split(key, 3)
         population = state.inner
         parents = jax.vmap(choose, (0, None))(jax.random.split(key_choose, n), population)
-        # Without a member there is no parent but a start.
+        # An empty population has no parent: use a start.
         parents = jnp.where(population.alive.any(), parents, first(key_first, state, n))
         return jax.vmap(vary, (0, 0, None))(jax.random.split(key_vary, n), parents, population)
 
@@ -149,18 +149,18 @@ def evolution(
         choices: number of options of each decision.
         higher_is_better: the direction of each metric.
         max_evaluations: architectures to score, first population included.
-        batch: children per `ask`, whose parents are drawn from the same population.
-        population_size: P. Removal happens when there are P + 1 members.
+        batch: children per `ask`; their parents are drawn from the same population.
+        population_size: P. Members are removed when there are P + 1.
         removal: see `population.remove_worst`.
-        protect_best: never remove the best by rank of the P + 1. False: the paper's text.
+        protect_best: never remove the best by rank of the P + 1. False: as the paper's text says.
         unique: a child equal to a member does not enter.
-        mutations: how often a child is mutated (once while there are at most 10 members and
+        mutations: number of mutations per child (one while there are at most 10 members and
             `start` is given, as in Zen-NAS).
         start: the first architecture, instead of P random ones.
-        mutate: `mutate(key, architecture)` gives a child; works under `jax.jit` and `jax.vmap`.
-            None: one decision, uniformly, to another option, uniformly.
-        mutate_start: in place of `mutate` while there are at most 10 members and `start` is given.
-        ranking: how the metrics become one rank. Must work on JAX arrays under `jax.jit`.
+        mutate: `mutate(key, architecture)` returns a child; works under `jax.jit` and `jax.vmap`.
+            None: a uniformly drawn decision changes to another uniformly drawn option.
+        mutate_start: replaces `mutate` while there are at most 10 members and `start` is given.
+        ranking: combines the metrics into one rank. Must work on JAX arrays under `jax.jit`.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -236,15 +236,15 @@ def aging_evolution(
         choices: number of options of each decision.
         higher_is_better: the direction of each metric.
         max_evaluations: architectures to score, first population included.
-        batch: children per `ask`, whose parents are drawn from the same population.
-        population_size: number of members, after which the oldest leaves.
-        tournament: members drawn without replacement, the best of whom is the parent.
+        batch: children per `ask`; their parents are drawn from the same population.
+        population_size: largest number of members; beyond it the oldest is removed.
+        tournament: number of members drawn without replacement; the best one is the parent.
         unique: a child equal to a member does not enter.
         decision_weights: see `base.mutate`. TEG-NAS draws the node, then its input: for
             NAS-Bench-201 (6, 3, 3, 2, 2, 2).
         start: the first architecture, instead of random ones.
-        mutate: as in `evolution`; `decision_weights` is then not used.
-        ranking: how the metrics become one rank, in a tournament and at the end. Must work on
+        mutate: as in `evolution`; `decision_weights` is then ignored.
+        ranking: combines the metrics into one rank, in a tournament and at the end. Must work on
             JAX arrays under `jax.jit`.
 
     Raises:
@@ -275,7 +275,7 @@ def aging_evolution(
         unique=unique,
         start=start,
         ranking=ranking,
-        make_room=lambda population: population,  # A member more replaces the oldest.
+        make_room=lambda population: population,  # A new member replaces the oldest.
         choose=choose,
         vary=vary,
     )

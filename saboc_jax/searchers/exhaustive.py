@@ -16,8 +16,8 @@ _LARGEST = 2**31 - 1
 
 
 def architecture_at(index: Int[Array, " n"], choices: Sequence[int]) -> Int[Array, "n decisions"]:
-    """The architectures at places of the enumeration, in which the last decision runs fastest."""
-    # The number of architectures after which a decision has run through all its options.
+    """Returns the architectures at given indices; the last decision changes fastest."""
+    # strides[d]: how many architectures in a row have the same option of decision d.
     strides = np.cumprod((1, *choices[:0:-1]))[::-1]
     return (index[:, None] // jnp.asarray(strides)) % jnp.asarray(choices)
 
@@ -35,9 +35,9 @@ def exhaustive(
     Args:
         choices: number of options of each decision.
         higher_is_better: the direction of each metric.
-        max_evaluations: stop after so many; None: all.
+        max_evaluations: stop after so many; None: score all.
         batch: architectures per `ask`.
-        ranking: how the metrics become one rank; the best of all scored ones is returned.
+        ranking: combines the metrics into one rank; the best of all scored ones is returned.
 
     Raises:
         ValueError: if the space has 2**31 architectures or more.

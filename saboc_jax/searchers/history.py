@@ -1,11 +1,11 @@
-"""Searches that score one architecture after another and remember them all.
+"""Searches that score single architectures and remember them all.
 
-`history_searcher` turns what is particular to such a search (what to propose, what to learn
-from a score) into a `Searcher`: it keeps the history, counts evaluations, ends after exactly
-`max_evaluations` of them, and compiles both functions.
+`history_searcher` builds a `Searcher` from the two functions that differ between such searches
+(what to propose, what to learn from a score): it keeps the history, counts evaluations, ends
+after exactly `max_evaluations` of them, and compiles both functions.
 
-A candidate that was not scored, because it breaks a budget, is told as a row of NaN: it counts
-as an evaluation and is never chosen.
+A candidate that breaks a budget is not scored. `tell` receives a row of NaN for it: it counts as
+an evaluation and is never chosen.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,9 +26,9 @@ class History(NamedTuple):
 
     Attributes:
         architectures: [max_evaluations, decisions].
-        scores: [max_evaluations, k] means over repeats, in JAX's default float: values beyond
-            its range are infinite, that is the worst.
-        evaluations: [] how many there are.
+        scores: [max_evaluations, k] means over repeats, in JAX's default float; values beyond
+            its range become infinite and count as the worst.
+        evaluations: [] number of evaluations.
     """
 
     architectures: Int[Array, "max_evaluations decisions"]
@@ -37,11 +37,11 @@ class History(NamedTuple):
 
 
 class SearchState(NamedTuple):
-    """The state of a search that remembers.
+    """The state of a search with a history.
 
     Attributes:
         history: what was scored.
-        inner: what the method itself keeps, a pytree of arrays.
+        inner: the method's own state, a pytree of arrays.
     """
 
     history: History
@@ -53,7 +53,7 @@ Learn = Callable[[SearchState, Int[Array, "b decisions"], Float[Array, "b k"]], 
 
 
 def empty_history(max_evaluations: int, decisions: int, metrics: int) -> History:
-    """A history without evaluations."""
+    """Returns a history without evaluations."""
     return History(
         jnp.zeros((max_evaluations, decisions), jnp.int32),
         jnp.full((max_evaluations, metrics), jnp.nan, float),
@@ -64,7 +64,7 @@ def empty_history(max_evaluations: int, decisions: int, metrics: int) -> History
 def record(
     history: History, architectures: Int[Array, "b decisions"], scores: Float[Array, "b k"]
 ) -> History:
-    """The history with b evaluations more; there must be room for them."""
+    """Returns the history with b more evaluations; there must be room for them."""
     start = (history.evaluations, jnp.zeros_like(history.evaluations))
     return History(
         jax.lax.dynamic_update_slice(history.architectures, architectures.astype(jnp.int32), start),
@@ -79,13 +79,13 @@ def best_of(
     higher_is_better: Sequence[bool],
     ranking: Ranking,
 ) -> Architecture:
-    """The best of a set of architectures; one that occurs repeatedly counts once.
+    """Returns the best of a set of architectures; repeated ones count once.
 
-    Deviation: TEG-NAS ranks all visits, so an architecture visited often counts often. The
-    ranks of SABoC-NAS are over a set.
+    Deviation: TEG-NAS ranks all visits, so an architecture visited often counts often.
+    SABoC-NAS ranks a set.
 
     Raises:
-        ValueError: if none has a finite metric.
+        ValueError: if no architecture has a finite metric.
     """
     architectures, scores = np.asarray(architectures), np.asarray(scores)
     scored = np.isfinite(scores).any(axis=1)
@@ -102,7 +102,7 @@ def best_of(
 def best_in_history(
     state: SearchState, higher_is_better: Sequence[bool], ranking: Ranking
 ) -> Architecture:
-    """The best architecture ever scored."""
+    """Returns the best of all architectures scored so far."""
     history, count = state.history, int(state.history.evaluations)
     return best_of(history.architectures[:count], history.scores[:count], higher_is_better, ranking)
 
@@ -120,21 +120,21 @@ def history_searcher(
     learn: Learn | None = None,
     learn_in_turn: bool = False,
 ) -> Searcher:
-    """A searcher from the parts in which such searches differ.
+    """Builds a searcher from the functions that differ between such searches.
 
     Args:
         name: its name.
         choices: number of options of each decision.
         higher_is_better: the direction of each metric.
-        max_evaluations: the search ends after exactly so many.
-        init: `init(key)` gives `inner` of the first state.
-        plan: `plan(state)`, on the host, gives what to do next: a name in `proposals`, and how
-            many architectures to propose; those beyond `max_evaluations` are cut off.
-        proposals: `propose(key, state, n)` gives [n, decisions]; compiled for each n.
-        best: `best(state)` gives the architecture found.
-        learn: `learn(state, architectures, scores)` gives the new `inner`; the evaluations are
-            in the state's history already. Compiled for each number of rows. None: nothing.
-        learn_in_turn: call `learn` for one row after another: the same program for any number.
+        max_evaluations: the search ends after exactly so many evaluations.
+        init: `init(key)` returns `inner` of the first state.
+        plan: `plan(state)` runs on the host and returns the next step: a name in `proposals`, and
+            the number of architectures to propose; those beyond `max_evaluations` are cut off.
+        proposals: `propose(key, state, n)` returns [n, decisions]; compiled for each n.
+        best: `best(state)` returns the architecture found.
+        learn: `learn(state, architectures, scores)` returns the new `inner`; the state's history
+            already holds the evaluations. Compiled for each number of rows. None: learn nothing.
+        learn_in_turn: call `learn` row by row, so that one program serves any number of rows.
 
     Raises:
         ValueError: if an argument is out of range.

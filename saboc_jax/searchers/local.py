@@ -1,9 +1,9 @@
-"""Local search: move to the best neighbour until there is none better, then start anew.
+"""Local search: move to the best neighbour until none is better, then restart.
 
 Neighbours differ in one decision. An architecture and all its neighbours are ranked together,
 and the best becomes the next centre. If the centre itself is the best, or the best was a
-centre before (ranks of different neighbourhoods can contradict each other and lead around in
-a circle), the search starts anew at a random architecture.
+centre before (ranks of different neighbourhoods can contradict each other and lead in a circle),
+the search restarts at a random architecture.
 
 References:
     White, Nolen and Savani, "Exploring the loss landscape in neural architecture search",
@@ -26,12 +26,12 @@ from saboc_jax.types import PRNGKey, Ranking, Searcher
 
 
 class Climb(NamedTuple):
-    """Where a local search stands.
+    """The state of a local search.
 
     Attributes:
-        centre: [decisions] the architecture whose neighbours are next.
+        centre: [decisions] the architecture whose neighbours are scored next.
         scores: [k] its metrics.
-        started: [] is there a centre? Otherwise a random start is next.
+        started: [] whether there is a centre; otherwise a random start is next.
         was_centre: [max_evaluations] which entries of the history were centres.
     """
 
@@ -45,7 +45,7 @@ def _restart(
     state: SearchState, architectures: Int[Array, "1 d"], scores: Float[Array, "1 k"]
 ) -> Climb:
     was_centre = state.inner.was_centre.at[state.history.evaluations - 1].set(True)
-    # A start without any metric has nothing to be compared with: draw another.
+    # A start without a finite metric cannot be compared with its neighbours: draw another.
     return Climb(architectures[0], scores[0], jnp.isfinite(scores).any(), was_centre)
 
 
@@ -82,13 +82,13 @@ def local(
 ) -> Searcher:
     """Best-neighbour local search with random restarts.
 
-    `ask` gives one random architecture or a whole neighbourhood (24 in NAS-Bench-201).
+    `ask` returns one random architecture or a whole neighbourhood (24 in NAS-Bench-201).
 
     Args:
         choices: number of options of each decision.
         higher_is_better: the direction of each metric.
         max_evaluations: architectures to score; the last neighbourhood is cut short.
-        ranking: how the metrics become one rank, within a neighbourhood and, at the end, over
+        ranking: combines the metrics into one rank, within a neighbourhood and, at the end, over
             all architectures scored. Must work on JAX arrays under `jax.jit`.
     """
     directions = tuple(higher_is_better)

@@ -1,4 +1,4 @@
-"""A population of fixed capacity, as arrays, and the rules by which members leave it."""
+"""A population of fixed capacity, as arrays, and the rules that remove members."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -16,14 +16,14 @@ _NEVER = np.iinfo(np.int32).max
 
 
 class Population(NamedTuple):
-    """Members in slots; what a free slot holds means nothing, but its scores are NaN.
+    """Members in slots; a free slot has NaN scores and a meaningless architecture.
 
     Attributes:
         architectures: [slots, decisions].
         scores: [slots, k].
-        born: [slots] how many had entered before, so that the smallest is the oldest.
+        born: [slots] number of members that entered before; the smallest marks the oldest.
         alive: [slots] which slots hold members.
-        entered: [] how many have entered so far.
+        entered: [] number of members that have entered so far.
     """
 
     architectures: Int[Array, "slots decisions"]
@@ -34,7 +34,7 @@ class Population(NamedTuple):
 
 
 def empty(slots: int, decisions: int, metrics: int) -> Population:
-    """A population without members."""
+    """Returns a population without members."""
     return Population(
         jnp.zeros((slots, decisions), jnp.int32),
         jnp.full((slots, metrics), jnp.nan, float),
@@ -45,21 +45,21 @@ def empty(slots: int, decisions: int, metrics: int) -> Population:
 
 
 def members(population: Population) -> tuple[Int[np.ndarray, "n d"], Float[np.ndarray, "n k"]]:
-    """Architectures and scores of the members, oldest first, on the host."""
+    """Returns architectures and scores of the members, oldest first, on the host."""
     slots = np.flatnonzero(population.alive)
     slots = slots[np.argsort(np.asarray(population.born)[slots])]
     return np.asarray(population.architectures)[slots], np.asarray(population.scores)[slots]
 
 
 def contains(population: Population, architecture: Int[Array, " decisions"]) -> Bool[Array, ""]:
-    """Is the architecture a member?"""
+    """Returns whether the architecture is a member."""
     return ((population.architectures == architecture).all(axis=1) & population.alive).any()
 
 
 def add(
     population: Population, architecture: Int[Array, " decisions"], scores: Float[Array, " k"]
 ) -> Population:
-    """The population with one member more, in a free slot, or else in that of the oldest."""
+    """Adds a member in a free slot, or replaces the oldest member if no slot is free."""
     slot = jnp.argmin(jnp.where(population.alive, population.born, -1))
     return Population(
         population.architectures.at[slot].set(architecture.astype(jnp.int32)),
@@ -73,7 +73,7 @@ def add(
 def _worst(
     population: Population, costs: Float[Array, " slots"], eligible: Bool[Array, " slots"]
 ) -> Bool[Array, " slots"]:
-    """The eligible member of the largest cost, the oldest of several; nobody if none is."""
+    """Marks the eligible member with the largest cost, the oldest of several; else no slot."""
     costs = jnp.where(eligible, costs, -jnp.inf)
     tied = eligible & (costs == costs.max())
     slot = jnp.argmin(jnp.where(tied, population.born, _NEVER))
@@ -90,12 +90,12 @@ def remove_worst(
     """Removes the worst member by each metric (decision D17).
 
     Args:
-        population: has more members than metrics.
+        population: must have more members than metrics.
         higher_is_better: the direction of each metric; a non-finite value is the worst.
-        removal: "distinct": the worst by the first metric, then the worst remaining by the
-            second, and so on: as many members as metrics. "set": the worst by each metric among
-            all; one that is worst by several leaves alone.
-        protected: [slots] members that stay; the next worse goes instead.
+        removal: "distinct": remove the worst by the first metric, then the worst remaining by the
+            second, and so on: as many members as metrics. "set": remove the worst by each metric
+            among all members; a member that is worst by several metrics is removed once.
+        protected: [slots] members that stay; the next worst is removed instead.
     """
     costs = population.scores * np.where(np.asarray(higher_is_better, dtype=bool), -1, 1)
     costs = jnp.where(jnp.isfinite(costs), costs, jnp.inf)
@@ -115,13 +115,13 @@ def remove_worst(
 def best_slot(
     population: Population, higher_is_better: Sequence[bool], ranking: Ranking
 ) -> Bool[Array, " slots"]:
-    """The best member of a full population, as a mask."""
+    """Returns a mask of the best member of a full population."""
     slots = jnp.arange(len(population.alive))
     return slots == ranks.best_first(population.scores, higher_is_better, ranking=ranking)[0]
 
 
 def random_member(key: PRNGKey, population: Population) -> Int[Array, " decisions"]:
-    """A member, each with the same probability. `key`: consumed."""
+    """Draws a member uniformly. `key`: consumed."""
     slot = jax.random.categorical(key, jnp.where(population.alive, 0.0, -jnp.inf))
     return population.architectures[slot]
 
@@ -133,7 +133,7 @@ def tournament(
     higher_is_better: Sequence[bool],
     ranking: Ranking,
 ) -> Int[Array, " decisions"]:
-    """The best of `size` members drawn without replacement. `key`: consumed."""
+    """Draws `size` members without replacement and returns the best. `key`: consumed."""
     noise = jax.random.gumbel(key, population.alive.shape)
     _, slots = jax.lax.top_k(jnp.where(population.alive, noise, -jnp.inf), size)
     order: Any = ranks.best_first(population.scores[slots], higher_is_better, ranking=ranking)

@@ -1,24 +1,24 @@
 """Supernet pruning: remove, round by round, the options whose removal does least harm.
 
-The supernet starts with every option of every decision. In a round each option that could go
-is left out in turn, and the supernet without it is compared with the supernet as it is. With
+The supernet starts with every option of every decision. In a round each removable option is
+left out in turn, and the supernet without it is compared with the current supernet. With
 S_j the metrics, oriented so that lower is better,
 
     delta_j = (S_j(before) - S_j(after)) / |S_j(before)|,
 
 averaged over repeats that share weights and images. All candidate removals of the round are
-ranked by every metric, largest delta first, and by the sum of ranks; walking down that list,
-every decision loses `prune_number` options. The search ends with one option per decision.
+ranked by every metric, largest delta first, then by the sum of ranks. The search walks down that
+list until every decision has lost `prune_number` options. It ends with one option per decision.
 
-A removal after which a metric is NaN destroys the network: it is ranked last. One after which a
-metric is infinite is the worst by that metric.
+If a metric is NaN after a removal, the removal destroys the network and is ranked last. If a
+metric is infinite, the removal is the worst by that metric.
 
 References:
     Schedule: TE-NAS (Chen, Gong and Wang, ICLR 2021). Three metrics and Borda count:
     SABoC-NAS, Section 4.2 and Eq. 12.
 
-Deviation: TE-NAS measures the unpruned supernet again for each candidate; here once a round
-and repeat, which gives the same numbers as weights and images are shared.
+Deviation: TE-NAS scores the unpruned supernet again for each candidate; we score it once per
+round and repeat, which gives the same numbers because weights and images are shared.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,19 +34,19 @@ from saboc_jax.searchers import base
 from saboc_jax.statistics import ranking as ranks
 from saboc_jax.types import Architecture, PRNGKey, Ranking, Removals, Searcher
 
-# Against division by zero only; small enough not to count, large enough not to overflow.
+# Prevents division by zero: too small to change a delta, large enough to avoid overflow.
 _TINY = 1e-30
 
 
 class PruningState(NamedTuple):
-    """Where a pruning search stands.
+    """The state of a pruning search.
 
     Attributes:
         active: [decisions, options] the supernet's options.
-        removed_in: [decisions, options] the round (from 1) that removed an option; 0 for those
-            that are active, -1 for those that never were.
+        removed_in: [decisions, options] the round (from 1) that removed an option; 0 if the option
+            is active, -1 if it never was.
         round: [] rounds done.
-        evaluations: [] masks scored so far, the supernets before included.
+        evaluations: [] masks scored so far, including the unpruned supernet of each round.
         noise: [decisions, options] Gumbel noise of this round; zeros without temperature.
     """
 
@@ -58,7 +58,7 @@ class PruningState(NamedTuple):
 
 
 def one_by_one(decisions: int, options: int) -> Removals:
-    """Every option by itself, all decisions at once."""
+    """Returns bundles of one option each, with all decisions in the same phase."""
     bundles = np.repeat(np.eye(options, dtype=bool)[None], decisions, axis=0)
     return Removals(np.zeros(decisions, int), bundles)
 
@@ -66,11 +66,11 @@ def one_by_one(decisions: int, options: int) -> Removals:
 def removable(
     active: Bool[np.ndarray, "decisions options"], removals: Removals | None = None
 ) -> Int[np.ndarray, "m 2"]:
-    """(decision, bundle) of every bundle that can go and leaves its decision an option.
+    """Returns (decision, bundle) of every bundle that can be removed without emptying a decision.
 
     Args:
         active: the supernet's options.
-        removals: the bundles; None: every option by itself.
+        removals: the bundles; None: one option each.
     """
     phases, bundles = removals or one_by_one(*active.shape)
     left = active[:, None] & ~bundles
@@ -82,7 +82,7 @@ def removable(
 def removal_masks(
     active: Bool[np.ndarray, "decisions options"], removals: Removals | None = None
 ) -> Bool[np.ndarray, "b d o"]:
-    """The supernet as it is, then without each removable bundle in turn."""
+    """Returns the mask of the supernet, then the masks without each removable bundle."""
     bundles = (removals or one_by_one(*active.shape)).bundles
     decisions, numbers = removable(active, removals).T
     masks = np.repeat(active[None], 1 + len(decisions), axis=0)
@@ -115,9 +115,9 @@ def _check_removals(
 def _stand_in_for_before(
     before: Float[np.ndarray, "repeats k"], after: Float[np.ndarray, "m repeats k"]
 ) -> Float[np.ndarray, "repeats k"]:
-    """`before` where finite, else the median of the finite `after` of its repeat.
+    """Returns `before` where finite, else the median of the finite `after` of its repeat.
 
-    `before` is common to all candidates: it fixes the scale of a repeat, not the order in it.
+    All candidates share `before`: it sets the scale of a repeat, not the order within it.
     """
     filled = before.copy()
     for repeat, metric in np.argwhere(~np.isfinite(before)):
@@ -136,17 +136,17 @@ def improvements(
     higher_is_better: Sequence[bool],
     rounding: int | None = None,
 ) -> Float[np.ndarray, "m k"]:
-    """delta: by how much each removal improves each metric, relative to the supernet before.
+    """Returns delta: how much each removal improves each metric, relative to before.
 
     Args:
         scores: [1 + m, repeats, k] metrics of the supernet before and after each removal.
         higher_is_better: the direction of each metric.
-        rounding: None, or as TE-NAS: deltas are rounded to this many decimals, their means to
-            this many significant digits, so that near-equal removals tie.
+        rounding: None, or as TE-NAS: round deltas to this many decimals and their means to this
+            many significant digits, so that near-equal removals tie.
 
     Returns:
-        [m, k]; positive if the removal improves; NaN if a repeat is NaN after it, minus infinity
-        if one is infinite.
+        [m, k]; positive if the removal improves the metric; NaN if a repeat is NaN after the
+        removal, minus infinity if one is infinite.
     """
     signs = np.where(np.asarray(higher_is_better, dtype=bool), -1.0, 1.0)
     costs = np.asarray(scores, dtype=np.float64) * signs
@@ -164,13 +164,13 @@ def take_by_quota(
     quotas: Int[np.ndarray, " g"],
     may_take: Callable[[list[int]], bool] | None = None,
 ) -> Int[np.ndarray, " taken"]:
-    """Walks down an order, taking candidates until each group has given its quota.
+    """Takes candidates in order until each group has reached its quota.
 
     Args:
-        order: [m] candidates, the first to go first.
-        groups: [m] the group each candidate belongs to, here its decision.
-        quotas: [g] how many each group gives.
-        may_take: of a list of candidates, may they all be taken together? None: any may.
+        order: [m] candidates, the first is taken first.
+        groups: [m] the group of each candidate, here its decision.
+        quotas: [g] number of candidates to take from each group.
+        may_take: `may_take(candidates)` tells whether they may all be taken together. None: any.
     """
     left = np.array(quotas)
     taken: list[int] = []
@@ -187,12 +187,12 @@ def removal_order(
     temperature: float = 0.0,
     noise: Float[np.ndarray, " m"] | None = None,
 ) -> Int[np.ndarray, " m"]:
-    """Candidates in the order in which they should go.
+    """Returns the candidates in the order of their removal.
 
     Args:
         delta: [m, k] improvements.
-        ranking: how k metrics become one rank S_r.
-        temperature: 0 sorts by S_r. Above, candidates are drawn without replacement with
+        ranking: combines k metrics into one rank S_r.
+        temperature: 0 sorts by S_r. Above 0, candidates are drawn without replacement with
             probabilities softmax(-S_r / temperature), by adding Gumbel noise and sorting.
         noise: [m] standard Gumbel noise, for a temperature above 0.
     """
@@ -251,11 +251,11 @@ def pruning(
     allows: Callable[[Bool[np.ndarray, "decisions options"]], bool] | None = None,
     removals: Removals | None = None,
 ) -> Searcher:
-    """Pruning of a supernet with any metrics (decision D15).
+    """Prunes a supernet with any metrics (decision D15).
 
-    `ask` gives [1 + m, decisions, options]: the supernet, then the supernet without each of
-    the m options that could go; m shrinks from round to round. NAS-Bench-201 without "none"
-    takes 3 rounds and 57 evaluations.
+    `ask` returns [1 + m, decisions, options]: the supernet, then the supernet without each of
+    the m removable options; m shrinks from round to round. NAS-Bench-201 without "none" takes
+    3 rounds and 57 evaluations.
 
     Args:
         choices: number of options of each decision.
@@ -264,15 +264,15 @@ def pruning(
             as names: TE-NAS excludes ("none",).
         option_names: names of the options of each decision.
         prune_number: options a decision loses per round; the last one always stays. TE-NAS
-            takes 1 for NAS-Bench-201 and 3 for DARTS on CIFAR-10.
+            uses 1 for NAS-Bench-201 and 3 for DARTS on CIFAR-10.
         rounding: see `improvements`; TE-NAS: 3, with `ties="dense"` in the ranking.
         temperature: see `removal_order`; 0 is deterministic.
-        ranking: how the metrics' improvements become one rank.
-        allows: of a mask, may the search go on with this supernet? A removal after which it
-            may not, together with those already chosen in the round, is passed over. It must
-            not allow a mask and forbid a larger one. None: any may.
-        removals: options that go together, which then count as one in `prune_number`, and
-            which decisions wait for others; None: every option by itself, all at once.
+        ranking: combines the improvements of the metrics into one rank.
+        allows: `allows(mask)` tells whether the search may continue with this supernet. A removal
+            is skipped if, together with those already chosen in the round, it leaves a forbidden
+            mask. If it allows a mask, it must allow every larger one. None: all are allowed.
+        removals: bundles of options that are removed together and count as one in
+            `prune_number`, and the phase of each decision; None: one option each, one phase.
 
     Raises:
         ValueError: if an argument is out of range, a decision has no option left, or the
@@ -321,14 +321,14 @@ def pruning(
         done=lambda state: bool((np.sum(state.active, axis=1) <= 1).all()),
         best=_best,
     )
-    # Which removals a budget forbids, and so the number of rounds, is seen on the way only.
+    # With a budget the number of rounds is unknown in advance: it depends on the scores.
     rehearsed = None if allows else partial(_rehearse, searcher, len(higher_is_better))
     return searcher._replace(planned=rehearsed)
 
 
 def _rehearse(searcher: Searcher, metrics: int) -> int:
-    """How many masks pruning asks for: the same whatever the scores, so with equal ones."""
-    key = jax.random.key(0)  # Which options go does not matter, only how many.
+    """Counts the masks that pruning asks for, using equal scores: scores do not change it."""
+    key = jax.random.key(0)  # Any key: only the number of removed options matters.
     state = searcher.init(key)
     while not searcher.done(state):
         masks, state = searcher.ask(key, state)

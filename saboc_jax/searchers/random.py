@@ -1,4 +1,4 @@
-"""Random search: uniform, independent architectures, and the best of them."""
+"""Random search: draws uniform, independent architectures and returns the best of them."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -17,7 +17,7 @@ def random(
     batch: int = 64,
     ranking: Ranking = ranks.borda,
 ) -> Searcher:
-    """The baseline every other method has to beat at the same number of evaluations.
+    """Random search, the baseline for other methods at the same number of evaluations.
 
     Architectures may repeat, and a repeat counts as an evaluation.
 
@@ -25,8 +25,8 @@ def random(
         choices: number of options of each decision.
         higher_is_better: the direction of each metric.
         max_evaluations: architectures to score.
-        batch: architectures per `ask`; does not change what the search could find.
-        ranking: how the metrics become one rank; the best of all scored ones is returned.
+        batch: architectures per `ask`; does not change what the search can find.
+        ranking: combines the metrics into one rank; the best of all scored ones is returned.
     """
     return history_searcher(
         "random",

@@ -1,4 +1,4 @@
-"""REINFORCE: a policy of free logits learns from how each architecture changed the metrics.
+"""REINFORCE: a policy of free logits learns from rewards computed from the metrics.
 
 The policy draws every decision independently, a_d ~ Categorical(softmax(logits_d)). With a
 reward r and a baseline b (an exponential moving average of rewards, corrected for its start
@@ -17,9 +17,9 @@ A metric that is not finite takes the worst value in its window.
 References:
     Agent and "change": TEG-NAS (Chen, Huang and Wang, AutoML 2023). Decision D16.
 
-Deviation: TEG-NAS's released code cannot take its own first step (the first reward is a
-tuple); here it is 0. Its joint choice of the edges of a DARTS cell is not here: decisions are
-independent.
+Deviation: TEG-NAS's released code fails at its first step (the first reward is a tuple); here
+that reward is 0. Its joint choice of the edges of a DARTS cell is not implemented: decisions
+are independent.
 """
 
 from collections.abc import Sequence
@@ -44,8 +44,8 @@ class Baseline(NamedTuple):
     """Exponential moving average of rewards.
 
     Attributes:
-        average: [] not corrected for its start at zero.
-        weight: [] 1 - momentum**updates, by which it is corrected.
+        average: [] moving average, not corrected for its start at zero.
+        weight: [] 1 - momentum**updates; average / weight is the corrected average.
     """
 
     average: Float[Array, ""]
@@ -53,14 +53,13 @@ class Baseline(NamedTuple):
 
 
 class Agent(NamedTuple):
-    """What the agent keeps.
+    """The state of the agent.
 
     Attributes:
-        logits: [decisions, options] of the policy; those of options that do not exist are
-            ignored.
+        logits: [decisions, options] logits of the policy; options that do not exist are ignored.
         optimiser: Adam's state.
-        window: [W, k] the last scores, lower is better, newest last; NaN where there is none.
-        baseline: of the reward.
+        window: [W, k] the last scores, lower is better, newest last; NaN in empty rows.
+        baseline: baseline of the reward.
     """
 
     logits: Float[Array, "decisions options"]
@@ -70,9 +69,9 @@ class Agent(NamedTuple):
 
 
 def push(window: Float[Array, "W k"], costs: Float[Array, " k"]) -> Float[Array, "W k"]:
-    """The window with one more score and the oldest dropped.
+    """Appends a score to the window and drops the oldest.
 
-    A cost that is not finite becomes the worst in the window, or 0 if there is none.
+    A cost that is not finite becomes the worst in the window, or 0 if the window is empty.
     """
     worst = jnp.where(jnp.isnan(window), -jnp.inf, window).max(axis=0)
     stand_in = jnp.where(jnp.isfinite(worst), worst, 0)
@@ -80,19 +79,19 @@ def push(window: Float[Array, "W k"], costs: Float[Array, " k"]) -> Float[Array,
 
 
 def change_reward(window: Float[Array, "W k"]) -> Float[Array, ""]:
-    """The reward "change" of the newest score in the window."""
+    """Returns the reward "change" of the newest score in the window."""
     spread = jnp.nanmax(window, axis=0) - jnp.nanmin(window, axis=0)
     change = (window[-1] - window[-2]) / (spread + 1e-6)
     return -jnp.where(jnp.isnan(window[-2]), 0, change).sum()
 
 
 def borda_reward(window: Float[Array, "W k"]) -> Float[Array, ""]:
-    """The reward "borda" of the newest score in the window."""
+    """Returns the reward "borda" of the newest score in the window."""
     filled = ~jnp.isnan(window[:, 0])
     better = (window < window[-1]).sum(axis=0)
     others_equal = (window == window[-1]).sum(axis=0) - 1
     others = filled.sum() - 1
-    # The share of the others that are behind, minus the share that are ahead.
+    # The share of the others that are worse, minus the share that are better.
     return (1 - 2 * (better + others_equal / 2) / jnp.maximum(others, 1)).mean() * (others > 0)
 
 
@@ -102,7 +101,7 @@ _REWARDS = {"change": change_reward, "borda": borda_reward}
 def update_baseline(
     baseline: Baseline, reward: Float[Array, ""], momentum: float
 ) -> tuple[Baseline, Float[Array, ""]]:
-    """The baseline with one more reward, and its corrected value."""
+    """Returns the baseline updated with a reward, and its corrected value."""
     average = momentum * baseline.average + (1 - momentum) * reward
     weight = momentum * baseline.weight + (1 - momentum)
     return Baseline(average, weight), average / weight
@@ -113,7 +112,7 @@ def log_probability(
     available: Bool[np.ndarray, "decisions options"],
     architectures: Int[Array, "b decisions"],
 ) -> Float[Array, " b"]:
-    """Log-probability of architectures under the policy."""
+    """Returns the log-probability of architectures under the policy."""
     log_policy = jax.nn.log_softmax(jnp.where(available, logits, -jnp.inf))
     return log_policy[jnp.arange(len(logits)), architectures].sum(axis=1)
 
@@ -138,11 +137,11 @@ def reinforce(
         max_evaluations: architectures to score.
         batch: architectures per step of Adam; their rewards are computed in turn, their
             gradients averaged. TEG-NAS: 1.
-        reward: "change" or "borda", see the module.
-        learning_rate: of Adam; TEG-NAS: 0.04 for NAS-Bench-201, 0.07 for DARTS.
-        momentum: of the baseline.
-        window: W, the number of scores the reward sees, the newest included.
-        ranking: how the metrics become one rank; the best of all scored ones is returned.
+        reward: "change" or "borda", see the module docstring.
+        learning_rate: learning rate of Adam; TEG-NAS: 0.04 for NAS-Bench-201, 0.07 for DARTS.
+        momentum: momentum of the baseline.
+        window: W, the number of scores the reward uses, the newest included.
+        ranking: combines the metrics into one rank; the best of all scored ones is returned.
 
     Raises:
         ValueError: if an argument is out of range.

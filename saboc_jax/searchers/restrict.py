@@ -1,4 +1,4 @@
-"""A search over part of a space: every decision without one of its options."""
+"""Searches part of a space: excludes one option of every decision."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,17 +18,17 @@ def without_options(
     excluded: Sequence[int],
     **options: Any,
 ) -> Searcher:
-    """A searcher that never asks for the excluded option of each decision.
+    """Makes a searcher that never asks for the excluded option of each decision.
 
     The inner searcher sees one option fewer in each decision; masks and architectures are
-    translated. Pruning needs no such thing: it takes `initially_pruned`.
+    translated. Pruning does not need this: use its option `initially_pruned`.
 
     Args:
-        factory: of the searcher.
+        factory: factory of the searcher.
         choices: number of options of each decision of the whole space.
         higher_is_better: the direction of each metric.
-        excluded: [decisions] the option that each decision does without.
-        **options: of the factory.
+        excluded: [decisions] the excluded option of each decision.
+        **options: options of the factory.
 
     Raises:
         ValueError: if an excluded option does not exist or is the only one.
@@ -42,7 +42,7 @@ def without_options(
         )
     inner = factory([n - 1 for n in choices], higher_is_better, **options)
     width = max(choices)
-    # kept[d, o] is the option of the whole space that is the o-th of the inner one.
+    # kept[d, o] is the option of the whole space for option o of the inner searcher.
     kept = np.array([[o for o in range(width) if o != out][: width - 1] for out in excluded])
 
     def widen(masks: Bool[Any, "b d o"]) -> Bool[np.ndarray, "b d options"]:

@@ -1,1 +1,1 @@
-"""Ranks, correlations, tests."""
+"""Ranks, correlations and significance tests."""

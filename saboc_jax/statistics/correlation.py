@@ -1,8 +1,9 @@
 """How well training-free scores order architectures by their true accuracy.
 
-Correlations are signed, of the raw values: a metric where lower is better and which predicts
-accuracy well has a Kendall tau near -1. Non-finite scores count as the worst. Each repeat of a
-score has its own weights and images; intervals are over architectures, spreads over repeats.
+Correlations are computed on the raw values and keep their sign: a metric where lower is better
+and which predicts accuracy well has a Kendall tau near -1. Non-finite scores count as the worst.
+Each repeat of a score has its own weights and images. Intervals describe the variation over
+architectures, standard deviations the variation over repeats.
 """
 
 import itertools
@@ -17,7 +18,7 @@ from saboc_jax.statistics import ranking
 from saboc_jax.types import Scorer
 
 CorrelationRow = dict[str, Any]
-TOP_K = (0.05,)  # regret is that of the best twentieth
+TOP_K = (0.05,)  # the regret is computed for the best 5% of the architectures
 
 
 class Candidate(NamedTuple):
@@ -25,9 +26,9 @@ class Candidate(NamedTuple):
 
     Attributes:
         values: [n, repeats].
-        higher_is_better: its direction.
-        bad: architectures with a metric that is not finite among those it is made of; None: those
-            whose own values are not.
+        higher_is_better: the direction of the values.
+        bad: number of architectures for which one of the combined metrics is not finite. None:
+            count the architectures whose `values` are not finite.
     """
 
     values: Float[np.ndarray, "n repeats"]
@@ -46,16 +47,18 @@ def statistics(
     seed: int = 0,
     top_k: Sequence[float] = TOP_K,
 ) -> CorrelationRow:
-    """One row: tau and rho of the mean over repeats with intervals, of one repeat, and regret.
+    """Returns one row: tau and rho of the mean over repeats, their intervals, and the regret.
+
+    The row also has the mean and the standard deviation of tau and rho over single repeats.
 
     Args:
-        name: what the row is called.
+        name: the name of the row.
         values: [n, repeats] of one metric.
         truth: [n] true accuracies.
         higher_is_better: the metric's direction.
         bad: see `Candidate`.
         resamples: bootstrap resamples of the architectures.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
         top_k: shares of the architectures that one can afford to train, for the regret.
 
     Raises:
@@ -86,12 +89,12 @@ def statistics(
 def of_candidate(
     name: str, each: Candidate, truth: Float[np.ndarray, " n"], **options: Any
 ) -> CorrelationRow:
-    """`statistics` of a candidate."""
+    """Returns `statistics` of a candidate."""
     return statistics(name, each.values, truth, each.higher_is_better, each.bad, **options)
 
 
 def number_of(share: float, total: int) -> int:
-    """How many architectures a share is, rounded down, at least one.
+    """Returns the number of architectures in a share, rounded down, at least one.
 
     Raises:
         ValueError: if the share is not above 0 and at most 1.
@@ -104,7 +107,7 @@ def number_of(share: float, total: int) -> int:
 def aggregated(
     scores: Float[np.ndarray, "n repeats k"], higher_is_better: Sequence[bool], how: str = "borda"
 ) -> Float[np.ndarray, "n repeats"]:
-    """Metrics as one rank, lower is better; every repeat is ranked by itself."""
+    """Combines the metrics into one rank, lower is better; ranks every repeat separately."""
     combine = ranking.AGGREGATIONS[how]
     return np.stack(
         [np.asarray(combine(each, higher_is_better)) for each in scores.swapaxes(0, 1)], 1
@@ -112,7 +115,7 @@ def aggregated(
 
 
 def columns(scorer: Scorer) -> dict[str, tuple[Scorer, slice]]:
-    """Where the metrics of every part of a scorer stand, by the part's name."""
+    """Maps the name of each part of a scorer to the part and the columns of its metrics."""
     found, start = {}, 0
     for part in scorer.parts or (scorer,):
         found[part.name] = part, slice(start, start + len(part.metrics))
@@ -125,7 +128,7 @@ def candidates(
     scores: Float[np.ndarray, "n repeats k"],
     aggregations: Sequence[str] = ("borda",),
 ) -> dict[str, Candidate]:
-    """Everything that orders architectures: metrics, aggregations, and Borda of NTK-score pairs."""
+    """Returns all candidates: metrics, aggregations, and Borda counts of NTK-score pairs."""
     found = {
         name: Candidate(scores[..., i], scorer.higher_is_better[i])
         for i, name in enumerate(scorer.metrics)
@@ -160,7 +163,7 @@ def table(
     resamples: int = 1000,
     top_k: Sequence[float] = TOP_K,
 ) -> list[CorrelationRow]:
-    """A row for every metric and every aggregation, see `statistics`."""
+    """Returns a row for every metric and every aggregation, see `statistics`."""
     return [
         of_candidate(name, each, truth, resamples=resamples, top_k=top_k)
         for name, each in candidates(scorer, scores, aggregations).items()
@@ -170,7 +173,7 @@ def table(
 def tau_matrix(
     found: Mapping[str, Candidate],
 ) -> tuple[list[str], Float[np.ndarray, "k k"]]:
-    """Kendall tau between all scores, each oriented so that higher is better."""
+    """Returns the names and Kendall tau of all pairs, oriented so that higher is better."""
     values = np.stack([each.values.mean(1) for each in found.values()], 1)
     directions = [each.higher_is_better for each in found.values()]
     signs = np.where(directions, 1.0, -1.0)
@@ -180,12 +183,12 @@ def tau_matrix(
 def differences(
     ours: Float[np.ndarray, " n"], exact: Float[np.ndarray, " n"], higher_is_better: bool
 ) -> CorrelationRow:
-    """How far values are from the exact ones, and their orders from each other.
+    """Compares values with exact ones: relative differences, and Kendall tau of the two orders.
 
     Args:
-        ours: [n].
-        exact: [n] in float64.
-        higher_is_better: their direction.
+        ours: [n] values.
+        exact: [n] reference values in float64.
+        higher_is_better: the direction of both.
     """
     both = np.isfinite(ours) & np.isfinite(exact)
     gap = np.abs(ours - exact)[both] / np.maximum(np.abs(exact[both]), np.finfo(float).tiny)

@@ -1,16 +1,16 @@
-"""From several metrics to one order, and how well an order agrees with the truth.
+"""Combines several metrics into one order, and measures how well an order agrees with the truth.
 
 SABoC-NAS adds ranks (Borda count, Eq. 12): every metric ranks all candidates, 1 is the best,
 and the candidate with the smallest sum of ranks wins. Only order counts, so metrics need no
 common scale and no weights. A sum of ranks belongs to the set it was computed from: adding
 or removing candidates can reverse two others, so never compare sums across sets.
 
-A metric that is not finite (a dead network, a failed solve, an overflow) is the worst value
-there is, whatever its sign: such entries share the last rank and are never dropped. Where
-several metrics become one rank, NaN is more than that: it is no value, so its candidate counts as
-not finite in all of them, and none is behind it. An infinity stays a matter of its own metric,
-for some definitions give one to a network that runs (AZ-NAS's trainability of an identity,
-TE-NAS's condition number of a singular kernel).
+A metric that is not finite (a dead network, a failed solve, an overflow) counts as the worst
+value, whatever its sign: such entries share the last rank and are never dropped. When several
+metrics become one rank, a candidate with NaN in one metric counts as non-finite in all of them and
+comes last. An infinity affects only its own metric, because some definitions give infinity to a
+network that works (AZ-NAS's trainability of an identity, TE-NAS's condition number of a singular
+kernel).
 
 `per_metric_ranks`, the aggregations and `order` take NumPy or JAX arrays and work under
 `jax.jit`, where searchers need them. Fronts and statistics run on the host.
@@ -26,7 +26,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy  # `scipy.stats` is loaded at its first use: it takes longer than JAX
+import scipy  # loads `scipy.stats` at its first use: importing it takes longer than JAX
 from jaxtyping import Bool, Float, Int
 
 from saboc_jax.keys import check_seed
@@ -41,7 +41,7 @@ def _backend(array: Any) -> ModuleType:
 
 
 def _costs(scores: Any, higher_is_better: Sequence[bool]) -> Any:
-    """Scores with every direction turned to lower is better, and non-finite ones to +inf."""
+    """Turns scores into costs: lower is better for every metric, non-finite becomes +inf."""
     xp = _backend(scores)
     scores = xp.asarray(scores, dtype=xp.result_type(scores, np.float32))
     if scores.ndim != 2 or scores.shape[1] != len(higher_is_better):
@@ -54,14 +54,14 @@ def _costs(scores: Any, higher_is_better: Sequence[bool]) -> Any:
 
 
 def _voided(scores: Any) -> Any:
-    """Scores where a candidate with NaN in one metric has it in all."""
+    """Sets all metrics of a candidate to NaN if one of them is NaN."""
     xp = _backend(scores)
     scores = xp.asarray(scores)
     return xp.where(xp.isnan(scores).any(axis=-1, keepdims=True), xp.nan, scores)
 
 
 def _rank_column(costs: Any, ties: Ties) -> Any:
-    """Ranks of [n] costs without NaN, from 1, lowest first."""
+    """Ranks [n] costs without NaN from 1, lowest first."""
     xp = _backend(costs)
     n = costs.shape[0]
     ascending = xp.sort(costs)
@@ -74,7 +74,7 @@ def _rank_column(costs: Any, ties: Ties) -> Any:
     if ties == "dense":
         is_new = xp.concatenate([xp.ones(min(n, 1), bool), ascending[1:] != ascending[:-1]])
         return xp.cumsum(is_new)[below]
-    # A stable sort under one name in both libraries; sorting a permutation inverts it.
+    # `lexsort` is stable and exists in both libraries; sorting a permutation inverts it.
     places = xp.lexsort((xp.lexsort((costs,)),)) + 1
     return xp.where(xp.isfinite(costs), places, n)
 
@@ -87,13 +87,13 @@ def per_metric_ranks(
     Args:
         scores: [n, k] metric values, one row per candidate, non-finite allowed.
         higher_is_better: the direction of each metric.
-        ties: what equal values get: "average" of their places (as `scipy.stats.rankdata`),
-            "min" (the best of their places), "dense" (as min, but without gaps after them) or
-            "ordinal" (a place each, in order of index).
+        ties: the rank of equal values: "average" of their places (as `scipy.stats.rankdata`),
+            "min" (the best of their places), "dense" (as "min", but without gaps after them) or
+            "ordinal" (one place each, in order of index).
 
     Returns:
-        [n, k] ranks. Non-finite entries of a metric are equal to each other and behind all
-        others; with "ordinal" they all get n.
+        [n, k] ranks. Non-finite entries of a metric share one rank behind all others; with
+        "ordinal" they all get n.
 
     Raises:
         ValueError: if shapes do not fit or `ties` is unknown.
@@ -111,10 +111,10 @@ def per_metric_ranks(
 def borda(
     scores: Float[Any, "n k"], higher_is_better: Sequence[bool], *, ties: Ties = "average"
 ) -> Float[Any, " n"]:
-    """The sum of a candidate's ranks over all metrics; lower is better (SABoC-NAS Eq. 12).
+    """Sums each candidate's ranks over all metrics; lower is better (SABoC-NAS Eq. 12).
 
     Args:
-        scores: [n, k] metric values; a candidate with NaN among them is last by all.
+        scores: [n, k] metric values; a candidate with a NaN comes last in all metrics.
         higher_is_better: the direction of each metric.
         ties: see `per_metric_ranks`. "ordinal" gives the permutations of the paper's text;
             "average" does not depend on the order of the candidates (decision D14).
@@ -138,10 +138,11 @@ def log_rank(scores: Float[Any, "n k"], higher_is_better: Sequence[bool]) -> Flo
 
 
 def mean_z_score(scores: Float[Any, "n k"], higher_is_better: Sequence[bool]) -> Float[Any, " n"]:
-    """The mean over metrics of standardised values, lower is better: what Borda count avoids.
+    """Averages the standardised values over the metrics; lower is better.
 
-    Mean and deviation are those of the finite entries. A non-finite entry stands one standard
-    deviation behind the worst finite one; a candidate with NaN does so in all metrics.
+    Unlike the Borda count it depends on the scale of the values. Mean and standard deviation use
+    the finite entries only. A non-finite entry is placed one standard deviation behind the worst
+    finite one; a candidate with NaN is placed there in all metrics.
     """
     costs = _costs(_voided(scores), higher_is_better)
     xp = _backend(costs)
@@ -156,7 +157,7 @@ def mean_z_score(scores: Float[Any, "n k"], higher_is_better: Sequence[bool]) ->
 
 
 def standard_error(values: Float[np.ndarray, "repeats k"]) -> Float[np.ndarray, " k"]:
-    """Of the mean over repeats, for each metric; NaN for one repeat."""
+    """Returns the standard error of the mean over repeats, per metric; NaN for one repeat."""
     repeats = len(values)
     if repeats == 1:
         return np.full(values.shape[1], np.nan)
@@ -164,12 +165,12 @@ def standard_error(values: Float[np.ndarray, "repeats k"]) -> Float[np.ndarray, 
 
 
 def first_metric(scores: Float[Any, "n k"], higher_is_better: Sequence[bool]) -> Float[Any, " n"]:
-    """The rank by the first metric alone; NaN in another changes nothing."""
+    """Ranks by the first metric alone; NaN in another metric has no effect."""
     return per_metric_ranks(scores[:, :1], higher_is_better[:1])[:, 0]
 
 
 def worst_rank(scores: Float[Any, "n k"], higher_is_better: Sequence[bool]) -> Float[Any, " n"]:
-    """The rank by the metric a candidate does worst in (minimax)."""
+    """Returns each candidate's worst rank over the metrics (minimax)."""
     return per_metric_ranks(_voided(scores), higher_is_better).max(axis=1)
 
 
@@ -185,11 +186,11 @@ AGGREGATIONS: Mapping[str, Ranking] = MappingProxyType(
 
 
 def order(ranks: Float[Any, " n"], *tie_breakers: Float[Any, " n"]) -> Int[Any, " n"]:
-    """Indices from best to worst; ties fall to each tie breaker in turn, then to the index.
+    """Returns indices from best to worst; the tie breakers, then the index, decide ties.
 
     Args:
         ranks: [n] ranks or sums of ranks, lower is better.
-        tie_breakers: further [n] ranks, the first is asked first.
+        *tie_breakers: further [n] ranks, applied in this order.
     """
     return _backend(ranks).lexsort((*tie_breakers[::-1], ranks))
 
@@ -201,15 +202,15 @@ def best_first(
     ranking: Ranking = borda,
     break_ties_by: Sequence[int] | None = None,
 ) -> Int[Any, " n"]:
-    """Indices of the candidates from best to worst, deterministically.
+    """Returns the indices of the candidates from best to worst, deterministically.
 
     Args:
         scores: [n, k] metric values, non-finite allowed.
         higher_is_better: the direction of each metric.
-        ranking: how metrics become one rank, see `AGGREGATIONS`.
-        break_ties_by: metrics that decide between equal ranks, the first is asked first. None:
-            the second metric, then the first, which for (S_t, S_e, S_g) is decision D14. The
-            index decides last.
+        ranking: combines the metrics into one rank, see `AGGREGATIONS`.
+        break_ties_by: metrics that decide between equal ranks, in this order. None: the second
+            metric, then the first, which for (S_t, S_e, S_g) is decision D14. The index decides
+            last.
     """
     if break_ties_by is None:
         break_ties_by = (1, 0) if len(higher_is_better) > 1 else ()
@@ -221,11 +222,11 @@ def best_first(
 def pareto_front(
     objectives: Float[np.ndarray, "n k"], higher_is_better: Sequence[bool]
 ) -> Bool[np.ndarray, " n"]:
-    """Which candidates no other candidate dominates.
+    """Marks the candidates that no other candidate dominates.
 
-    A candidate dominates another if it is no worse in every objective and better in one;
-    equal candidates are all on the front, and one with a non-finite objective never is.
-    Takes O(front size * n k).
+    A candidate dominates another if it is no worse in every objective and better in one.
+    Equal candidates are all on the front; a candidate with a non-finite objective never is.
+    Takes O(front size * n k) time.
 
     Args:
         objectives: [n, k] values.
@@ -233,7 +234,7 @@ def pareto_front(
     """
     costs = _costs(np.asarray(objectives), higher_is_better)
     front = np.zeros(len(costs), dtype=bool)
-    # In lexicographic order a candidate is dominated by earlier ones only.
+    # In lexicographic order only earlier candidates can dominate a candidate.
     remaining = np.lexsort(costs.T[::-1])
     remaining = remaining[np.isfinite(costs[remaining]).all(axis=1)]
     while remaining.size:
@@ -248,7 +249,7 @@ def pareto_front(
 def _comparable(
     x: Float[Any, " n"], y: Float[Any, " n"], higher_is_better: tuple[bool, bool]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both as ranks in ascending order of value, non-finite entries at their worse end."""
+    """Returns both as ranks that ascend with the value; non-finite entries go to the worse end."""
     x, y = np.asarray(x), np.asarray(y)
     if x.ndim != 1 or x.shape != y.shape:
         raise ValueError(f"x and y have shapes {x.shape} and {y.shape}; allowed: both [n]")
@@ -264,15 +265,15 @@ def kendall(
     y: Float[Any, " n"],
     higher_is_better: tuple[bool, bool] = (True, True),
 ) -> float:
-    """Kendall's tau_b of two columns of values, signed, in O(n log n).
+    """Returns Kendall's tau_b of two columns of values, in O(n log n).
 
-    The sign is that of the raw values: a metric where lower is better and which predicts
+    The sign refers to the raw values: a metric where lower is better and which predicts
     accuracy well has a tau near -1.
 
     Args:
         x: [n] values.
         y: [n] values.
-        higher_is_better: which end of each is the worse one; non-finite entries go there.
+        higher_is_better: the direction of each; non-finite entries go to the worse end.
 
     Returns:
         tau_b; NaN if a column is constant.
@@ -286,7 +287,7 @@ def spearman(
     y: Float[Any, " n"],
     higher_is_better: tuple[bool, bool] = (True, True),
 ) -> float:
-    """Spearman's rho of two columns of values, signed; arguments as `kendall`."""
+    """Returns Spearman's rho of two columns of values; sign and arguments as in `kendall`."""
     ranks = _comparable(x, y, higher_is_better)
     if len(ranks[0]) < 2 or any(np.ptp(column) == 0 for column in ranks):
         return float("nan")
@@ -296,7 +297,7 @@ def spearman(
 def kendall_matrix(
     scores: Float[Any, "n k"], higher_is_better: Sequence[bool]
 ) -> Float[np.ndarray, "k k"]:
-    """tau_b of every pair of metrics, signed; 1 on the diagonal (NaN for a constant metric)."""
+    """Returns tau_b of every pair of metrics; 1 on the diagonal (NaN for a constant metric)."""
     scores = np.asarray(scores)
     k = len(higher_is_better)
     matrix = np.empty((k, k))
@@ -332,10 +333,10 @@ def bootstrap_interval(
     resamples: int = 1000,
     level: float = 0.95,
 ) -> Interval:
-    """Percentile bootstrap interval of a statistic of pairs, resampling architectures.
+    """Computes a percentile bootstrap interval of a statistic by resampling architectures.
 
     It tells how far the statistic would move with another sample of architectures. It does
-    not see the noise of weights and batches, nor architectures unlike the sampled ones.
+    not cover the noise of weights and batches, nor architectures unlike the sampled ones.
 
     Args:
         statistic: e.g. `kendall`.
@@ -358,7 +359,7 @@ def bootstrap_interval(
     )
     draws = np.random.default_rng(entropy).integers(len(x), size=(resamples, len(x)))
     values = np.array([statistic(x[rows], y[rows]) for rows in draws])
-    # A resample whose statistic is undefined (all of one value) says nothing about its value.
+    # Drop resamples with an undefined statistic (all values equal).
     values = values[~np.isnan(values)]
     tail = (1 - level) / 2
     low, high = np.quantile(values, (tail, 1 - tail)) if values.size else (np.nan, np.nan)
@@ -366,12 +367,12 @@ def bootstrap_interval(
 
 
 def regret_at_k(ranks: Float[Any, " n"], accuracy: Float[Any, " n"], k: int) -> float:
-    """What choosing among the k best-ranked loses: best accuracy minus the best of those k.
+    """Returns the best accuracy minus the best accuracy among the k best-ranked candidates.
 
     Args:
-        ranks: [n] ranks, lower is better; ties fall to the index.
+        ranks: [n] ranks, lower is better; the index decides ties.
         accuracy: [n] true accuracies, finite.
-        k: how many one can afford to train.
+        k: number of candidates one can afford to train.
 
     Raises:
         ValueError: if k is not between 1 and n.

@@ -1,9 +1,9 @@
-"""Whether two search methods differ, over seeds that they share.
+"""Tests whether two search methods differ, using the seeds they share.
 
-Both methods run with the same seeds, which decide weights, images and the search's own
+Both methods run with the same seeds, which determine weights, images and the search's own
 randomness, so results are paired: the statistic is the mean difference over seeds, with
 Student's t interval and the two-sided p-value of the paired t-test. With five seeds an interval
-is wide, and it speaks of these scoring networks and images only.
+is wide, and it holds for these scoring networks and images only.
 """
 
 from typing import Any, NamedTuple
@@ -17,12 +17,12 @@ class Difference(NamedTuple):
     """A paired difference.
 
     Attributes:
-        mean: of a - b over pairs.
+        mean: mean of a - b over pairs.
         low: lower end of its interval.
         high: upper end.
-        p_value: two-sided, that the true mean is 0; NaN for one pair.
-        wins: pairs with a > b; an equal pair counts a half.
-        pairs: how many there are.
+        p_value: two-sided, of the hypothesis that the true mean is 0; NaN for one pair.
+        wins: number of pairs with a > b; an equal pair counts a half.
+        pairs: number of pairs.
     """
 
     mean: float
@@ -36,12 +36,12 @@ class Difference(NamedTuple):
 def paired_difference(
     a: Float[Any, " pairs"], b: Float[Any, " pairs"], level: float = 0.95
 ) -> Difference:
-    """The difference a - b of paired results.
+    """Returns the difference a - b of paired results.
 
     Args:
         a: [pairs] results of one method.
         b: [pairs] results of the other, with the same seeds in the same order.
-        level: of the interval, between 0 and 1.
+        level: confidence level of the interval, between 0 and 1.
 
     Raises:
         ValueError: if the shapes differ or there is no pair.
