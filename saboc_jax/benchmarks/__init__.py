@@ -1,1 +1,1 @@
-"""True accuracies, and values of other implementations."""
+"""True accuracies, and scores computed by other implementations."""

@@ -1,4 +1,4 @@
-"""Official NATS-Bench files of the topology space as our table of NAS-Bench-201 accuracies.
+"""Converts official NATS-Bench files of the topology space to our NAS-Bench-201 table.
 
 Every number is a mean over the benchmark's training seeds. Accuracies are in percent; the
 columns ending in `_100ep` are training accuracies after 100 of the 200 epochs (SABoC-NAS,
@@ -17,7 +17,7 @@ from typing import Any
 from saboc_jax.extras import needed
 from saboc_jax.spaces.nas_bench_201 import cells
 
-# Our column: (schedule in epochs, the benchmark's data set, its quantity, epoch or None: last).
+# Our column: (schedule in epochs, benchmark data set, benchmark quantity, epoch; None: the last).
 # The benchmark's "cifar10-valid" is trained on half of the training images.
 _HALFWAY = 99
 COLUMNS: dict[str, tuple[str, str, str, int | None]] = {
@@ -43,14 +43,14 @@ HEADER = (
 
 
 def open_benchmark(path: str | os.PathLike[str]) -> Any:
-    """The benchmark's own interface to a file (`NATS-tss-*.pickle.pbz2`) or a folder of files.
+    """Opens a file (`NATS-tss-*.pickle.pbz2`) or a folder of files with the benchmark's own code.
 
-    The files are pickles, which run code when they are read: take them from their authors only.
+    The files are pickles, which run code when they are read: use only files from their authors.
 
     Raises:
-        MissingExtraError: the package nats_bench is not installed.
-        FileNotFoundError: if there is nothing.
-        ValueError: if it is no file of the topology space.
+        MissingExtraError: if the package nats_bench is not installed.
+        FileNotFoundError: if the path does not exist.
+        ValueError: if it is not a file of the topology space.
     """
     with needed("nats", "An official NATS-Bench file"):
         import nats_bench
@@ -69,13 +69,13 @@ def open_benchmark(path: str | os.PathLike[str]) -> Any:
 
 
 def rows(benchmark: Any) -> Iterator[dict[str, Any]]:
-    """A row of the table for each architecture that the file holds.
+    """Yields a row of the table for each architecture in the file.
 
     Args:
-        benchmark: of `open_benchmark`.
+        benchmark: opened by `open_benchmark`.
 
     Raises:
-        ValueError: names an architecture that lacks a result.
+        ValueError: if an architecture lacks a result; the message names it.
     """
     held = range(len(benchmark)) if benchmark.fast_mode else benchmark.evaluated_indexes
     for index in sorted(held):
@@ -83,7 +83,7 @@ def rows(benchmark: Any) -> Iterator[dict[str, Any]]:
             yield _row(benchmark, index)
         except (AssertionError, KeyError, TypeError, ZeroDivisionError) as error:
             raise ValueError(f"architecture {index} is not complete: {error!r}") from error
-        if benchmark.fast_mode:  # it keeps what it has read, up to gigabytes
+        if benchmark.fast_mode:  # free it: the benchmark caches up to gigabytes
             benchmark.arch2infos_dict.pop(index, None)
 
 
@@ -117,7 +117,7 @@ def _row(benchmark: Any, index: int) -> dict[str, Any]:
 
 
 def write_table(benchmark: Any, path: Path, on_row: Callable[[], None] | None = None) -> int:
-    """Writes the table whole or not at all; gives the number of its rows."""
+    """Writes the table completely or not at all; returns the number of rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".import") as folder:

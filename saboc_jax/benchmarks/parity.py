@@ -1,4 +1,4 @@
-"""Values of other implementations on fixed weights and images, compared with ours."""
+"""Compares our values with those of other implementations on fixed weights and images."""
 
 import json
 import zipfile
@@ -35,7 +35,7 @@ def load(path: str | Path) -> dict[str, np.ndarray]:
     """Reads a golden file.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if it does not exist.
         ValueError: if it is damaged or lacks a part.
     """
     if not Path(path).is_file():
@@ -54,14 +54,14 @@ def load(path: str | Path) -> dict[str, np.ndarray]:
 def compare(
     path: str | Path, on_net: Callable[[int, int], None] | None = None
 ) -> tuple[list[ParityRow], list[str]]:
-    """Computes every known quantity of a golden file.
+    """Computes every quantity of a golden file that we implement and compares it.
 
     Args:
         path: the file.
         on_net: called as `on_net(done, nets)` before every network.
 
     Returns:
-        Rows (net, quantity, program, ours, theirs, error), and the quantities not known here.
+        Rows (net, quantity, program, ours, theirs, error), and the quantities not implemented.
     """
     golden = load(path)
     meta = json.loads(str(golden["meta"]))
@@ -100,10 +100,11 @@ def compare(
 
 
 def _jacob_cov(candidates: tuple[Any, ...], theirs: float) -> Any:
-    """The released code adds each network's input gradients to those of the networks before.
+    """Returns the nearer of two values: from a network's own or from summed input gradients.
 
-    It reads `x.grad` and never clears it, so the first network's value is its own and every
-    later one belongs to the sum. Files of networks run apart hold their own: the nearer counts.
+    The released code reads `x.grad` and never clears it, so it adds each network's input
+    gradients to those of the networks before. Only the first value belongs to a single network,
+    unless the networks of the file were run separately.
     """
     values = [spectrum_score(correlation(gradients)) for gradients in candidates]
     return min(values, key=lambda value: abs(float(value) - theirs))
@@ -127,7 +128,7 @@ def _programs(
     index: str,
     text: str,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Our quantities by the gated program, then by the specialised module."""
+    """Yields our quantities from the gated program, then from the specialised module."""
     arch = space.from_string(text)
     prefix = f"{index}/w/"
     state = {
@@ -147,7 +148,7 @@ def _programs(
 
 
 def _quantities(wanted: Set[str], arrays: Golden, network: Network) -> dict[str, Any]:
-    """Those wanted of the quantities we know, of one network; the compiler drops the others."""
+    """Returns the wanted quantities of one network; the compiler removes the unused ones."""
     with nn.intercept_methods(batch_norm_rule("batch")):
         logits = network.apply(network.variables, arrays["x1"])[0]
     perturbed = arrays["x_test"] + PERTURBATION * arrays["noise"]
@@ -175,7 +176,7 @@ def _row(net: str, name: str, program: str, ours: Any, theirs: Any) -> ParityRow
         raise ValueError(f"{name} of net {net}: ours has shape {ours.shape}, theirs {theirs.shape}")
     finite = theirs[np.isfinite(theirs)]
     scale = np.abs(finite).max(initial=0.0)
-    # Equal infinities have no difference: it would be NaN.
+    # Equal infinities count as no difference; their subtraction would give NaN.
     same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
     apart = np.abs(np.where(same, 0.0, ours) - np.where(same, 0.0, theirs)).max(initial=0.0)
     error = float(apart / (scale if scale else 1.0))

@@ -1,4 +1,4 @@
-"""Scores of given networks on given arrays, for comparison with released codes."""
+"""Activation-based scores of given networks on given arrays, to compare with released codes."""
 
 from collections.abc import Callable, Mapping
 
@@ -17,7 +17,7 @@ def _az_blocks(network: Network, data: Mapping[str, Array]) -> az_nas.BlockStati
     return az_nas.block_statistics(network, data["x1"], signs)
 
 
-# From (network, {"x1", "y1", "x2", "y2", "x_test", "y_test", "noise"}) to the value.
+# Functions of (network, {"x1", "y1", "x2", "y2", "x_test", "y_test", "noise"}).
 PARITY_ACTIVATIONS: dict[str, Callable[[Network, Mapping[str, Array]], Float[Array, ""]]] = {
     "zen": lambda network, data: zen_value(network, data["x1"], data["x1"] + 0.01 * data["noise"]),
     "naswot": lambda network, data: naswot_value(network, data["x1"]),

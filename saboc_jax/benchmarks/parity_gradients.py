@@ -14,7 +14,7 @@ from saboc_jax.scorers.snip import snip_value
 from saboc_jax.scorers.synflow import synflow_value
 from saboc_jax.scorers.zico import zico_value
 
-# From (network, {"x1", "y1", "x2", "y2", "x_test", "y_test", "noise"}) to the value.
+# Functions of (network, {"x1", "y1", "x2", "y2", "x_test", "y_test", "noise"}).
 PARITY_GRADIENTS: dict[str, Callable[[Network, Mapping[str, Array]], Float[Array, ""]]] = {
     "grad_norm": lambda network, data: grad_norm_value(network, data["x1"], data["y1"]),
     "snip": lambda network, data: snip_value(network, data["x1"], data["y1"]),

@@ -1,8 +1,8 @@
-"""Lookups of true accuracies, so that a search can be judged without training.
+"""Tables of true accuracies, to evaluate a search without training.
 
-Four tables in CSV, read in well under half a second and checked while they are read: a file
-that lacks a column, a row or half of its last line gives one ValueError that names the file
-and what is missing, never a plausible wrong number.
+There are four CSV tables. Each is read in well under half a second and checked: if a column, a
+row or half of the last line is missing, a ValueError names the file and what is missing, so a
+damaged file never gives a plausible wrong number.
 
 - `load_nas_bench_201`: trained accuracies of all 15,625 NAS-Bench-201 cells.
 - `load_published_scores`: training-free scores of some of them, as published.
@@ -41,8 +41,8 @@ SCORES = (
     "snip",
 )
 
-# The benchmark trained CIFAR-10 twice: on all 50,000 images, of which the test accuracy is
-# read, and on 25,000 of them (its "cifar10-valid"), of which everything else is.
+# The benchmark trained CIFAR-10 twice: on all 50,000 images, the source of the test accuracy,
+# and on 25,000 of them (its "cifar10-valid"), the source of everything else.
 _COLUMNS = {
     ("cifar10", "test"): "cifar10_test",
     ("cifar10", "val"): "cifar10_valid_val",
@@ -80,14 +80,14 @@ _SOURCES = {
 class Table:
     """Accuracies in percent of all 15,625 NAS-Bench-201 cells.
 
-    Every lookup takes one cell, as text or as [6] operation indices, and gives a number, or
-    a sequence of texts or [n, 6] indices, and gives [n] numbers.
+    A lookup of one cell, as text or as [6] operation indices, returns a number. A lookup of
+    several cells, as a sequence of texts or as [n, 6] indices, returns [n] numbers.
 
     Attributes:
         architectures: [15625, 6] operation indices, in the order of the file.
         indices: [15625] the benchmark's own numbers of the cells.
-        columns: name of a column to its [15625] numbers; `cifar10_12ep_seconds` are seconds.
-        positions: [15625] code of a cell (its indices read as a number to base 5) to its row.
+        columns: maps a column name to [15625] numbers; `cifar10_12ep_seconds` is in seconds.
+        positions: [15625] maps the code of a cell (its indices as a base-5 number) to its row.
     """
 
     architectures: Int[np.ndarray, "cells 6"]
@@ -99,21 +99,21 @@ class Table:
         return len(self.architectures)
 
     def has(self, dataset: str, target: str) -> bool:
-        """Does this table have that column?"""
+        """Returns whether the table has that column."""
         return (_COLUMNS | _HALFWAY).get((dataset, target)) in self.columns
 
     def column(self, dataset: str, target: str = "test") -> Float[np.ndarray, " cells"]:
-        """Accuracies of all cells, in the order of `architectures`.
+        """Returns the accuracies of all cells, in the order of `architectures`.
 
         Args:
             dataset: one of `DATASETS`.
-            target: "test", "val" or "train" after 200 epochs, or "12ep", the validation
-                accuracy of the 12-epoch schedule (CIFAR-10 only), or "train_100ep", after
-                half of the 200 epochs, in tables from official files. On CIFAR-10 all but "test"
-                come from the run that trained on half of the training images.
+            target: "test", "val" or "train" after 200 epochs; "12ep", the validation accuracy
+                of the 12-epoch schedule (CIFAR-10 only); or "train_100ep", the training accuracy
+                after 100 of the 200 epochs (tables from official files only). On CIFAR-10 all
+                but "test" come from the run on half of the training images.
 
         Raises:
-            ValueError: lists the pairs that exist.
+            ValueError: if the table lacks the pair; the message lists the pairs that exist.
         """
         halfway = _HALFWAY.get((dataset, target), "")
         if halfway in self.columns:
@@ -129,33 +129,33 @@ class Table:
         return self.columns[_COLUMNS[dataset, target]]
 
     def row(self, archs: str | Sequence[str] | Architecture) -> Any:
-        """Rows of cells in this table; ValueError says which cell is malformed."""
+        """Returns the rows of cells in this table; ValueError names a malformed cell."""
         return self.positions[_as_indices(archs) @ _PLACES]
 
     def accuracy(
         self, dataset: str, archs: str | Sequence[str] | Architecture, target: str = "test"
     ) -> Any:
-        """Accuracy of cells in percent; arguments as in `column`."""
+        """Returns the accuracy of cells in percent; arguments as in `column`."""
         return self.column(dataset, target)[self.row(archs)]
 
     def rank(
         self, dataset: str, archs: str | Sequence[str] | Architecture, target: str = "test"
     ) -> Any:
-        """Place among all cells: 1 plus the number of strictly better cells."""
+        """Returns the rank among all cells: 1 plus the number of strictly better cells."""
         return len(self) + 1 - self._at_most(dataset, archs, target)
 
     def percentile(
         self, dataset: str, archs: str | Sequence[str] | Architecture, target: str = "test"
     ) -> Any:
-        """Percentage of all cells that are no better, the cell itself included: best is 100."""
+        """Returns the percentage of cells that are no better, itself included: best is 100."""
         return 100.0 * self._at_most(dataset, archs, target) / len(self)
 
     def best(self, dataset: str, target: str = "test") -> Architecture:
-        """The most accurate cell (the first of equals)."""
+        """Returns the most accurate cell (the first of equals)."""
         return self.architectures[int(np.argmax(self.column(dataset, target)))]
 
     def _at_most(self, dataset: str, archs: Any, target: str) -> Any:
-        """Number of cells whose accuracy is at most that of each of `archs`."""
+        """Counts the cells with an accuracy of at most that of each of `archs`."""
         column = self.column(dataset, target)
         return np.searchsorted(np.sort(column), column[self.row(archs)], side="right")
 
@@ -175,7 +175,7 @@ class PublishedScores(NamedTuple):
     columns: Mapping[str, Float[np.ndarray, " m"]]
 
     def of(self, dataset: str) -> "PublishedScores":
-        """The rows of one dataset; ValueError lists those that exist."""
+        """Returns the rows of one dataset; ValueError lists the datasets that exist."""
         if dataset not in DATASETS:
             raise ValueError(
                 f"no published scores for {dataset!r}; there are {', '.join(DATASETS)}"
@@ -194,7 +194,7 @@ class DartsTable(NamedTuple):
         operations: [n, 2, 4, 2] indices into `DARTS_OPERATIONS`.
         inputs: [n, 2, 4, 2] the node an edge comes from: 0 and 1 are the cell's inputs, 2 to 5
             its nodes. Both edges of a node may come from the same one.
-        accuracies: [n] percent; what they are depends on the file.
+        accuracies: [n] percent; their meaning depends on the file.
         columns: further columns by name, each [n].
     """
 
@@ -204,7 +204,7 @@ class DartsTable(NamedTuple):
     columns: Mapping[str, Float[np.ndarray, " n"]]
 
     def genotypes(self) -> list[Genotype]:
-        """The genotypes in the table's order."""
+        """Returns the genotypes in the table's order."""
         found = []
         for operations, inputs in zip(self.operations, self.inputs, strict=True):
             normal, reduce = (
@@ -219,12 +219,12 @@ def load_nas_bench_201(data_dir: str | os.PathLike[str] | None = None) -> Table:
     """Reads `nas_bench_201.csv`: one row for each of the 15,625 cells.
 
     Args:
-        data_dir: directory of the file; by default the environment variable SABOC_DATA_DIR,
-            else ~/tensorflow_datasets.
+        data_dir: directory of the file; default: the environment variable SABOC_DATA_DIR, else
+            ~/tensorflow_datasets.
 
     Raises:
-        FileNotFoundError: says where to get the file and how to name it.
-        ValueError: names the file and what is missing, doubled or malformed.
+        FileNotFoundError: if the file is missing; says where to get it and how to name it.
+        ValueError: if the file is damaged; names it and what is missing, repeated or malformed.
     """
     path = _locate("nas_bench_201.csv", data_dir)
     names = (*_COLUMNS.values(), _SECONDS)
@@ -290,7 +290,7 @@ def load_darts_swap(data_dir: str | os.PathLike[str] | None = None) -> DartsTabl
 
 
 def _locate(name: str, data_dir: str | os.PathLike[str] | None) -> Path:
-    """The file `name` in the data directory, if it exists."""
+    """Returns the path of file `name` in the data directory; FileNotFoundError if missing."""
     default = os.environ.get("SABOC_DATA_DIR") or "~/tensorflow_datasets"
     path = Path(default if data_dir is None else data_dir).expanduser() / name
     if not path.is_file():
@@ -328,9 +328,9 @@ def _read(path: Path, required: Iterable[str]) -> dict[str, tuple[str, ...]]:
 def _numbers(
     path: Path, name: str, texts: Sequence[str], finite: bool = True
 ) -> Float[np.ndarray, " n"]:
-    """One column as float64; ValueError names the first line that is no (finite) number.
+    """Returns one column as float64; ValueError names the first line without a (finite) number.
 
-    Without `finite` an empty field is NaN: scores were published with gaps.
+    With `finite=False` an empty field becomes NaN: scores were published with gaps.
     """
     if not finite:
         texts = [text or "nan" for text in texts]
@@ -384,7 +384,7 @@ def _check_distinct(path: Path, keys: Sequence[Any]) -> None:
 
 
 def _as_indices(archs: Any) -> Int[np.ndarray, "*n 6"]:
-    """One cell or several, as text or indices, as an integer array; ValueError if malformed."""
+    """Converts one or several cells, as text or indices, to indices; ValueError if malformed."""
     if isinstance(archs, str):
         return cells.from_string(archs)
     if len(archs) and isinstance(archs[0], str):

@@ -1,4 +1,4 @@
-"""Data sets by name, and the batches that are drawn of them by key."""
+"""Data sets by name, and batches drawn from them by PRNG key."""
 
 from saboc_jax.data.datasets import (
     DATASETS,

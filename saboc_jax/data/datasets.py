@@ -1,8 +1,8 @@
-"""Data sets, and the batches a training-free scorer looks at, drawn by PRNG key.
+"""Data sets, and the batches for training-free scorers, drawn by PRNG key.
 
-`load` opens a data set, `draw` draws one `Batch` of it, `protocol` draws the batch and targets
+`load` opens a data set, `draw` draws one `Batch` from it, `protocol` draws the batch and targets
 of SABoC-NAS. All draws are pure functions of their arguments: the same key gives the same bits
-in every session (of JAX versions with the same random bits: JAX 0.5 changed them).
+in every run, for JAX versions with the same random bits (JAX 0.5 changed them).
 """
 
 from collections.abc import Collection
@@ -46,7 +46,7 @@ class Protocol(NamedTuple):
     Attributes:
         batch: training, test and perturbed test images.
         targets: [n, classes] centred one-hot labels of the training images.
-        test_targets: [n, classes] those of the test images, centred with their own mean.
+        test_targets: [n, classes] targets of the test images, centred with their own mean.
     """
 
     batch: Batch
@@ -55,10 +55,10 @@ class Protocol(NamedTuple):
 
 
 def fetch(dataset: Dataset, split: str, indices: Any) -> tuple[Images, Labels]:
-    """Gives the examples at `indices`, in that order.
+    """Returns the examples at `indices`, in that order.
 
     Args:
-        dataset: what `load` gave.
+        dataset: a data set opened by `load`.
         split: "train" or "test".
         indices: [n] positions in the split.
 
@@ -66,22 +66,22 @@ def fetch(dataset: Dataset, split: str, indices: Any) -> tuple[Images, Labels]:
         float32 images [n, h, w, c], normalised, and int32 labels [n].
 
     Raises:
-        ValueError: no such split or position, or a damaged file.
+        ValueError: if the split or a position does not exist, or a file is damaged.
     """
     images, labels = _split(dataset, split).fetch(indices)
     return jnp.asarray(_normalise(dataset, images)), jnp.asarray(labels)
 
 
 def all_examples(dataset: Dataset, split: str) -> tuple[Images, Labels]:
-    """Gives a whole split as `fetch` does; 0.6 GB for the training images of CIFAR."""
+    """Returns a whole split like `fetch`; the training images of CIFAR take 0.6 GB."""
     return fetch(dataset, split, np.arange(len(_split(dataset, split))))
 
 
 def sample(dataset: Dataset, split: str, key: PRNGKey, size: int) -> tuple[Images, Labels]:
-    """Draws `size` different examples; a smaller draw with the same key is its beginning.
+    """Draws `size` different examples; a smaller draw with the same key is a prefix of it.
 
     Args:
-        dataset: what `load` gave.
+        dataset: a data set opened by `load`.
         split: "train" or "test".
         key: consumed.
         size: number of examples.
@@ -90,7 +90,7 @@ def sample(dataset: Dataset, split: str, key: PRNGKey, size: int) -> tuple[Image
         float32 images [size, h, w, c], normalised, and int32 labels [size].
 
     Raises:
-        ValueError: `size` is not in [1, length of the split].
+        ValueError: if `size` is not in [1, length of the split].
     """
     return fetch(dataset, split, _draw_positions(dataset, split, key, 0, size))
 
@@ -106,23 +106,24 @@ def draw(
     num_crops: int = 3000,
     crop_size: int = 3,
 ) -> Batch:
-    """Draws the images a scorer looks at.
+    """Draws the images for a scorer.
 
-    Every field depends on the key and its own arguments only, not on which others are drawn.
+    Every field depends only on the key and its own arguments, not on the other fields drawn.
 
     Args:
-        dataset: what `load` gave.
+        dataset: a data set opened by `load`.
         key: consumed.
         size: images per batch.
-        needs: fields of `Batch` to draw; the others are None. Images and labels always come.
-        noise_std: deviation of the noise of `perturbed_images`, per normalised pixel.
-        more: number of batches in `more_images`: the next ones of the pass over the training
-            split that `images` begins, so no image comes twice.
+        needs: fields of `Batch` to draw; the others are None. Images and labels are always drawn.
+        noise_std: standard deviation of the noise of `perturbed_images`, per normalised pixel.
+        more: number of batches in `more_images`. They continue the pass over the training split
+            that `images` begins, so no image occurs twice.
         num_crops: number of `crops`.
         crop_size: height and width of `crops`.
 
     Raises:
-        ValueError: an unknown field, a number out of range, or more images than a split has.
+        ValueError: if a field is unknown, a number is out of range, or the split has too few
+            images.
     """
     _check_draw(dataset, needs, noise_std, more, num_crops, crop_size)
     train, test = key_for(key, Purpose.TRAIN_IMAGES), key_for(key, Purpose.TEST_IMAGES)
@@ -146,25 +147,25 @@ def draw(
 def perturb(key: PRNGKey, images: Images, noise_std: float = 1e-2) -> Images:
     """Adds Gaussian noise to every normalised pixel (SABoC-NAS, Eq. 7). `key`: consumed.
 
-    The paper's N(0, 1e-4) is read as a variance, so the deviation is 1e-2.
+    We read 1e-4 in the paper's N(0, 1e-4) as a variance, so the standard deviation is 1e-2.
     """
     return images + noise_std * jax.random.normal(key, images.shape, images.dtype)
 
 
 def one_hot(labels: Int[Array, " n"], num_classes: int, centre: bool = True) -> Targets:
-    """One-hot labels [n, classes]; centred, the mean of every column over the batch is 0."""
+    """Returns one-hot labels [n, classes]; if centred, every column has mean 0 over the batch."""
     targets = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
     return targets - targets.mean(0) if centre else targets
 
 
 def protocol(dataset: Dataset, key: PRNGKey, size: int = 64, noise_std: float = 1e-2) -> Protocol:
-    """Draws what SABoC-NAS scores with (Sec. 4.1, Eq. 7-10), and the centred targets.
+    """Draws the images that SABoC-NAS scores with (Sec. 4.1, Eq. 7-10), and centred targets.
 
     Args:
-        dataset: what `load` gave.
+        dataset: a data set opened by `load`.
         key: consumed.
         size: images per batch.
-        noise_std: deviation of the perturbation, per normalised pixel.
+        noise_std: standard deviation of the perturbation, per normalised pixel.
     """
     batch = draw(dataset, key, size, noise_std=noise_std)
     return Protocol(
@@ -183,7 +184,7 @@ def _split(dataset: Dataset, split: str) -> Split:
 def _normalise(
     dataset: Dataset, pixels: np.ndarray, channels: np.ndarray | slice = slice(None)
 ) -> Float[np.ndarray, "..."]:
-    """(pixel / 255 - mean) / std in float32, of the channels the last axis holds."""
+    """Returns (pixel / 255 - mean) / std in float32, for the channels of the last axis."""
     mean, std = (np.array(v, np.float32)[channels] for v in (dataset.mean, dataset.std))
     return (pixels.astype(np.float32) / np.float32(255) - mean) / std
 
@@ -191,7 +192,7 @@ def _normalise(
 def _draw_positions(
     dataset: Dataset, split: str, key: PRNGKey, start: int, stop: int
 ) -> Int[np.ndarray, " n"]:
-    """Positions `start` to `stop` of one random pass over a split."""
+    """Draws positions `start` to `stop` of one random pass over a split."""
     length = len(_split(dataset, split))
     if not start < stop:
         raise ValueError(f"batch size is {stop - start}, must be at least 1")
@@ -225,9 +226,9 @@ def _check_draw(
 
 
 def _crops(dataset: Dataset, key: PRNGKey, count: int, size: int) -> Float[Array, "r size size 1"]:
-    """Random crops of one random channel of training images (TE-NAS, Chen et al. 2021).
+    """Draws random crops of one random channel of training images (TE-NAS, Chen et al. 2021).
 
-    Different images while the split lasts, then further passes over it.
+    Uses different images until the split is used up, then starts another pass over it.
     """
     height, width, num_channels = dataset.image_shape
     length = len(dataset.train)

@@ -1,6 +1,6 @@
-"""The data sets by name: how each is found, opened, normalised and described.
+"""Registry of the data sets: how each is found, opened, normalised and described.
 
-Channel means and deviations of CIFAR and ImageNet16 are those NAS-Bench-201 trained with.
+CIFAR and ImageNet16 use the channel means and standard deviations of NAS-Bench-201's training.
 """
 
 import os
@@ -21,15 +21,15 @@ class Dataset(NamedTuple):
     """An image classification data set.
 
     Attributes:
-        name: a word, as in `--dataset`.
+        name: the name used by `--dataset`.
         num_classes: number of classes.
         image_shape: (height, width, channels).
-        mean: of each channel, of pixels in [0, 1].
-        std: of each channel.
+        mean: mean of each channel, for pixels in [0, 1].
+        std: standard deviation of each channel, for pixels in [0, 1].
         class_names: one per class, or empty.
         train: the training split.
         test: the held-out split.
-        description: what it is, with source and licence.
+        description: content, source and licence.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Dataset(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    """How a data set is found (a builder of TFDS, else a file, else embedded) and described."""
+    """Description of a data set and its place: a TFDS builder, else a file, else this package."""
 
     num_classes: int
     image_shape: tuple[int, int, int]
@@ -111,18 +111,18 @@ DATASETS = tuple(_REGISTRY)
 
 
 def load(name: str, data_dir: Directory = None) -> Dataset:
-    """Opens a data set; images are decoded only when they are asked for.
+    """Opens a data set; images are decoded when they are fetched.
 
     Args:
         name: one of `DATASETS`.
-        data_dir: where TFDS directories and files lie, themselves or in its directory `tfds`;
-            by default the environment variable SABOC_DATA_DIR, else TFDS_DATA_DIR, else
-            ~/tensorflow_datasets. Not looked at for "digits".
+        data_dir: directory of the files; TFDS directories may also be in its subdirectory `tfds`.
+            Default: the environment variable SABOC_DATA_DIR, else TFDS_DATA_DIR, else
+            ~/tensorflow_datasets. "digits" does not use it.
 
     Raises:
-        ValueError: there is no such data set, or its files are damaged or incomplete.
-        FileNotFoundError: it is not there; the message says where it was looked for, how to
-            get it and what is available.
+        ValueError: if there is no such data set, or its files are damaged or incomplete.
+        FileNotFoundError: if its files are missing; the message lists the searched places, how
+            to get the data set and which ones are available.
     """
     if name not in _REGISTRY:
         raise ValueError(f"no data set {name!r}; there are {', '.join(DATASETS)}")
@@ -140,7 +140,7 @@ def load(name: str, data_dir: Directory = None) -> Dataset:
     for split in (train, test):
         if not len(split):
             raise ValueError(f"{split.reader.where()}: {split.name} is empty")
-        split.fetch([0])  # Images of a wrong shape are better found now than in a long run.
+        split.fetch([0])  # Detects a wrong image shape now, not in the middle of a long run.
     mean, std = (entry.mean, entry.std) if entry.mean and entry.std else _statistics(train)
     return Dataset(
         name,
@@ -156,36 +156,36 @@ def load(name: str, data_dir: Directory = None) -> Dataset:
 
 
 def available(data_dir: Directory = None) -> tuple[str, ...]:
-    """The names of the data sets that are there. Their files are not opened."""
+    """Returns the names of the data sets that are present, without opening their files."""
     base = default_directory(data_dir)
     return tuple(name for name, entry in _REGISTRY.items() if _find(entry, base) is not None)
 
 
 def default_name(data_dir: Directory = None) -> str:
-    """The data set to use if none is named: CIFAR-10 if it is there, else the digits."""
+    """Returns the default data set: CIFAR-10 if it is present, else the digits."""
     return "cifar10" if "cifar10" in available(data_dir) else "digits"
 
 
 def default_directory(data_dir: Directory = None) -> Path:
-    """Where data is looked for: `data_dir`, SABOC_DATA_DIR, TFDS_DATA_DIR, TFDS's own place."""
+    """Returns the first of `data_dir`, SABOC_DATA_DIR, TFDS_DATA_DIR and TFDS's default."""
     default = os.environ.get("SABOC_DATA_DIR") or os.environ.get("TFDS_DATA_DIR")
     return Path(data_dir or default or "~/tensorflow_datasets").expanduser()
 
 
 def prepare(name: str, data_dir: Directory = None) -> Path:
-    """Has TFDS download a data set and write it as array_record files, unless it is there.
+    """Makes TFDS download a data set and write it as array_record files, unless it is present.
 
-    TFDS shows its own progress. It needs TensorFlow for this, not for reading.
+    TFDS shows its own progress. It needs TensorFlow for writing, not for reading.
 
     Args:
         name: one of `DATASETS`.
-        data_dir: as of `load`.
+        data_dir: see `load`.
 
     Returns:
         The directory of the version.
 
     Raises:
-        ValueError: there is no such data set, it does not come from TFDS, or TFDS failed; the
+        ValueError: if there is no such data set, it does not come from TFDS, or TFDS failed; the
             message says what to do instead.
     """
     if name not in _REGISTRY:
@@ -204,7 +204,7 @@ def prepare(name: str, data_dir: Directory = None) -> Path:
 
 
 def _find(entry: _Entry, base: Path) -> Path | None:
-    """Its directory or file; for an embedded data set, which needs none, `base`."""
+    """Returns the directory or file, `base` for an embedded data set, None if not found."""
     if entry.builder:
         return data_tfds.find_tfds(entry.builder, (base / "tfds", base))
     path = base / entry.file
@@ -243,6 +243,6 @@ def _not_found(name: str, entry: _Entry, base: Path) -> str:
 
 
 def _statistics(train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of each channel of pixels in [0, 1]."""
+    """Returns mean and standard deviation of each channel, for pixels in [0, 1]."""
     pixels = train.fetch(np.arange(len(train)))[0].reshape(-1, train.image_shape[-1]) / 255
     return tuple(pixels.mean(0).tolist()), tuple(pixels.std(0).tolist())

@@ -1,7 +1,7 @@
-"""Splits with random access, and the sources that are one file: npz, the digits of this package.
+"""Splits with random access, and single-file sources: npz files and this package's digits.
 
-Every source ends in a `Split`, which gives any examples by position and decodes only those.
-Whatever is wrong with a file gives one ValueError that names it.
+A `Split` reads the examples of a source by position and decodes only those. Any defect of a file
+raises a ValueError that names the file.
 """
 
 import zipfile
@@ -17,7 +17,7 @@ RawImages = UInt8[np.ndarray, "n height width channels"]
 HostLabels = Int[np.ndarray, " n"]
 Positions = Int[np.ndarray, " n"]
 DIGITS = Path(__file__).with_name("digits.npz")
-"""uint8 images [1797, 8, 8] of 0 to 16 and labels [1797], and a text that names their source."""
+"""uint8 images [1797, 8, 8] with values 0 to 16, labels [1797], and a text with their source."""
 
 
 @runtime_checkable
@@ -27,23 +27,23 @@ class Reader(Protocol):
     def __len__(self) -> int: ...
 
     def __call__(self, positions: Positions) -> tuple[RawImages, HostLabels]:
-        """Gives uint8 images [n, h, w, c] and labels [n] in the order asked for."""
+        """Returns uint8 images [n, h, w, c] and labels [n] in the order of `positions`."""
         ...
 
     def where(self) -> str:
-        """Names the file or directory, for messages."""
+        """Returns the name of the file or directory, for messages."""
         ...
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a data set with random access; only the examples asked for are decoded.
+    """One split of a data set with random access; decodes only the requested examples.
 
     Attributes:
         name: e.g. "cifar10/train".
-        image_shape: (height, width, channels) every image must have.
-        num_classes: every label must lie in [0, num_classes).
-        reader: where the examples come from.
+        image_shape: (height, width, channels) of every image.
+        num_classes: every label must be in [0, num_classes).
+        reader: reads the examples.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Split:
         return len(self.reader)
 
     def fetch(self, indices: Any) -> tuple[RawImages, HostLabels]:
-        """Gives the examples at `indices`, in that order.
+        """Returns the examples at `indices`, in that order.
 
         Args:
             indices: [n] positions in [0, len(self)); repeats are allowed.
@@ -64,8 +64,8 @@ class Split:
             uint8 images [n, h, w, c] and int32 labels [n].
 
         Raises:
-            ValueError: a position out of range, a file that cannot be read, an image of
-                another shape or a label out of range.
+            ValueError: if a position or label is out of range, a file cannot be read, or an
+                image has another shape.
         """
         positions = self._positions(indices)
         images, labels = self.reader(positions)
@@ -96,7 +96,7 @@ class Split:
 
 
 class Source(NamedTuple):
-    """What a file holds: its two readers and the names of its classes (empty if unnamed)."""
+    """The two readers and the class names of a source (no names: empty)."""
 
     train: Reader
     test: Reader
@@ -105,7 +105,7 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class ArrayReader:
-    """Examples that lie in memory."""
+    """Reads examples from arrays in memory."""
 
     images: RawImages
     labels: HostLabels
@@ -115,19 +115,19 @@ class ArrayReader:
         return len(self.labels)
 
     def __call__(self, positions: Positions) -> tuple[RawImages, HostLabels]:
-        """Gives the examples at `positions`."""
+        """Returns the examples at `positions`."""
         return self.images[positions], self.labels[positions]
 
     def where(self) -> str:
-        """Names the origin of the arrays."""
+        """Returns the origin of the arrays."""
         return self.origin
 
 
 def read_digits() -> Source:
-    """The 1,797 digits that come with this package, 8x8 grey, as 32x32x3.
+    """Reads the 1,797 digits of this package, 8x8 grey, as 32x32x3.
 
-    Enlarged four times by linear interpolation in integers, so the same bits come out on every
-    machine. The last fifth of every class, in the order of the file, is held out.
+    Enlarges them four times by linear interpolation in integers, so that every machine gets the
+    same bits. The last fifth of every class, in the order of the file, is held out.
     """
     with DIGITS.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
         grey, labels = file["images"].astype(np.int64), file["labels"].astype(np.int64)
@@ -143,8 +143,8 @@ def read_digits() -> Source:
 
 
 def _enlarge(grey: Int[np.ndarray, "n 8 8"]) -> RawImages:
-    """Linear interpolation to 32x32 between pixel centres; 16 becomes 255; three channels."""
-    # Output pixel i sits at (2 i + 1) / 8 - 1 / 2 input pixels: eighths, so weights are integers.
+    """Interpolates linearly to 32x32 between pixel centres; 16 becomes 255; three channels."""
+    # Output pixel i is at (2 i + 1) / 8 - 1 / 2 input pixels: eighths, so weights are integers.
     eighths = np.clip(2 * np.arange(32) - 3, 0, 56)
     low = np.minimum(eighths // 8, 6)
     weights = np.zeros((32, 8), np.int64)
@@ -157,14 +157,14 @@ def _enlarge(grey: Int[np.ndarray, "n 8 8"]) -> RawImages:
 
 
 def read_npz(path: Path, image_shape: tuple[int, int, int], num_classes: int) -> Source:
-    """Reads train_images, train_labels, test_images, test_labels and class_names of one npz.
+    """Reads train_images, train_labels, test_images, test_labels and class_names from one npz.
 
     Raises:
-        ValueError: the file is damaged, or an array is missing or has another shape.
+        ValueError: if the file is damaged, or an array is missing or has another shape.
     """
     names = ("train_images", "train_labels", "test_images", "test_labels", "class_names")
     try:
-        # NumPy leaves a file it opened itself open when that file is damaged.
+        # We open the file because NumPy would leave a damaged file open.
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             arrays = {name: file[name] for name in names}
     except KeyError as error:

@@ -1,14 +1,14 @@
 """Splits of prepared TFDS directories, read without TensorFlow.
 
-They are read through `tfds.data_source`, which needs files in the array_record format.
+`tfds.data_source` reads them; it needs files in the array_record format.
 
-ImageNet16-120 is what NAS-Bench-201 calls the first 120 labels of the downsampled ImageNet of
+ImageNet16-120 is NAS-Bench-201's name for the first 120 labels of the downsampled ImageNet of
 Chrabaszcz et al. (2017). Their files number the labels from 1 in an order of their own, which
 is neither the sorted WordNet ids nor the order of other ImageNet builders; NAS-Bench-201 keeps
 the labels 1..120 and subtracts 1, and its split sizes are 151,700 and 6,000. The TFDS builder
 `imagenet_resized` stores the same labels minus 1, and lists their WordNet ids in the same order
 in a file of the tensorflow-datasets package. So the classes are the integers 0..119 of that
-builder; a directory whose label names come in another order is mapped by name.
+builder; if a directory has its label names in another order, labels are mapped by name.
 """
 
 import bisect
@@ -37,12 +37,12 @@ class TfdsReader:
     """Examples of one split of a TFDS directory.
 
     Attributes:
-        source: what `tfds.data_source` gave: a sequence of examples with their description.
+        source: result of `tfds.data_source`: a sequence of examples with their description.
         directory: the directory of the version, for messages.
-        ends: running total of the lengths of the shards.
-        shards: their names.
+        ends: cumulative sum of the lengths of the shards.
+        shards: file names of the shards.
         rows: positions in `source`, if the split is a part of it.
-        new_label: the label each stored label stands for, if they differ.
+        new_label: maps each stored label to its new label, if they differ.
     """
 
     source: Any
@@ -70,7 +70,7 @@ class TfdsReader:
         return np.stack([example["image"] for example in examples]), labels
 
     def image_shape(self) -> tuple[int, ...]:
-        """The shape its features declare."""
+        """Returns the image shape that the features declare."""
         return tuple(self.source.dataset_info.features["image"].shape)
 
     def examples(self, rows: list[int]) -> Sequence[dict[str, Any]]:
@@ -83,7 +83,7 @@ class TfdsReader:
             ) from error
 
     def _damaged(self, rows: list[int]) -> str:
-        """The shard of the first row that cannot be read by itself."""
+        """Returns the shard of the first row that cannot be read alone."""
         for row in rows:
             try:
                 self.source[row]
@@ -92,12 +92,12 @@ class TfdsReader:
         return ", ".join(self.shards)
 
     def where(self) -> str:
-        """Names the directory."""
+        """Returns the directory."""
         return str(self.directory)
 
 
 def find_tfds(name: str, roots: Sequence[Path]) -> Path | None:
-    """The newest version of builder `name` under the first of `roots` that has one."""
+    """Returns the newest version of builder `name` under the first of `roots` that has one."""
     for root in roots:
         versions = [
             (tuple(map(int, entry.name.split("."))), entry)
@@ -110,15 +110,15 @@ def find_tfds(name: str, roots: Sequence[Path]) -> Path | None:
 
 
 def build_command(name: str, root: Path) -> str:
-    """The command by which TFDS itself prepares a builder as we read it."""
+    """Returns the TFDS command that prepares a builder in the format we read."""
     return f"tfds build {name} --file_format=array_record --data_dir={root}"
 
 
 def prepare_tfds(name: str, root: Path) -> None:
-    """Has TFDS download and write a builder under `root`, as array_record files.
+    """Makes TFDS download and write a builder under `root`, as array_record files.
 
     Raises:
-        ValueError: says why it failed, and how to do it elsewhere.
+        ValueError: if it fails; the message says why and how to do it elsewhere.
     """
     import tensorflow_datasets as tfds  # Slow to import.
 
@@ -142,16 +142,16 @@ def prepare_tfds(name: str, root: Path) -> None:
 def read_tfds(
     name: str, directory: Path, test_split: str = "test", first_classes: int | None = None
 ) -> Source:
-    """Opens a prepared TFDS directory and reads the last record of every shard of it.
+    """Opens a prepared TFDS directory and checks it by reading the last record of every shard.
 
     Args:
         name: builder and configuration, e.g. "imagenet_resized/16x16".
         directory: the directory of the version, which ends with `name`/version.
         test_split: its held-out split.
-        first_classes: keep only so many classes, the first of `imagenet_resized`.
+        first_classes: keep only this many classes, the first of `imagenet_resized`.
 
     Raises:
-        ValueError: the directory is incomplete, in another format, or a shard is truncated.
+        ValueError: if the directory is incomplete or in another format, or a shard is truncated.
     """
     for file in ("dataset_info.json", "features.json"):
         if not (directory / file).is_file():
@@ -184,7 +184,7 @@ def _open_split(name: str, directory: Path, split: str, labels_only: bool = Fals
         )
         info = source.dataset_info.splits[split]
         shards, lengths = tuple(info.filenames), np.array(info.shard_lengths)
-    except Exception as error:  # TFDS has a dozen ways to say so.
+    except Exception as error:  # TFDS raises many exception types here.
         raise ValueError(
             f"{directory} cannot be read as split {split!r} of {name} in array_record: "
             f"{str(error).strip()}"
@@ -195,7 +195,7 @@ def _open_split(name: str, directory: Path, split: str, labels_only: bool = Fals
 
 
 def _check(reader: TfdsReader, lengths: Int[np.ndarray, " shards"]) -> None:
-    """Sees that features and shards are what they should be: array_record opens them late."""
+    """Checks features and shards now, because array_record opens shards only when it reads."""
     for key in ("image", "label"):
         if key not in reader.source.dataset_info.features:
             raise ValueError(f"{reader.directory}/features.json has no feature {key!r}")
@@ -206,13 +206,13 @@ def _check(reader: TfdsReader, lengths: Int[np.ndarray, " shards"]) -> None:
 
 
 def _first_classes(directory: Path, names: tuple[str, ...], count: int) -> list[int]:
-    """The stored labels of the first `count` classes of `imagenet_resized`, in their order."""
+    """Returns the stored labels of the first `count` classes of `imagenet_resized`, in order."""
     import tensorflow_datasets as tfds
 
     if len(names) < count:
         raise ValueError(f"{directory} has {len(names)} classes, at least {count} are needed")
     if names == tuple(str(label) for label in range(len(names))):
-        return list(range(count))  # A directory without names has the builder's integers.
+        return list(range(count))  # Without names the labels are the builder's integers.
     published = Path(str(tfds.core.tfds_path(LABELS_OF_IMAGENET_RESIZED))).read_text().split()
     missing = [name for name in published[:count] if name not in names]
     if missing:
@@ -224,7 +224,7 @@ def _first_classes(directory: Path, names: tuple[str, ...], count: int) -> list[
 
 
 def _restrict(name: str, reader: TfdsReader, kept: list[int]) -> TfdsReader:
-    """The same split with the classes `kept` only, numbered in their order."""
+    """Returns the split with only the classes `kept`, renumbered in their order."""
     num_stored = _features(reader)["label"].num_classes
     new_label = np.full(num_stored, -1, np.int64)
     new_label[kept] = np.arange(len(kept))
@@ -233,10 +233,11 @@ def _restrict(name: str, reader: TfdsReader, kept: list[int]) -> TfdsReader:
 
 
 def _cached_rows(name: str, reader: TfdsReader, kept: list[int], new_label: NewLabel) -> Rows:
-    """Rows whose class is kept, remembered in the user's cache directory.
+    """Returns the rows with a kept class, cached in the user's cache directory.
 
     Finding them reads the label of every example, half a minute for the 1.28 million of
-    ImageNet. The file's name holds a digest of all they depend on, so it never goes stale.
+    ImageNet. The file name contains a digest of everything they depend on, so the cache is never
+    stale.
     """
     stats = [(shard, (reader.directory / shard).stat()) for shard in reader.shards]
     parts = [(shard, stat.st_size, stat.st_mtime_ns) for shard, stat in stats]
@@ -249,7 +250,7 @@ def _cached_rows(name: str, reader: TfdsReader, kept: list[int], new_label: NewL
         if rows.dtype == np.int64 and rows.ndim == 1 and np.all((rows >= 0) & (rows < len(reader))):
             return rows
     rows = _scan(name, reader, new_label)
-    with contextlib.suppress(OSError):  # A cache that cannot be written costs time only.
+    with contextlib.suppress(OSError):  # Without a writable cache we only lose time.
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=cache, suffix=".tmp", delete=False) as file:
             np.save(file, rows)
@@ -258,7 +259,7 @@ def _cached_rows(name: str, reader: TfdsReader, kept: list[int], new_label: NewL
 
 
 def _scan(name: str, reader: TfdsReader, new_label: NewLabel) -> Rows:
-    """Reads all labels, no image, and gives the rows whose class is kept."""
+    """Reads all labels without images and returns the rows with a kept class."""
     split = str(reader.source.split)
     labels_only = _open_split(name, reader.directory, split, labels_only=True)
     stored = [

@@ -1,1 +1,1 @@
-"""Training of one architecture by a recipe."""
+"""Trains one architecture by a recipe."""

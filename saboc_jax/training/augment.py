@@ -1,10 +1,10 @@
-"""Batches to train on, in NumPy: order and augmentation are pure functions of (seed, epoch).
+"""Training batches in NumPy: order and augmentation are pure functions of (seed, epoch).
 
-Nothing is remembered between batches, so a run that was killed draws the same images in the
-same order when it goes on. Images are normalised before they are augmented.
+There is no state between batches, so a killed run draws the same images in the same order when
+it resumes. Images are normalised before they are augmented.
 
-Deviation: what crops and cutout fill in is 0 in normalised pixels (the mean colour); crops of
-the papers' codes fill in black, which torchvision pads before it normalises.
+Deviation: crops and cutout fill with 0 in normalised pixels (the mean colour); crops in the
+papers' codes fill with black, because torchvision pads before it normalises.
 """
 
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ from jaxtyping import Float, Int
 
 
 class Augmentation(NamedTuple):
-    """What is done to training images; zeros and False do nothing.
+    """Augmentation of training images; zeros and False do nothing.
 
     Attributes:
         crop_padding: pixels padded on each side before a random crop of the original size.
         flip: mirror left and right with probability 1/2.
-        cutout: side of the square that is blanked (DeVries and Taylor, 2017).
+        cutout: side of the blanked square (DeVries and Taylor, 2017).
         mixup: alpha of the Beta distribution of mixing weights (Zhang et al., 2018).
         label_smoothing: weight of the uniform distribution in the targets.
     """
@@ -33,19 +33,19 @@ class Augmentation(NamedTuple):
 
 
 def generator(seed: int, epoch: int, *more: int) -> np.random.Generator:
-    """A generator for one purpose, the same on every machine."""
+    """Returns a generator for one purpose, the same on every machine."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, *more])))
 
 
 def order(seed: int, epoch: int, size: int) -> Int[np.ndarray, " size"]:
-    """The order of one epoch: a permutation of `size` positions."""
+    """Returns the order of one epoch: a permutation of `size` positions."""
     return generator(seed, epoch).permutation(size)
 
 
 def random_crop(
     rng: np.random.Generator, images: Float[np.ndarray, "n h w c"], padding: int
 ) -> Float[np.ndarray, "n h w c"]:
-    """Pads with zeros on every side and cuts the original size out, each image at its place."""
+    """Pads with zeros on every side and crops each image to its size at a random place."""
     n, height, width, _ = images.shape
     padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     # [n, 1] each, drawn together.
@@ -65,7 +65,7 @@ def random_flip(
 def cutout(
     rng: np.random.Generator, images: Float[np.ndarray, "n h w c"], size: int
 ) -> Float[np.ndarray, "n h w c"]:
-    """Blanks a square whose centre is anywhere in the image; the border may cut it."""
+    """Blanks a square with its centre anywhere in the image; the border may cut it."""
     n, height, width, _ = images.shape
     inside = []
     for length in (height, width):
@@ -77,7 +77,7 @@ def cutout(
 def smooth_one_hot(
     labels: Int[np.ndarray, " n"], num_classes: int, smoothing: float = 0.0
 ) -> Float[np.ndarray, "n classes"]:
-    """(1 - smoothing) * one-hot + smoothing / classes."""
+    """Returns (1 - smoothing) * one-hot + smoothing / classes."""
     eye = np.eye(num_classes, dtype=np.float32)[labels]
     return ((1 - smoothing) * eye + smoothing / num_classes).astype(np.float32)
 
@@ -93,13 +93,13 @@ def augment(
 
     Args:
         rng: consumed.
-        images: normalised.
-        labels: in [0, num_classes).
+        images: [n, h, w, c] normalised images.
+        labels: [n] in [0, num_classes).
         num_classes: width of the targets.
-        how: what to do.
+        how: the augmentation.
 
     Returns:
-        float32 images and targets, whose rows sum to one.
+        float32 images [n, h, w, c] and targets [n, classes]; rows of targets sum to one.
     """
     if how.crop_padding:
         images = random_crop(rng, images, how.crop_padding)
@@ -124,7 +124,7 @@ def epoch_batches(
     batch_size: int,
     how: Augmentation,
 ) -> Iterator[tuple[Float[np.ndarray, "b h w c"], Float[np.ndarray, "b classes"]]]:
-    """The batches of one epoch; the rest that fills no batch is left out."""
+    """Yields the batches of one epoch; drops the last examples if they do not fill a batch."""
     positions = order(seed, epoch, len(images))
     for number in range(len(images) // batch_size):
         chosen = positions[number * batch_size : (number + 1) * batch_size]

@@ -1,7 +1,7 @@
-"""Settings of training: the published recipes, and small ones that end in minutes.
+"""Training recipes: the published ones, and small ones that run in minutes.
 
-The published numbers were read in the configuration or script that `Recipe.source` names, with
-the paper that it belongs to. What is not done as there is said in the same place.
+The published numbers come from the configuration or script that `Recipe.source` names together
+with its paper. `Recipe.source` also lists the deviations.
 """
 
 from collections.abc import Mapping
@@ -17,21 +17,22 @@ class Recipe:
 
     Attributes:
         epochs: passes over the training images.
-        batch_size: images of a step, over all devices.
-        learning_rate: the highest one, after the warm-up.
-        final_learning_rate: where the cosine ends.
+        batch_size: images per step, over all devices.
+        learning_rate: the largest rate, after the warm-up.
+        final_learning_rate: the rate at the end of the cosine.
         warmup_epochs: epochs of linear increase from 0.
-        momentum: of SGD.
-        nesterov: momentum by Nesterov's rule, else the plain one.
-        weight_decay: times the weights, added to the gradient.
-        decay_kernels_only: not of batch norms and biases; else of all, PyTorch's default.
-        clip: largest global norm of a gradient; 0: not clipped.
-        drop_path: probability of dropping a path; epoch e (from 0) has its share e / epochs of it.
-        auxiliary_weight: weight of the auxiliary head's loss, where the module has one.
+        momentum: momentum of SGD.
+        nesterov: True: Nesterov momentum; False: plain momentum.
+        weight_decay: factor of the weights that are added to the gradient.
+        decay_kernels_only: no weight decay of batch norms and biases; False: decay all
+            parameters, PyTorch's default.
+        clip: largest global norm of a gradient; 0: no clipping.
+        drop_path: final probability of dropping a path; epoch e (from 0) uses e / epochs of it.
+        auxiliary_weight: weight of the auxiliary head's loss, if the module has one.
         channels: C of the trained network.
-        cells: N, cells a stage (NAS-Bench-201), or all cells (DARTS).
-        augmentation: of the training images.
-        source: where the settings come from.
+        cells: N, cells per stage (NAS-Bench-201), or all cells (DARTS).
+        augmentation: augmentation of the training images.
+        source: origin of the settings.
     """
 
     epochs: int

@@ -1,9 +1,9 @@
 """A training run on disk: orbax checkpoints, metrics as JSON lines and for TensorBoard.
 
-What is written when, so that a kill at any moment loses less than an epoch: first the line of
-the epoch, then its checkpoint, then its TensorBoard events. On resuming, lines after the
-checkpoint are dropped, and one new file of events holds the epochs before it. Orbax and
-tensorboardX are imported when a run begins, for they are slow.
+An epoch writes first its line of metrics, then its checkpoint, then its TensorBoard events, so
+that a kill at any moment loses less than an epoch. On resuming, lines after the checkpoint are
+dropped, and the events of all earlier epochs are written again to one new file. Orbax and
+tensorboardX are imported when a run begins, because their import is slow.
 """
 
 import json
@@ -25,15 +25,15 @@ METRICS = "metrics.jsonl"
 
 
 def first_examples(dataset: Dataset, split: str, count: int | None = None) -> Examples:
-    """The first examples of a split, in the memory of the host.
+    """Loads the first examples of a split into host memory.
 
     Args:
-        dataset: what `saboc_jax.data.load` gave.
+        dataset: a data set opened by `saboc_jax.data.load`.
         split: "train" or "test".
-        count: how many; None, or more than there are: all.
+        count: number of examples; None, or more than there are: all.
 
     Raises:
-        ValueError: if none are asked for.
+        ValueError: if `count` is less than 1.
     """
     if count is not None and count < 1:
         raise ValueError(f"{count} examples to train on; allowed: 1 or more")
@@ -49,26 +49,26 @@ def run(
     folder: Path,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> tuple[State, list[dict[str, Any]]]:
-    """Trains to the last epoch, or goes on from the last checkpoint of the folder.
+    """Trains to the last epoch, starting from the last checkpoint in the folder if there is one.
 
     Args:
-        trainer: what `make_trainer` gave; the caller sees to it that a folder has one's runs only.
-        held_out: examples that are evaluated after every epoch.
-        epochs: how many.
-        folder: of checkpoints and metrics; exists.
+        trainer: made by `make_trainer`; the caller must not use one folder for two trainers.
+        held_out: examples to evaluate after every epoch.
+        epochs: number of epochs.
+        folder: existing folder for checkpoints and metrics.
         on_epoch: called with the line of every epoch that ran.
 
     Returns:
-        The state, and one dictionary an epoch: epoch, train_loss, train_top1, test_loss,
+        The state, and one dictionary per epoch: epoch, train_loss, train_top1, test_loss,
         test_top1, test_top5, seconds.
 
     Raises:
-        ValueError: if the loss is not finite any more.
-        MissingExtraError: orbax or tensorboardX is not installed.
+        ValueError: if the loss becomes non-finite.
+        MissingExtraError: if orbax or tensorboardX is not installed.
     """
     with needed("training", "Training with checkpoints"):
         import orbax.checkpoint as ocp
-        import tensorboardX  # noqa: F401  # that it lacks is said before the first epoch
+        import tensorboardX  # noqa: F401  # fails before the first epoch if missing
 
     options = ocp.CheckpointManagerOptions(max_to_keep=2)
     with (
@@ -99,10 +99,10 @@ def run(
 def one_epoch(
     trainer: Trainer, state: State, epoch: int, held_out: Examples
 ) -> tuple[State, dict[str, Any]]:
-    """Trains one epoch and evaluates: the state, and the epoch's line without its seconds.
+    """Trains one epoch and evaluates; returns the state and the epoch's line without seconds.
 
     Raises:
-        ValueError: if the loss is not finite any more.
+        ValueError: if the loss becomes non-finite.
     """
     state, train = trainer.train_epoch(state, epoch)
     if not is_finite(train):
@@ -114,7 +114,7 @@ def one_epoch(
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The metrics of a run; a last line that a kill cut off is left out."""
+    """Reads the metrics of a run; skips a last line that a kill cut off."""
     lines = []
     for text in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -136,7 +136,7 @@ def _keep_lines(path: Path, count: int) -> list[dict[str, Any]]:
 
 
 def open_events(folder: Path) -> Any:
-    """A new file of TensorBoard events, in place of those of an earlier process."""
+    """Opens a new file of TensorBoard events and deletes those of earlier processes."""
     from tensorboardX.event_file_writer import EventsWriter  # SummaryWriter does not flush at once
 
     folder.mkdir(exist_ok=True)
@@ -146,7 +146,7 @@ def open_events(folder: Path) -> Any:
 
 
 def write_events(writer: Any, lines: list[dict[str, Any]]) -> None:
-    """Writes epochs for TensorBoard, to the disk."""
+    """Writes epochs as TensorBoard events and flushes them to disk."""
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.summary import scalar
 

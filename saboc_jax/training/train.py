@@ -1,9 +1,9 @@
 """Trains the plain Flax module of an architecture: SGD-Nesterov, cosine, running statistics.
 
 A run is a pure function of (module, images, recipe, seed): an epoch's order, its augmentation
-and its dropped paths are drawn from (seed, epoch), so one that was killed goes on from its last
-checkpoint to the same bits. On several devices each takes an equal part of every batch;
-statistics of batch norm are those of the whole batch, so the numbers stay the same.
+and its dropped paths are drawn from (seed, epoch), so a killed run resumes from its last
+checkpoint and gives the same bits. Each device takes an equal part of every batch; batch norm
+statistics are those of the whole batch, so the results do not depend on the number of devices.
 
 A module may take the keywords `train` (batch statistics, paths dropped) and `drop_path` (a
 probability; randomness named "drop_path"), and may return (outputs, auxiliary outputs or None).
@@ -36,9 +36,9 @@ class State(NamedTuple):
 
     Attributes:
         params: weights.
-        batch_stats: running statistics; {}: the module has none.
-        opt_state: of optax.
-        step: steps done.
+        batch_stats: running statistics; {} if the module has none.
+        opt_state: state of the optax optimiser.
+        step: number of steps done.
     """
 
     params: Any
@@ -48,7 +48,7 @@ class State(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """Images in the memory of the host.
+    """Images and labels in host memory.
 
     Attributes:
         images: [n, h, w, c] float32, normalised.
@@ -60,12 +60,12 @@ class Examples(NamedTuple):
 
 
 class Trainer(NamedTuple):
-    """A module with its compiled functions; `make_trainer` makes one.
+    """Compiled training functions of a module, made by `make_trainer`.
 
     Attributes:
-        init: `init()` gives the state before the first step.
-        train_epoch: `train_epoch(state, epoch)` gives (state, metrics).
-        evaluate: `evaluate(state, examples)` gives metrics with running statistics.
+        init: `init()` returns the state before the first step.
+        train_epoch: `train_epoch(state, epoch)` returns (state, metrics).
+        evaluate: `evaluate(state, examples)` returns metrics computed with running statistics.
     """
 
     init: Callable[[], State]
@@ -74,9 +74,9 @@ class Trainer(NamedTuple):
 
 
 def learning_rate(recipe: Recipe, steps_per_epoch: int) -> optax.Schedule:
-    """Linear warm-up from 0, then a cosine to the final rate; per step.
+    """Returns the rate per step: a linear warm-up from 0, then a cosine to the final rate.
 
-    Deviation: DARTS' code changes the rate once an epoch.
+    Deviation: DARTS' code changes the rate once per epoch.
     """
     warmup = round(recipe.warmup_epochs * steps_per_epoch)
     total = recipe.epochs * steps_per_epoch
@@ -90,7 +90,7 @@ def learning_rate(recipe: Recipe, steps_per_epoch: int) -> optax.Schedule:
 
 
 def optimiser(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Clipping, weight decay in the gradient, momentum: PyTorch's SGD."""
+    """Returns PyTorch's SGD: clipping, weight decay added to the gradient, momentum."""
     parts = [optax.clip_by_global_norm(recipe.clip)] if recipe.clip else []
     if recipe.weight_decay:
         mask = _are_kernels if recipe.decay_kernels_only else None
@@ -115,12 +115,12 @@ def make_trainer(
     """Compiles the training of a module.
 
     Args:
-        module: takes images, gives outputs [n, classes].
-        examples: to train on.
+        module: maps images to outputs [n, classes].
+        examples: training examples.
         num_classes: width of the outputs.
         recipe: the settings.
-        seed: of weights, order, augmentation and dropped paths.
-        devices: to train on; None: all.
+        seed: seed of weights, order, augmentation and dropped paths.
+        devices: devices to train on; None: all.
         on_batch: called after every step of training.
 
     Raises:
@@ -138,7 +138,7 @@ def make_trainer(
     accepted = inspect.signature(type(module).__call__).parameters
 
     def start() -> State:
-        # Drawing every kernel with threefry takes several times longer to compile than this.
+        # With threefry, drawing all kernels would take several times longer to compile.
         weights = jax.random.key(seed, impl="rbg")
         dropped = {"drop_path": key} if "drop_path" in accepted else {}
         variables = jax.jit(module.init)({"params": weights, **dropped}, examples.images[:1])
@@ -183,7 +183,7 @@ def _check(recipe: Recipe, size: int, devices: int) -> None:
 
 
 def _forward(module: nn.Module, recipe: Recipe) -> Callable[..., tuple[Array, Any, Variables]]:
-    """`forward(state, images, train, drop_path, key)` gives (outputs, auxiliary, statistics)."""
+    """Returns `forward`, which returns (outputs, auxiliary outputs, batch norm statistics)."""
     accepted = inspect.signature(type(module).__call__).parameters
     if recipe.drop_path and "drop_path" not in accepted:
         raise ValueError(
@@ -212,7 +212,7 @@ def _step(
     def step(
         state: State, images: Images, targets: Targets, key: PRNGKey
     ) -> tuple[State, dict[str, Array]]:
-        # Rises linearly over the epochs, as in DARTS.
+        # The drop probability rises linearly over the epochs, as in DARTS.
         drop = recipe.drop_path * (state.step // steps) / recipe.epochs
         own = key_numbered(key, state.step)
 
@@ -234,14 +234,14 @@ def _step(
 
 
 def _counts(forward: Callable[..., Any]) -> Callable[..., Float[Array, "3"]]:
-    """Summed loss, and how many labels are the first or among the first five."""
+    """Returns a function that sums the loss and counts the top-1 and top-5 hits."""
 
     def counts(state: State, images: Images, labels: Array) -> Float[Array, "3"]:
         outputs, _, _ = forward(state.params, state.batch_stats, images, False, 0.0, None)
         real = labels >= 0
         own = jnp.take_along_axis(outputs, jnp.maximum(labels, 0)[:, None], 1)
         loss = jax.nn.logsumexp(outputs, -1) - own[:, 0]
-        # Of equal outputs none is before the other, else a constant network would be right.
+        # Count ties against the network: else a constant network would be always right.
         rank = (outputs >= own).sum(-1)
         return jnp.stack([(real * value).sum() for value in (loss, rank <= 1, rank <= 5)])
 
@@ -257,5 +257,5 @@ def _padded(part: Examples, size: int) -> Examples:
 
 
 def is_finite(metrics: Metrics) -> bool:
-    """Whether training goes well: a run whose loss is not finite has diverged."""
+    """Returns whether all metrics are finite; otherwise the run has diverged."""
     return all(math.isfinite(value) for value in metrics.values())
