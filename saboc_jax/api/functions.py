@@ -1,16 +1,16 @@
 """The package in five functions: `score`, `rank`, `search`, `correlate`, `train`.
 
-They are thin: a space of the candidates, a scorer, an evaluator, and what comes out in a form
-that prints. Runs that must survive an interruption, several datasets, figures: use
-`saboc_jax.evaluation.evaluator.Evaluator` with a `Store`, or the binaries.
+They are thin: each builds a space of the candidates, a scorer and an evaluator, and returns a
+result that prints. For runs that must survive an interruption, for several datasets or figures,
+use `saboc_jax.evaluation.evaluator.Evaluator` with a `Store`, or the binaries.
 
 Every function takes images as a `Dataset` (each repeat draws its own batch, 64 images unless
 `batch_size` says otherwise) or as a `Batch` (the same for every repeat). Repeats also draw their
-own weights, so the spread between them is the noise of a score. With `jax.random.key(seed)` the
-draws are those of the binaries with `--seed`.
+own weights, so the spread between them is the noise of a score. `jax.random.key(seed)` gives the
+same draws as the binaries with `--seed`.
 
-The images of the examples are small, and so are the networks, for they run as tests; they say
-nothing about which network is better.
+The examples run as tests, so their images and networks are small; they say nothing about which
+network is better.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -71,9 +71,10 @@ def score(
         images: a batch or a dataset.
         key: seeds weights and images; consumed.
         scorers: names from `saboc_jax.SCORERS`, scorers of the space, or factories `f(space)`.
-        space: of the architecture, or its name (then with its default network, on a dataset).
-        repeats: draws of weights (and of images, from a dataset).
-        batch_size: images of a batch drawn from a dataset.
+        space: space of the architecture, or its name (it then has its default network and needs
+            a dataset).
+        repeats: number of draws of weights (and of images, from a dataset).
+        batch_size: images in a batch drawn from a dataset.
         call: keyword arguments of every call of a module, e.g. {"train": False}.
         progress: draw a bar on a terminal or in a notebook.
 
@@ -128,16 +129,16 @@ def rank(
         candidates: modules (a list, or a mapping from names to them) or architectures of `space`.
         images: a batch or a dataset; all candidates see the same.
         key: seeds weights and images; consumed.
-        scorers: whose metrics are ranked together.
-        space: of the architectures, or its name.
-        repeats: draws of weights (and images) that metrics are averaged over.
+        scorers: scorers; all their metrics are ranked together.
+        space: space of the architectures, or its name.
+        repeats: number of draws of weights (and images) that metrics are averaged over.
         ranking: a key of `saboc_jax.statistics.ranking.AGGREGATIONS`.
         batch_size: images of a batch drawn from a dataset.
         call: keyword arguments of every call of a module.
         progress: draw a bar on a terminal or in a notebook.
 
     Returns:
-        The candidates in order. One that is dead or not finite is last, never dropped.
+        The candidates in order. A disconnected or non-finite candidate is last, never dropped.
 
     Raises:
         ValueError: says which argument is wrong and what is allowed.
@@ -186,16 +187,16 @@ def search(
         space: a space, its name, or modules to choose from.
         images: a batch or a dataset.
         key: seeds weights, images and the searcher; consumed.
-        scorers: whose metrics the search ranks by.
+        scorers: scorers; the search ranks by all their metrics.
         searcher: a key of `saboc_jax.SEARCHERS`.
-        repeats: draws of weights (and images) per candidate.
-        budget: limits on the costs of an architecture; latency is that of one image.
-        max_evaluations: a step that would exceed it is not begun.
+        repeats: number of draws of weights (and images) per candidate.
+        budget: limits on the costs of an architecture; latency is for one image.
+        max_evaluations: most evaluations; a step that would exceed them does not start.
         time_budget: seconds after which nothing more is scored.
         batch_size: images of a batch drawn from a dataset.
         call: keyword arguments of every call of a module.
         progress: draw a bar on a terminal or in a notebook.
-        **options: of the searcher's factory.
+        **options: options of the searcher's factory.
 
     Raises:
         ValueError: says which argument is wrong, or that the limits leave nothing to return.
@@ -217,7 +218,7 @@ def search(
     space = find_space(space, images)
     settings = ScoringSettings(repeats, batch_size)
     scorer = settings.scorer(scorers, space)
-    # Where every architecture has its program, their costs would be traced one by one.
+    # If each architecture has its own program, this would trace the costs one by one.
     same = representatives(space) if isinstance(space.networks, OneProgram) else None
     evaluator = settings.evaluator(space, scorer, images, key, representative_of=same)
     allows, _ = find_allowed(space, budget, lambda: settings.stopwatch(space, images, key))
@@ -254,25 +255,25 @@ def correlate(
     call: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> list[correlation.CorrelationRow]:
-    """How well scores order candidates whose trained accuracy is known.
+    """Measures how well scores order candidates with known trained accuracies.
 
     Args:
         candidates: modules or architectures, see `rank`.
-        accuracies: [n] of each, higher is better, finite.
+        accuracies: [n] accuracy of each candidate, higher is better, finite.
         images: a batch or a dataset.
         key: seeds weights and images; consumed.
-        scorers: whose metrics are correlated.
-        space: of the architectures, or its name.
-        repeats: draws of weights (and images).
+        scorers: scorers; each metric is correlated.
+        space: space of the architectures, or its name.
+        repeats: number of draws of weights (and images).
         aggregations: keys of `saboc_jax.statistics.ranking.AGGREGATIONS`, each a row of its own.
-        resamples: of the bootstrap over candidates.
+        resamples: number of bootstrap resamples of the candidates.
         batch_size: images of a batch drawn from a dataset.
         call: keyword arguments of every call of a module.
         progress: draw a bar on a terminal or in a notebook.
 
     Returns:
         A row for every metric and aggregation, see `saboc_jax.statistics.correlation.statistics`:
-        signed Kendall tau of raw values with its interval, so where lower is better -1 is perfect.
+        signed Kendall tau of raw values with its interval, so -1 is perfect if lower is better.
 
     Raises:
         ValueError: says which argument is wrong and what is allowed.
@@ -320,20 +321,20 @@ def train(
 
     Args:
         candidate: a Linen module, or an architecture of `space`.
-        dataset: to train on; its test split is evaluated.
+        dataset: the dataset to train on; its test split is evaluated.
         recipe: settings, or a key of `saboc_jax.training.recipes.RECIPES`. Its `channels` and
-            `cells` count in the binary only: here the network is the module's, or that of `space`.
-        seed: of weights, order and augmentation.
-        space: of the architecture, or its name.
-        folder: keeps checkpoints and metrics there, and goes on from its last checkpoint; made
-            where it is missing. It must hold runs of one candidate, recipe and seed. None:
+            `cells` matter in the binary only: here the network is the module, or that of `space`.
+        seed: seed of weights, order and augmentation.
+        space: space of the architecture, or its name.
+        folder: folder for checkpoints and metrics; created if missing. Training resumes from its
+            last checkpoint, so it must hold runs of one candidate, recipe and seed. None:
             nothing is kept.
-        max_examples: only the first training images; None: all.
+        max_examples: use only the first training images; None: all.
         on_epoch: called with the metrics of every epoch.
         progress: draw a bar on a terminal or in a notebook.
 
     Returns:
-        (state with `params` and `batch_stats`, one dictionary an epoch: epoch, train_loss,
+        (state with `params` and `batch_stats`, one dictionary per epoch: epoch, train_loss,
         train_top1, test_loss, test_top1, test_top5).
 
     Raises:
@@ -373,7 +374,7 @@ def train(
         )
 
         def told(line: dict[str, Any]) -> None:
-            shown.reach(line["epoch"] * steps)  # epochs of an earlier run, too
+            shown.reach(line["epoch"] * steps)  # counts epochs of an earlier run, too
             if on_epoch:
                 on_epoch(line)
 
@@ -398,7 +399,7 @@ def _score_all(
     batch_size: int,
     progress: bool,
 ) -> tuple[Scorer, list[Score]]:
-    """The scorer, and the scores of every architecture."""
+    """Returns the scorer, and the scores of every architecture."""
     settings = ScoringSettings(repeats, batch_size)
     scorer = settings.scorer(scorers, space)
     evaluator = settings.evaluator(space, scorer, images, key)
@@ -408,7 +409,7 @@ def _score_all(
 
 
 def _scored(evaluator: Evaluator, arch: Architecture) -> Score:
-    """The scores of one architecture in every repeat."""
+    """Returns the scores of one architecture in every repeat."""
     space, scorer = evaluator.space, evaluator.scorer
     mask = architecture_to_mask(arch, max(space.choices))
     rows = [evaluator.score(mask, repeat) for repeat in range(evaluator.repeats)]

@@ -1,4 +1,4 @@
-"""From what `saboc_jax.api.functions` is given to a space and architectures."""
+"""Turns the arguments of `saboc_jax.api.functions` into a space and architectures."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from saboc_jax.types import Architecture, Batch, SearchSpace
 ArchitectureLike = str | Sequence[int] | Int[np.ndarray, " decisions"]
 """The space's own text of an architecture, or one choice per decision."""
 Candidate = nn.Module | ArchitectureLike
-"""A Linen module, or an architecture of a space that is named beside it."""
+"""A Linen module, or an architecture of a space given by another argument."""
 Candidates = Sequence[nn.Module] | Mapping[str, nn.Module] | Sequence[ArchitectureLike]
 """Modules, named or not, or architectures."""
 
@@ -43,7 +43,7 @@ def check_dataset(dataset: Any) -> None:
 
 
 def check_no_space(space: Any) -> None:
-    """Raises ValueError if there is a space, which a module does not need."""
+    """Raises ValueError if a space is given, which a module does not need."""
     if space is not None:
         raise ValueError("space is given with a module; allowed: with an architecture only")
 
@@ -60,7 +60,7 @@ def check_candidate(candidate: Any) -> None:
 
 
 def find_space(space: SearchSpace | str | None, images: Batch | Dataset) -> SearchSpace:
-    """The space itself, or that of a name, for the images."""
+    """Returns the space, or makes the named space for the images."""
     shape = _image_shape(images)
     if isinstance(space, SearchSpace):
         return space
@@ -78,7 +78,7 @@ def find_space(space: SearchSpace | str | None, images: Batch | Dataset) -> Sear
 
 
 def find_architecture(candidate: Any, space: SearchSpace) -> Architecture:
-    """The architecture of a text or of choices; ValueError says what is wrong."""
+    """Returns the architecture of a text or of choices; raises ValueError if it is not valid."""
     if isinstance(candidate, str):
         return space.from_string(candidate)
     return check_architecture(candidate, space.choices)
@@ -87,7 +87,7 @@ def find_architecture(candidate: Any, space: SearchSpace) -> Architecture:
 def space_of_modules(
     modules: Any, images: Batch | Dataset, call: Mapping[str, Any] | None
 ) -> tuple[SearchSpace, list[Architecture]]:
-    """A space of modules, and all its architectures."""
+    """Returns a space of modules, and all its architectures."""
     named = modules if isinstance(modules, Mapping) else None
     listed = list(named.values()) if named else list(modules)
     names = list(named) if named else [f"{i} {type(m).__name__}" for i, m in enumerate(listed)]
@@ -102,7 +102,7 @@ def find_candidates(
     space: SearchSpace | str | None,
     call: Mapping[str, Any] | None,
 ) -> tuple[SearchSpace, list[Architecture]]:
-    """The space of several candidates, and their architectures."""
+    """Returns the space of several candidates, and their architectures."""
     single = isinstance(candidates, str | nn.Module)
     if single or not len(candidates):
         raise ValueError(f"candidates={candidates!r}; allowed: a list of one or more")

@@ -1,4 +1,4 @@
-"""What the functions of `saboc_jax.api.functions` give: plain records that print."""
+"""Results of `saboc_jax.api.functions`: plain records that print."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ class Score:
     Attributes:
         name: the architecture, in the space's own text.
         metrics: names of the columns of `values`.
-        higher_is_better: the direction of each.
+        higher_is_better: the direction of each metric.
         values: [repeats, metrics]; NaN in every metric of a repeat that is bad.
-        flag: "disconnected" or "non_finite" where a repeat is bad; None: all are good.
+        flag: "disconnected" or "non_finite" if a repeat is bad; None: all are good.
         cost: parameters, multiply-accumulates, depth.
-        diagnostics: of the first repeat, e.g. the eigenvalues of the kernel.
+        diagnostics: diagnostics of the first repeat, e.g. the eigenvalues of the kernel.
     """
 
     name: str
@@ -36,11 +36,14 @@ class Score:
     diagnostics: Mapping[str, Any]
 
     def mean(self) -> dict[str, float]:
-        """The mean of each metric over repeats."""
+        """Returns the mean of each metric over repeats."""
         return dict(zip(self.metrics, self.values.mean(0).tolist(), strict=True))
 
     def standard_error(self) -> dict[str, float]:
-        """Of that mean; NaN for one repeat. A difference within it is noise."""
+        """Returns the standard error of each mean; NaN for one repeat.
+
+        Differences within it are noise.
+        """
         return dict(zip(self.metrics, standard_error(self.values).tolist(), strict=True))
 
     def __str__(self) -> str:
@@ -57,7 +60,7 @@ class Ranked:
     """Several architectures in order.
 
     Attributes:
-        scores: of each, in the order they were given.
+        scores: scores of each architecture, in the order given.
         ranking: how their metrics became one rank.
         ranks: [n] the aggregated ranks, lower is better. They belong to this set: a sum of ranks
             says nothing about an architecture outside it.

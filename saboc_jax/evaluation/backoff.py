@@ -1,9 +1,9 @@
 """Retry with smaller chunks when memory runs out.
 
 A device takes a chunk of jobs, one (architecture, repeat) each, and runs them one after another.
-Where that does not fit, the chunk is halved; at one job, the images that a kernel takes in one
-pass are halved, which is what needs the memory. Either makes another program, whose float
-additions may come in another order: the scores are the same to rounding.
+If that does not fit, the chunk is halved. At one job, the number of images that a kernel takes in
+one pass is halved, because the pass needs the memory. Both changes make another program, which
+may add floats in another order, so the scores agree up to rounding.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ class Chunk:
 
     Attributes:
         jobs: (architecture, repeat) pairs that a device takes at a time, 1 or more.
-        images: images of one pass of a kernel besides those of its columns; None: all.
-        halvings: how often it was made smaller.
+        images: images in one pass of a kernel, besides the images of its columns; None: all.
+        halvings: how often the chunk was made smaller.
     """
 
     jobs: int = 1
@@ -39,7 +39,7 @@ class Chunk:
         """Makes the chunk smaller.
 
         Args:
-            scorer: whose kernels may take fewer images in a pass.
+            scorer: the scorer; its kernels may take fewer images in a pass.
             batch: the images.
 
         Returns:
@@ -62,14 +62,14 @@ class Chunk:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Does an error say that memory did not suffice, on the host or on a device?"""
+    """Returns whether an error says that the host or a device ran out of memory."""
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
     )
 
 
 def in_passes(scorer: Scorer, images: int | None) -> Scorer:
-    """The scorer whose kernels take so many images in one pass; None: as it is."""
+    """Returns the scorer with kernels that take `images` in one pass; None: unchanged."""
     if images is None:
         return scorer
     observables: dict[str, Any] = {

@@ -13,17 +13,17 @@ class Counts:
     Attributes:
         scored: (architecture, repeat) pairs that ran.
         served: pairs found in memory or in the store.
-        disconnected: pairs not run, for no path joins input and output; those that the store
-            served are among them.
+        disconnected: pairs not run because no path joins input and output, including pairs that
+            the store served.
         non_finite: pairs that ran, now or when they were stored, and gave a metric that is not
             finite.
-        isomorphic: pairs whose score is that of another architecture of their class.
-        device_jobs: pairs that each of several devices ran; empty where there is one.
-        shrunk: what is computed at once since memory did not suffice; empty: it did.
-        compilations: scoring programs, or pieces of them, compiled.
-        compile_seconds: time of it.
-        run_seconds: time of running them.
-        stored_seconds: time that what the store served took when it ran.
+        isomorphic: pairs that took the score of another architecture of their class.
+        device_jobs: pairs that each device ran; empty with a single device.
+        shrunk: the chunk size after memory ran out; empty if it never did.
+        compilations: compiled scoring programs, or pieces of them.
+        compile_seconds: time to compile them.
+        run_seconds: time to run them.
+        stored_seconds: time that the pairs served by the store took when they ran.
     """
 
     scored: int = 0
@@ -39,7 +39,7 @@ class Counts:
     stored_seconds: float = 0.0
 
     def add(self, other: "Counts") -> None:
-        """Adds what a runner has done."""
+        """Adds the counts of a runner."""
         for each in fields(self):
             if each.type in (int, float):
                 setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
@@ -49,5 +49,5 @@ class Counts:
 
 
 def is_flagged(rows: Mapping[str, tuple[Any, Mapping[str, Any]]], flag: str) -> bool:
-    """Does the row of any part have that flag?"""
+    """Returns whether the row of any part has that flag."""
     return any(diagnostics.get("flag") == flag for _, diagnostics in rows.values())

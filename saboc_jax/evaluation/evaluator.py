@@ -1,19 +1,20 @@
 """The only loop over architectures: resumable, nothing computed twice, the bad ones flagged.
 
-A runner computes (`saboc_jax.evaluation.runner`); an evaluator knows what is computed already, in
-memory or in a store, and hands on the rest.
+An evaluator knows which scores are already in memory or in a store, and hands the remaining jobs
+to a runner (`saboc_jax.evaluation.runner`), which computes them.
 
-Policy for bad architectures: flagged, counted, ranked last by `saboc_jax.statistics.ranking`, never
-dropped. One without a path from input to output ("disconnected") has NaN in every metric. One with
-a metric that is not finite ("non_finite") keeps what its scorer gave: NaN, no value, ranks it last
-whatever its other metrics are; an infinity, which some definitions have as a value, ranks it last
-by that metric. What the store serves is counted by its flag there: a resumed run says the same.
+Bad architectures are flagged, counted and ranked last by `saboc_jax.statistics.ranking`; they are
+never dropped. An architecture without a path from input to output ("disconnected") has NaN in
+every metric. An architecture with a metric that is not finite ("non_finite") keeps its scorer's
+values: NaN means no value and ranks it last whatever its other metrics are; an infinity, which is
+a value in some definitions, ranks it last by that metric. A score from the store is counted by
+the flag stored with it, so a resumed run reports the same counts.
 
-An evaluator without an executor computes its jobs here, one chunk after another. With one it hands
-over all jobs that nobody knows yet, takes what comes back in whatever order, and keeps it in the
-store itself: SQLite's log wants every writer on one machine with a local disk, workers may be
-anywhere, and one writer means that a score is counted and stored once. What a driver loses when
-it is killed is therefore what was under way, a few jobs for each worker.
+Without an executor, an evaluator computes its jobs in this process, one chunk after another. With
+an executor, it hands over all jobs without a score, takes the answers in any order, and writes
+them to the store itself. SQLite's log needs all writers on one machine with a local disk, while
+workers may be anywhere; with one writer, each score is counted and stored once. If the driver is
+killed, it therefore loses only the jobs under way, a few for each worker.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +37,7 @@ from saboc_jax.types import Architecture, Scorer, SearchSpace
 
 
 class StoppedError(Exception):
-    """An evaluator was told to stop before all was scored; what it has computed is kept."""
+    """An evaluator was told to stop before it scored everything; finished scores are kept."""
 
 
 class Executor(Protocol):
@@ -45,21 +46,21 @@ class Executor(Protocol):
     def run(
         self, runner: Runner, missing: Sequence[str], jobs: Sequence[Job]
     ) -> Iterator[tuple[Sequence[Job], Answer]]:
-        """Gives every job once, in the order in which they are finished.
+        """Yields every job once with its answer, in the order in which jobs finish.
 
         Args:
-            runner: what computes them.
-            missing: names of the scorer's parts that are to be computed.
-            jobs: distinct.
+            runner: computes the jobs.
+            missing: names of the scorer's parts to compute.
+            jobs: distinct jobs.
         """
         ...
 
     def stop(self) -> None:
-        """Begins nothing more; `run` ends with what is under way."""
+        """Starts no more jobs; `run` ends when the jobs under way are done."""
         ...
 
     def close(self) -> None:
-        """Lets the workers go."""
+        """Releases the workers."""
         ...
 
 
@@ -68,19 +69,19 @@ class Evaluator:
     """Scores masks of a runner's space, and keeps the scores.
 
     Attributes:
-        runner: what computes.
+        runner: computes the scores.
         store: where finished repeats are kept; None: in memory only.
         executor: computes the runner's jobs somewhere else; None: here.
-        representative_of: gives the architecture that is scored in place of one, see
+        representative_of: maps an architecture to the one that is scored in its place, see
             `saboc_jax.spaces.isomorphism`; None: each is scored itself.
         on_score: called after every (architecture, repeat).
-        stop: asked before each chunk, and after each answer of an executor; once it says yes,
-            nothing more is begun. None: never.
+        stop: called before each chunk, and after each answer of an executor; once it returns
+            True, no more jobs start. None: never stop.
         dataset: name of the data, for the store.
-        space_id: what people shall call the space in the store; "": its name.
-        same_platform: are scores of another platform other scores? They are to the bit, not to
-            what they are for: False.
-        counts: what has been done.
+        space_id: readable name of the space in the store; "": its own name.
+        same_platform: whether scores of other platforms count as different results. Their bits
+            differ but their use does not, so the default is False.
+        counts: what this evaluator has done.
     """
 
     runner: Runner
@@ -101,7 +102,7 @@ class Evaluator:
 
     @cached_property
     def identity(self) -> Identity:
-        """What identifies the scores."""
+        """The identity of the scores, for the store."""
         platform = self.runner.platform if self.same_platform else ""
         return Identity(self.space, self.runner.draws, self.space_id, self.dataset, platform)
 
@@ -121,38 +122,38 @@ class Evaluator:
         return len(self.runner.draws)
 
     def evaluate(self, masks: Bool[Any, "b decisions options"]) -> Float[np.ndarray, "b repeats k"]:
-        """Metrics of every mask and repeat; see the module for the bad ones.
+        """Returns the metrics of every mask and repeat; see the module for bad architectures.
 
         Raises:
-            StoppedError: if `stop` said so before all were scored.
+            StoppedError: if `stop` returned True before all were scored.
         """
         masks = np.asarray(masks, bool)
         rows = self._rows([(mask, repeat) for mask in masks for repeat in range(self.repeats)])
         return np.stack([row.scores for row in rows]).reshape(len(masks), self.repeats, -1)
 
     def score(self, mask: Bool[np.ndarray, "decisions options"], repeat: int) -> ScoreRow:
-        """Metrics and diagnostics of one mask in one repeat.
+        """Returns the metrics and diagnostics of one mask in one repeat.
 
         Raises:
-            StoppedError: if `stop` said so before.
+            StoppedError: if `stop` returned True before it was scored.
         """
         return self._rows([(mask, repeat)])[0]
 
     def with_draws(self, draws: Draws) -> "Evaluator":
-        """The same on other keys and batches, sharing the compiled programs."""
+        """Returns this evaluator on other keys and batches; it shares the compiled programs."""
         runner = self.runner.with_draws(draws)
         return replace(self, runner=runner, counts=Counts(), _memory={})
 
     def keep_in(self, store: Store) -> None:
-        """From now on results are kept in this store, and those in memory are forgotten."""
+        """Keeps results in this store from now on, and forgets the results in memory."""
         check_storable(self.scorer)
         self.store = store
         self._memory.clear()
 
     def _rows(self, pairs: Sequence[tuple[np.ndarray, int]]) -> list[ScoreRow]:
-        """The row of each (mask, repeat); those that nobody knows are computed in chunks."""
+        """Returns the row of each (mask, repeat); computes unknown rows in chunks."""
         jobs = [self._job(mask, repeat) for mask, repeat in pairs]
-        waiting: dict[tuple[str, ...], dict[tuple[str, int], Job]] = {}  # by what is missing
+        waiting: dict[tuple[str, ...], dict[tuple[str, int], Job]] = {}  # by missing parts
         for job in jobs:
             if self._stopping():
                 break
@@ -188,7 +189,7 @@ class Evaluator:
         return other
 
     def _missing(self, job: Job) -> tuple[tuple[str, ...], Job] | None:
-        """Parts that are to be computed, and the job with what the store has of it; None: none."""
+        """Returns the parts to compute, and the job with its stored rows; None: nothing to do."""
         rows = self._stored(job)
         missing = tuple(part.name for part in self.runner.parts if part.name not in rows)
         job = job._replace(rows=rows)
@@ -212,7 +213,7 @@ class Evaluator:
             self.on_score()
 
     def _flag(self, missing: Sequence[str], job: Job) -> None:
-        """Keeps NaN of an architecture without a path from input to output."""
+        """Keeps NaN for an architecture without a path from input to output."""
         self.counts.disconnected += 1
         rows = {
             part.name: ScoreRow(np.full(len(part.metrics), np.nan), {"flag": "disconnected"})
@@ -223,20 +224,20 @@ class Evaluator:
         self._tell()
 
     def _compute(self, missing: Sequence[str], jobs: Sequence[Job]) -> None:
-        """Has jobs scored by the parts that are missing, here or elsewhere; keeps their rows."""
+        """Computes the missing parts of jobs, here or on the executor, and keeps their rows."""
         if self.executor is None:
             self._take(jobs, self.runner.compute(missing, jobs))
             return
         for done, answer in self.executor.run(self.runner, missing, jobs):
             self._take(done, answer)
-            if self._stopping():  # what is under way is still taken
+            if self._stopping():  # answers of the jobs under way are still taken
                 self.executor.stop()
 
     def _take(self, jobs: Sequence[Job], answer: Answer) -> None:
-        """Keeps the rows of jobs, then tells of each.
+        """Keeps the rows of jobs, then calls `on_score` for each.
 
         Raises:
-            ValueError: if another platform computed them and that counts.
+            ValueError: if `same_platform` is set and another platform computed them.
         """
         if self.same_platform and answer.platform != self.runner.platform:
             raise ValueError(
@@ -250,7 +251,7 @@ class Evaluator:
             self._tell()
 
     def _remember(self, job: Job, rows: dict[str, ScoreRow]) -> None:
-        """Keeps in memory the scorer's own row, made of those of its parts."""
+        """Joins the rows of the parts into the scorer's own row and keeps it in memory."""
         rows = job.rows | rows
         if not self.scorer.parts:
             self._memory[job.name] = rows[self.scorer.name]
@@ -271,7 +272,7 @@ class Evaluator:
             return {}
         parts = self.runner.parts
         results = self.store.get([self.identity.request(job, part) for part in parts])
-        # Parts that were scored together have the seconds of the program they shared.
+        # Parts scored together each hold the seconds of their shared program: count them once.
         seconds = [result.seconds for result in results if result is not None]
         self.counts.stored_seconds += max(seconds, default=0.0)
         return {
@@ -287,7 +288,7 @@ class Evaluator:
         }
 
     def _keep(self, job: Job, rows: dict[str, ScoreRow], seconds: float, platform: str) -> None:
-        """Keeps a row of each part; its seconds are those of the program they shared."""
+        """Keeps a row of each part; `seconds` is the time of the program they shared."""
         self._remember(job, rows)
         if self.store is None:
             return

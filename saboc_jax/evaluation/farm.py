@@ -5,11 +5,11 @@
 - **Warm**: a worker is given the runner once, compiles at its first job, and stays.
 - **Back-pressure**: a worker has at most `in_flight` messages, one that it works on and one
   that waits there; all other jobs wait here.
-- **Messages** hold as many jobs as a worker's devices take at once, more where jobs are quick,
-  fewer where not enough are left for everybody.
-- **Retries**: a lost worker is started again and what it had is sent again, at once and alone.
+- **Messages** hold as many jobs as a worker's devices take at once, more if jobs are quick,
+  fewer if too few jobs are left for all workers.
+- **Retries**: a lost worker is started again, and its jobs are sent again at once, one by one.
   Only the message that it worked on is blamed; a job is given up after `retries` such losses.
-- **Nothing twice**: an answer that arrived before its worker was lost is taken.
+- **Nothing twice**: an answer that arrived before its worker was lost is kept.
 """
 
 import math
@@ -29,7 +29,7 @@ class WorkerLostError(Exception):
 
 
 class Message(NamedTuple):
-    """Jobs that are sent together, and the parts of the scorer that they lack."""
+    """Jobs that are sent together, and the missing parts of the scorer."""
 
     missing: tuple[str, ...]
     jobs: tuple[Job, ...]
@@ -49,16 +49,16 @@ class Pool(Protocol):
         ...
 
     def wait(self, tickets: Sequence[Any], timeout: float | None) -> Any:
-        """The earliest of the tickets that are answered or lost.
+        """Waits for an answered or lost ticket and returns the earliest.
 
         Args:
-            tickets: in the order in which they were given.
-            timeout: seconds after which the answer is None; None: waits.
+            tickets: in the order in which they were given out.
+            timeout: seconds after which it returns None; None: no limit.
         """
         ...
 
     def answer(self, ticket: Any) -> Any:
-        """The answer; WorkerLostError if the worker ended without one."""
+        """Returns the answer; raises WorkerLostError if the worker ended without one."""
         ...
 
 
@@ -78,8 +78,8 @@ class Farm:
         pool: the workers.
         in_flight: most messages that a worker has.
         retries: how often a job, or a start, is tried again after a worker was lost with it.
-        start_timeout: seconds without any worker after which to give up.
-        restarts: workers that were lost.
+        start_timeout: seconds without any worker after which the farm gives up.
+        restarts: number of workers that were lost and started again.
     """
 
     pool: Pool
@@ -96,7 +96,7 @@ class Farm:
     _lives: Counter[int] = field(default_factory=Counter)
     _blamed: set[tuple[int, int]] = field(default_factory=set)
     _losses: Counter[Any] = field(default_factory=Counter)
-    _seconds: float = math.inf  # of a job, lately
+    _seconds: float = math.inf  # recent time of one job
 
     def __post_init__(self) -> None:
         if self.in_flight < 1 or self.retries < 0:
@@ -109,7 +109,7 @@ class Farm:
     def run(
         self, missing: Sequence[str], jobs: Sequence[Job]
     ) -> Iterator[tuple[Sequence[Job], Answer]]:
-        """Gives every job once, with its answer, in the order in which they are finished.
+        """Yields every job once with its answer, in the order in which jobs finish.
 
         Raises:
             RuntimeError: if workers are lost again and again, with one job or at their start.
@@ -139,13 +139,13 @@ class Farm:
                 yield flight.message.jobs, answer
 
     def stop(self) -> None:
-        """Begins nothing more; `run` ends with what is under way."""
+        """Starts no more jobs; `run` ends when the jobs under way are done."""
         self._stopped = True
         self._queue.clear()
         self._again.clear()
 
     def _begin(self, missing: Sequence[str], jobs: Sequence[Job]) -> None:
-        """Takes new jobs; drops what an earlier run left when it was interrupted."""
+        """Takes new jobs; drops jobs that an interrupted run left behind."""
         self.stop()
         self._stopped = False
         self._missing = tuple(missing)
@@ -163,7 +163,7 @@ class Farm:
         self._flying[ticket] = _Flight(worker, self._lives[worker], None)
 
     def _send_out(self) -> None:
-        """Fills the workers, those with the fewest messages first."""
+        """Sends messages to workers, starting with the least busy."""
         has = Counter(flight.worker for flight in self._flying.values())
         for level in range(self.in_flight):
             for worker in self._takes:
@@ -174,7 +174,7 @@ class Farm:
                     has[worker] += 1
 
     def _next(self, worker: int) -> tuple[Job, ...]:
-        """What is sent next: a job to be tried again by itself, else several together."""
+        """Returns the jobs of the next message: one job to retry alone, else several."""
         if self._again:
             return (self._again.popleft(),)
         fair = math.ceil(len(self._queue) / (self.pool.size * self.in_flight))
@@ -183,7 +183,7 @@ class Farm:
         return tuple(self._queue.popleft() for _ in range(number))
 
     def _lost(self, ticket: Any, error: WorkerLostError) -> None:
-        """Starts the worker again, and has what it was given done again."""
+        """Starts the worker again and requeues the jobs it had."""
         worker, life, message = self._flying[ticket]
         mine = [t for t, f in self._flying.items() if (f.worker, f.life) == (worker, life)]
         del self._flying[ticket]
@@ -195,7 +195,7 @@ class Farm:
             self._start(worker)
         if message is None or self._stopped:
             return
-        # It worked on the first that has no answer; the others only waited there.
+        # The worker was on its first unanswered message; the others only waited there.
         blamed = mine[0] == ticket and (worker, life) not in self._blamed
         if blamed:
             self._blamed.add((worker, life))

@@ -1,8 +1,8 @@
 """Digests of values, functions and traced programs: equal content, equal digest.
 
-A digest is the same in every process: no address, no name of a local function and no order of a
-set gets into it. A traced program is digested as its equations, in which a variable is the number
-of its appearance, and every constant is its value.
+A digest is the same in every process: it contains no addresses, no names of local functions and no
+set order. A traced program is digested as its equations; variables are numbered by first
+appearance, and constants enter by value.
 """
 
 import dataclasses
@@ -26,11 +26,11 @@ LENGTH = 16  # hexadecimal digits: 64 bits
 CACHED = 1024  # programs whose digests are remembered
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+|\bid=\d+")
 _UNNAMED = ("name", "debug_info", "jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd", "ctx_mesh")
-"""Parameters of equations that name a function, or hold one that runs only if differentiated."""
+"""Skipped parameters of equations: function names, and functions used only for derivatives."""
 
 
 def digest(*values: Any) -> str:
-    """A short text that equal values share."""
+    """Returns a short text that is the same for equal values."""
     hasher = hashlib.sha256()
     for text in _texts(values):
         hasher.update(text if isinstance(text, bytes) else text.encode())
@@ -40,10 +40,10 @@ def digest(*values: Any) -> str:
 
 @lru_cache(maxsize=CACHED)
 def program_digest(program: OneProgram) -> str:
-    """The digest of a network's traced initialiser and forward pass, and of where layers lie.
+    """Returns the digest of a network's traced initialiser, forward pass and layer positions.
 
     Args:
-        program: that ignores gates. It is traced, not compiled.
+        program: a program that ignores gates. It is traced, not compiled.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
     images = jax.ShapeDtypeStruct((2, *program.image_shape), jnp.float32)
@@ -68,12 +68,12 @@ def program_digest(program: OneProgram) -> str:
 
 
 def _label(module: nn.Module) -> Any:
-    """What tells a layer from others for those that look at layers; it is in no equation."""
+    """Returns the layer name that scorers of layers may read; no equation contains it."""
     return module.name if type(module).__module__.startswith("saboc_jax") else None
 
 
 def _texts(value: Any) -> Iterator[str | bytes]:
-    """The content of a value, piece by piece."""
+    """Yields the content of a value, piece by piece."""
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         yield repr(value)
     elif isinstance(value, core.ClosedJaxpr | core.Jaxpr):
@@ -107,7 +107,7 @@ def _texts(value: Any) -> Iterator[str | bytes]:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         yield type(value).__qualname__
         for each in dataclasses.fields(value):
-            if each.name not in ("parent", "name"):  # of a module: where it stands
+            if each.name not in ("parent", "name"):  # a Flax module's position in its parent
                 yield each.name
                 yield from _texts(getattr(value, each.name, None))
     else:
@@ -115,7 +115,7 @@ def _texts(value: Any) -> Iterator[str | bytes]:
 
 
 def _array(value: Any) -> Iterator[str | bytes]:
-    """Type, shape and numbers."""
+    """Yields the type, shape and numbers of an array."""
     if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
         yield str(value.dtype)
         value = jax.random.key_data(value)
@@ -125,18 +125,18 @@ def _array(value: Any) -> Iterator[str | bytes]:
 
 
 def _function(function: types.FunctionType) -> Iterator[str | bytes]:
-    """What it does, with the values that it has closed over; not its name."""
+    """Yields a function's code, defaults and closed-over values, but not its name."""
     yield from _texts(function.__code__)
     yield from _texts((function.__defaults__, function.__kwdefaults__))
     for cell in function.__closure__ or ():
         try:
             yield from _texts(cell.cell_contents)
-        except ValueError:  # not filled yet
+        except ValueError:  # the closure cell is not filled yet
             yield "empty"
 
 
 def _program(program: Any) -> Iterator[str | bytes]:
-    """The equations of a jaxpr, those of inner ones among them."""
+    """Yields the equations of a jaxpr, including those of inner jaxprs."""
     consts = getattr(program, "consts", ())
     jaxpr = program.jaxpr if isinstance(program, core.ClosedJaxpr) else program
     numbers: dict[Any, int] = {}

@@ -1,15 +1,15 @@
-"""What identifies a result, said once: stores, workdirs and workers on Ray take it from here.
+"""Defines what identifies a result, for stores, workdirs and Ray workers.
 
 Two scores are the same result if they agree in
-- the space and what configures its networks, or, where each architecture is a program of its own,
-  the architecture's traced program and initialiser: an edited network is another one, one under
-  another name is not;
+- the space and the configuration of its networks, or, if each architecture has its own program,
+  the architecture's traced program and initialiser: editing a network changes its identity,
+  renaming it does not;
 - the scorer and its options;
-- the key and the images of the repeat, by their content: two folders of data never share a row;
-- how it is computed: the precision of products of matrices, the versions of packages.
+- the key and the images of the repeat, by content: folders with different images never share a row;
+- how it is computed: the precision of matrix products, the versions of packages.
 
-The platform that computed a row is recorded with it. It identifies the row where that is asked for
-(`same_platform`): other platforms add in another order, so their bits differ.
+The platform that computed a row is recorded with it, and is part of the identity only if
+`same_platform` is set: platforms add in different orders, so their bits differ.
 """
 
 import contextlib
@@ -28,14 +28,14 @@ from saboc_jax.evaluation.records import Request, canonical_json
 from saboc_jax.types import OneProgram, Scorer, SearchSpace
 
 PACKAGES = ("saboc_jax", "jax", "jaxlib", "flax")
-"""Those that decide the numbers. neural-tangents runs only where it is asked for by name, and its
-kernels are ours to rounding: to install it must not make other results."""
+"""Packages that affect the numbers. neural-tangents is not among them: it runs only on request,
+and its kernels equal ours up to rounding, so installing it must not change a result's identity."""
 PROGRAMS = "programs"
-"""Every space whose architectures are told apart by their programs: they share their rows."""
+"""Identity of all spaces with architectures identified by their programs: they share rows."""
 
 
 def current_versions() -> dict[str, str]:
-    """Installed versions of `PACKAGES`; absent ones are left out."""
+    """Returns the installed versions of `PACKAGES`, without missing packages."""
     found = {}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -44,24 +44,24 @@ def current_versions() -> dict[str, str]:
 
 
 def computing(platform: str = "") -> dict[str, str]:
-    """Settings of this process that decide the numbers.
+    """Returns the settings of this process that affect the numbers.
 
     Args:
-        platform: what computes, where that counts; "": it does not.
+        platform: the platform that computes; "": it is not part of the identity.
     """
     precision = getattr(jax.config, "jax_default_matmul_precision", None) or "default"
     return {"matmul_precision": precision} | ({"platform": platform} if platform else {})
 
 
 def space_identity(space: SearchSpace, label: str = "") -> str:
-    """A text of a space and of what configures its networks and costs.
+    """Returns the text that identifies a space, its networks and their costs.
 
-    To trace a supernet takes as long as half a search of the default size, so the networks of one
-    program are digested as the values that their functions hold: sizes, initialiser, type.
+    Tracing a supernet takes as long as half a search of the default size, so networks that share
+    one program are digested by the values that their functions hold: sizes, initialiser, type.
 
     Args:
-        space: any.
-        label: what people shall call it; "": its name.
+        space: any search space.
+        label: readable name of the space; "": its own name.
     """
     networks, last = space.networks, np.array(space.choices) - 1
     if isinstance(networks, OneProgram):
@@ -77,19 +77,19 @@ def space_identity(space: SearchSpace, label: str = "") -> str:
 def architecture_identity(
     space: SearchSpace, mask: Bool[np.ndarray, "decisions options"], text: str
 ) -> str:
-    """The text of an architecture or supernet; the digest of its program where it has its own."""
+    """Returns the text of an architecture or supernet, or the digest of its own program."""
     if isinstance(space.networks, OneProgram) or _chain(space) is not None:
         return text
     return f"program#{program_digest(space.networks.program(mask))}"
 
 
 def _chain(space: SearchSpace) -> Any:
-    """The first architecture's layers, where its text tells an architecture from others."""
+    """Returns the first architecture's chain of layers; None: texts do not identify networks."""
     return space.program(np.zeros(len(space.choices), int)).one_program.chain
 
 
 def draw_identity(draws: Draws, repeat: int, needs: Collection[str]) -> str:
-    """The digest of a repeat's key, and of those images and labels that are needed."""
+    """Returns the digest of a repeat's key and of the fields of its batch in `needs`."""
     batch = draws.batches[repeat]
     return digest(draws.keys[repeat], {name: getattr(batch, name) for name in needs})
 
@@ -101,9 +101,9 @@ class Identity:
     Attributes:
         space: the search space.
         draws: the key and the batch of every repeat.
-        label: what people shall call the space; "": its name.
+        label: readable name of the space; "": its own name.
         dataset: name of the data.
-        platform: what computes, where rows of other platforms are other rows; "": they are not.
+        platform: the platform that computes; "": it is not part of the identity.
     """
 
     space: SearchSpace
@@ -119,7 +119,7 @@ class Identity:
         self._versions = canonical_json(current_versions())
 
     def request(self, job: Job, part: Scorer) -> Request:
-        """What identifies the row of one scorer for one job."""
+        """Returns the identity of the row of one scorer for one job."""
         return Request(
             space=self._space,
             architecture=self._architecture(job),
@@ -133,7 +133,7 @@ class Identity:
         )
 
     def record(self, scorer: Scorer) -> dict[str, Any]:
-        """The same for a workdir: what identifies all that is scored in it, beside its flags."""
+        """Returns what identifies all scores of a workdir, besides its flags."""
         repeats = range(len(self.draws))
         data = [self._data(repeat, scorer.needs) for repeat in repeats]
         options = {part.name: dict(part.options) for part in scorer.parts or (scorer,)}

@@ -1,4 +1,4 @@
-"""What is to be scored and what came out of it: the records that a runner takes and gives."""
+"""Records of jobs and answers: the input and output of a runner."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from saboc_jax.types import Batch, PRNGKey, SearchSpace
 
 
 class ScoreRow(NamedTuple):
-    """What one scorer says of one job.
+    """The result of one scorer for one job.
 
     Attributes:
-        scores: [k] its metrics.
-        diagnostics: what else it tells; "flag" where the architecture is bad.
+        scores: [k] the metrics.
+        diagnostics: further values of the scorer; "flag" if the architecture is bad.
     """
 
     scores: Float[np.ndarray, " k"]
@@ -28,9 +28,9 @@ class Job(NamedTuple):
     """One architecture or supernet in one repeat.
 
     Attributes:
-        mask: what is scored.
+        mask: the architecture or supernet.
         name: its text and the repeat.
-        rows: what is known of it already, by scorer.
+        rows: the rows that are already known, by scorer.
     """
 
     mask: Bool[np.ndarray, "decisions options"]
@@ -39,13 +39,13 @@ class Job(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a runner gives for jobs.
+    """A runner's answer for jobs.
 
     Attributes:
-        rows: for each job a row of each scorer that was missing.
-        seconds: for each job how long it took, without compiling.
-        counts: what was done for it.
-        platform: what computed it.
+        rows: for each job, a row of each missing scorer.
+        seconds: for each job, its run time without compilation.
+        counts: what was done for the jobs.
+        platform: the platform that computed it.
     """
 
     rows: list[dict[str, ScoreRow]]
@@ -83,17 +83,17 @@ class Draws:
         object.__setattr__(self, "names", tuple(names))
 
     def __len__(self) -> int:
-        """How many repeats."""
+        """Returns the number of repeats."""
         return len(self.keys)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """What another process gets: images in the memory of the host."""
+        """Pickles the draws with images in host memory, for another process."""
         batches = [jax.tree.map(np.asarray, batch) for batch in self.batches]
         return Draws, (list(self.keys), batches, self.names)
 
 
 def mask_text(mask: Bool[np.ndarray, "decisions options"], space: SearchSpace) -> str:
-    """The space's text of a one-hot mask; rows of bits for a supernet."""
+    """Returns the space's text of a one-hot mask, or rows of bits for a supernet."""
     if (mask.sum(1) == 1).all():
         return space.to_string(mask.argmax(1))
     return "supernet:" + "/".join("".join(str(int(bit)) for bit in row) for row in mask)

@@ -5,13 +5,13 @@
         scores = evaluator.evaluate(masks)
 
 Ray is an extra (`pip install 'saboc_jax[ray]'`) and is imported when an executor is made.
-Every node needs this package in the driver's versions: others are refused, for results are kept
-under the driver's.
+Every node needs the driver's package versions. Nodes with other versions are refused, because
+results are stored under the driver's versions.
 
 **Bits.** XLA adds in an order that depends on its flags and on how many threads it has. Workers
-therefore get the driver's `JAX_*`, `XLA_*` and `NPROC` variables, and give the bits of the local
-executor on machines of one kind. `NPROC=1` for a run gives every worker one thread, wherever.
-(A Ray that the caller has initialised keeps the variables that it has.)
+therefore get the driver's `JAX_*`, `XLA_*` and `NPROC` variables, and on machines of one kind they
+give the same bits as a run in the driver. With `NPROC=1` every worker has one thread everywhere.
+(If the caller has initialised Ray, its workers keep their own variables.)
 """
 
 import os
@@ -28,17 +28,17 @@ from saboc_jax.evaluation.runner import Runner
 from saboc_jax.extras import needed
 
 PASSED_ON = ("JAX_", "XLA_", "NPROC")
-"""Beginnings of the environment variables that workers get."""
+"""Prefixes of the environment variables that workers get from the driver."""
 
 
 class Worker:
-    """Computes jobs with a runner; what it compiles stays with it."""
+    """Computes jobs with a runner and keeps its compiled programs."""
 
     def load(self, runner: Runner) -> dict[str, Any]:
         """Takes the runner.
 
         Returns:
-            `takes`: how many jobs it computes at once, `pid`, and `ways`, how it computes.
+            `takes`, how many jobs it computes at once; `pid`; and `ways`, how it computes.
         """
         self._runner = runner
         return {"takes": runner.at_once, "pid": os.getpid(), "ways": _ways()}
@@ -46,14 +46,14 @@ class Worker:
     def compute(self, message: Message) -> Answer:
         """Computes the jobs of a message."""
         total = Answer([], [], Counts(), self._runner.platform)
-        size = self._runner.at_once  # of the beginning: it shrinks where memory does not suffice
+        size = self._runner.at_once  # size at the start: it shrinks if memory runs out
         for start in range(0, len(message.jobs), size):
             jobs = message.jobs[start : start + size]
             answer = self._runner.compute(message.missing, jobs)
             total.rows.extend(answer.rows)
             total.seconds.extend(answer.seconds)
             total.counts.add(answer.counts)
-        total.counts.device_jobs = []  # its devices are its own
+        total.counts.device_jobs = []  # counts per device make sense in this worker only
         return total
 
 
@@ -62,11 +62,11 @@ class RayPool:
     """Actors of one runner.
 
     Attributes:
-        ray: the module.
-        runner: reference to it.
+        ray: the module `ray`.
+        runner: Ray reference to the runner.
         size: number of workers.
-        resources: what an actor asks for, as `num_cpus` and `num_gpus`.
-        pids: process of each ready worker.
+        resources: resources of an actor, as `num_cpus` and `num_gpus`.
+        pids: process id of each ready worker.
     """
 
     ray: ModuleType
@@ -123,14 +123,14 @@ class RayPool:
 class RayExecutor:
     """Computes a runner's jobs on Ray; use as a context manager.
 
-    The actors belong to one runner, and stay warm for all its calls; another runner gets new ones.
+    The actors belong to one runner and stay warm for all its calls; another runner gets new actors.
 
     Args:
         num_workers: actors; None: one for each CPU of the cluster.
-        address: of a running cluster, "auto" for the one of this machine; None: `RAY_ADDRESS`,
-            and where that is unset a Ray of our own on this machine.
+        address: address of a running cluster, "auto" for the one on this machine; None:
+            `RAY_ADDRESS`, or if that is unset, a new Ray on this machine.
         cpus_per_worker: CPUs that an actor reserves.
-        gpus_per_worker: GPUs that an actor reserves; without any it sees none.
+        gpus_per_worker: GPUs that an actor reserves; with 0 it sees no GPU.
         in_flight: most messages that a worker has.
         retries: how often a job is tried again after its worker was lost.
 
@@ -172,12 +172,12 @@ class RayExecutor:
 
     @property
     def pids(self) -> dict[int, int]:
-        """Processes of the workers that are ready."""
+        """Process ids of the ready workers."""
         return dict(self._pool.pids) if self._pool else {}
 
     @property
     def restarts(self) -> int:
-        """Workers that were lost, and started again."""
+        """Number of workers that were lost and started again."""
         return self._farm.restarts if self._farm else 0
 
     def run(
@@ -187,7 +187,7 @@ class RayExecutor:
         return self.warm(runner).run(missing, jobs)
 
     def warm(self, runner: Runner) -> Farm:
-        """Starts the runner's workers, unless they are there."""
+        """Starts the runner's workers unless they already run."""
         if self._farm is None or self._of is not runner:
             self._let_go()
             sent = self._ray.put(runner)
@@ -201,7 +201,7 @@ class RayExecutor:
             self._farm.stop()
 
     def close(self) -> None:
-        """Ends the workers, and Ray where it was started or joined here."""
+        """Ends the workers, and Ray too if this executor started or joined it."""
         if self._ray.is_initialized():
             self._let_go()
             if self._owns_ray:
@@ -214,7 +214,7 @@ class RayExecutor:
 
 
 def _ways() -> dict[str, str]:
-    """How this process computes: what identifies results besides what is computed."""
+    """Returns how this process computes: the settings and versions that identify results."""
     return computing() | current_versions()
 
 
@@ -234,6 +234,6 @@ def _connect(
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         options["include_dashboard"] = False
-        if num_workers:  # as many as asked for, also beyond the CPUs
+        if num_workers:  # allow the requested number, even beyond the CPUs
             options["num_cpus"] = max(os.cpu_count() or 1, int(num_workers * cpus_per_worker))
     ray.init(address=address, log_to_driver=False, configure_logging=False, **options)

@@ -1,6 +1,6 @@
 """Records of the results store: what identifies a result, and its text, CSV and Parquet forms.
 
-`Request` names one repeat of one score by nine texts, `Result` adds what came out of it.
+`Request` names one repeat of one score by nine texts; `Result` adds its outcome.
 Equal options give equal texts (`canonical_json`), so a request is its own database key.
 """
 
@@ -23,14 +23,14 @@ IDENTITY = (
 """Fields of a `Request`."""
 
 SETTING = ("space", "scorer", "options", "dataset", "computing", "versions")
-"""Those that many results share."""
+"""Fields of a `Request` that many results share."""
 
 RECORD = ("called", "platform", "finite", "seconds", "created", "diagnostics")
 """Columns of an exported result between its identity and its metrics."""
 
 
 class Request(NamedTuple):
-    """What identifies one result; `saboc_jax.evaluation.identity` makes it.
+    """The identity of one result, made by `saboc_jax.evaluation.identity`.
 
     Attributes:
         space: the search space and what configures it, e.g. "nas_bench_201/c16n5#1f0a...".
@@ -40,9 +40,9 @@ class Request(NamedTuple):
         options: canonical JSON of its options.
         dataset: name of the data scored on.
         data: digest of the key and the images of this repeat.
-        seed: names them, e.g. "0/3".
-        computing: canonical JSON of settings that the result depends on.
-        versions: canonical JSON of the software that it depends on.
+        seed: name of that key and those images, e.g. "0/3".
+        computing: canonical JSON of the settings that the result depends on.
+        versions: canonical JSON of the software versions that the result depends on.
     """
 
     space: str
@@ -60,14 +60,14 @@ class Result(NamedTuple):
     """One repeat of one score.
 
     Attributes:
-        request: what was scored.
+        request: the identity of the result.
         metrics: numbers by name; NaN and infinities are kept as they are.
         diagnostics: anything else worth keeping, made of numbers, texts, lists and mappings;
             arrays are stored as lists.
         seconds: wall time, not negative.
         created: UTC time in ISO format; empty until stored.
-        called: what the architecture was called, where its program identifies it.
-        platform: what computed it, e.g. "gpu: NVIDIA H100"; empty: unknown.
+        called: the text of the architecture, useful if its program identifies it.
+        platform: the platform that computed it, e.g. "gpu: NVIDIA H100"; empty: unknown.
     """
 
     request: Request
@@ -80,12 +80,12 @@ class Result(NamedTuple):
 
     @property
     def finite(self) -> bool:
-        """Are all metrics finite?"""
+        """Whether all metrics are finite."""
         return all(math.isfinite(value) for value in self.metrics.values())
 
 
 def canonical_json(value: Any) -> str:
-    """JSON text that equal values share: sorted keys, no blanks, arrays as lists.
+    """Returns JSON text that is the same for equal values: sorted keys, no blanks, arrays as lists.
 
     Raises:
         ValueError: names the type of a value that has no such text, e.g. a function.
@@ -94,12 +94,12 @@ def canonical_json(value: Any) -> str:
 
 
 def setting_of(wanted: Request) -> tuple[str, ...]:
-    """The part of an identity that many results share, in the order of `SETTING`."""
+    """Returns the fields of an identity that many results share, in the order of `SETTING`."""
     return tuple(getattr(wanted, name) for name in SETTING)
 
 
 def checked(wanted: Request) -> Request:
-    """The request itself; ValueError names a field that is no text or empty."""
+    """Returns the request; raises ValueError naming a field that is empty or not a text."""
     for name, value in zip(IDENTITY, wanted, strict=True):
         if not isinstance(value, str) or not value:
             raise ValueError(f"{name} of a request is {value!r}; it must be a text, not empty")
@@ -107,7 +107,7 @@ def checked(wanted: Request) -> Request:
 
 
 def encode(result: Result) -> tuple[tuple[str, ...], tuple[Any, ...]]:
-    """A result as (setting, values of the other columns); ValueError if it cannot be stored."""
+    """Returns (setting, values of the other columns); raises ValueError if it cannot be stored."""
     wanted = checked(result.request)
     if not result.metrics:
         raise ValueError(f"the result of {wanted} has no metrics")
@@ -127,17 +127,17 @@ def encode(result: Result) -> tuple[tuple[str, ...], tuple[Any, ...]]:
 
 
 def decode(wanted: Request, metrics: str, diagnostics: str, seconds: float, *others: str) -> Result:
-    """The result that `encode` wrote as these texts; `others` are its last fields."""
+    """Returns the result that `encode` wrote as these texts; `others` are its last fields."""
     return Result(wanted, json.loads(metrics), json.loads(diagnostics), seconds, *others)
 
 
 def metric_names(results: Iterable[Result]) -> list[str]:
-    """Names of all metrics, in the order in which they first occur."""
+    """Returns the names of all metrics, in the order in which they first occur."""
     return list(dict.fromkeys(name for each in results for name in each.metrics))
 
 
 def _records(results: Sequence[Result]) -> Iterator[tuple[Any, ...]]:
-    """Results as rows of identity, record and metrics; None for a metric that is absent."""
+    """Yields results as rows of identity, record and metrics; None for an absent metric."""
     names = metric_names(results)
     for each in results:
         metrics = [each.metrics.get(name) for name in names]
@@ -154,7 +154,7 @@ def write_csv(path: Path, results: Sequence[Result]) -> None:
 
 
 def write_parquet(path: Path, results: Sequence[Result]) -> None:
-    """Writes one row per result; MissingExtraError says what to type if pyarrow is missing."""
+    """Writes one row per result; raises MissingExtraError if pyarrow is not installed."""
     with needed("parquet", "A Parquet file (a .csv needs nothing)"):
         import pyarrow
         import pyarrow.parquet
@@ -178,7 +178,7 @@ def _number(name: str, value: Any) -> float:
 
 
 def _plain(value: Any) -> Any:
-    """The value as numbers, texts, lists and dicts with text keys."""
+    """Returns the value as numbers, texts, lists and dicts with text keys."""
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,12 +1,12 @@
-"""Computes scores: one compiled program for the architectures of a space, and nothing is kept.
+"""Computes scores with one compiled program for the architectures of a space; keeps no scores.
 
-A score has two halves. What is observed of the network (its kernel, its gradients) is one XLA
+A score has two halves. The first observes the network (its kernel, its gradients). It is one XLA
 program for every architecture of the space, compiled ahead of time so that compile and run
-time are measured apart. What is read from it (eigenvalues, a regression) runs in float64 on
-the host: it is small, needs the precision, and GPUs are slow at it.
+time are measured apart. The second reads the score from it (eigenvalues, a regression). It runs
+in float64 on the host: it is small, needs the precision, and GPUs are slow at it.
 
-A runner can be sent to another process as it is: what it has compiled and what lies on devices
-stays behind, and it finds the devices that are there.
+A runner can be pickled and sent to another process. Its compiled programs and device arrays stay
+behind, and it uses the devices of the new process.
 """
 
 import logging
@@ -40,9 +40,9 @@ from saboc_jax.types import ProgramEach, Scorer, SearchSpace
 
 LOGGER = logging.getLogger(__name__)
 PLACES = 4
-"""Jobs that each of several devices takes at a time."""
+"""Jobs that each device takes at a time if there are several devices."""
 MAX_PROGRAMS = 64
-"""Where architectures have their own programs, a search would fill the memory with them."""
+"""Limit on kept programs: if each architecture has its own, a search would fill the memory."""
 
 
 @dataclass
@@ -54,17 +54,18 @@ class Runner:
         scorer: any scorer of that space.
         draws: the key and the batch of every repeat.
         devices: how many local devices share the work; None: all.
-        shard: "architectures": the devices share the jobs, and the first alone runs those of
-            architectures that have their own programs. "images": jobs run one after another,
-            each on all devices; for scorers that observe nothing but NTKs.
-        chunk: how much is computed at once; it shrinks where memory does not suffice. None: one
-            job on one device, `PLACES` on each of several.
+        shard: "architectures": the devices share the jobs; if architectures have their own
+            programs, the first device runs all jobs. "images": jobs run one after another,
+            each on all devices; for scorers that observe only NTKs.
+        chunk: how much is computed at once; it shrinks if memory runs out. None: one job on a
+            single device, `PLACES` on each of several devices.
         programs: compiled programs.
         pieces: compiled links of architectures that are chains (`saboc_jax.layers.chain`); None:
             one program for each architecture.
 
     Raises:
-        ValueError: if the scorer needs what the batches have not, or the devices cannot share it.
+        ValueError: if the batches lack a field that the scorer needs, or the devices cannot
+            share the scorer.
     """
 
     space: SearchSpace
@@ -78,7 +79,7 @@ class Runner:
 
     def __post_init__(self) -> None:
         self._devices = find_devices(self.devices)
-        shared_by(self.scorer, self.shard, len(self._devices))  # raises where it cannot
+        shared_by(self.scorer, self.shard, len(self._devices))  # raises ValueError if it cannot be shared
         for batch in self.draws.batches:
             check_needs(self.scorer, batch)
             if self.shard == "images":
@@ -87,12 +88,12 @@ class Runner:
         self._chunk = self.chunk or Chunk(PLACES if several else 1)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[()]]:
-        """What another process gets: what it was made of, all of it."""
+        """Pickles the arguments that made this runner, for another process."""
         made_of = {each.name: getattr(self, each.name) for each in fields(self) if each.init}
         return partial(Runner, **made_of), ()
 
     def with_draws(self, draws: Draws) -> "Runner":
-        """The same on other keys and batches, sharing programs and what is known of memory."""
+        """Returns this runner on other keys and batches; it shares programs and chunk size."""
         other = replace(self, draws=draws)
         other._chunk = self._chunk
         return other
@@ -104,12 +105,12 @@ class Runner:
 
     @property
     def parts(self) -> tuple[Scorer, ...]:
-        """The scorers that the scorer combines; itself where it combines none."""
+        """The scorers that the scorer combines, or the scorer itself if it combines none."""
         return self.scorer.parts or (self.scorer,)
 
     @property
     def at_once(self) -> int:
-        """Jobs of one program; where they have their own, share devices or are measured: one."""
+        """Jobs in one call; 1 for own programs, sharded images and observables that run apart."""
         if isinstance(self.space.networks, ProgramEach) or self.shard == "images":
             return 1
         if any(split_apart(part)[1].observables for part in self.parts):
@@ -117,11 +118,11 @@ class Runner:
         return len(self._devices) * self._chunk.jobs
 
     def compute(self, missing: Sequence[str], jobs: Sequence[Job]) -> Answer:
-        """A row of each missing part for each job.
+        """Returns a row of each missing part for each job.
 
         Args:
             missing: names of parts of the scorer.
-            jobs: any number; of a space where architectures have their own programs, one.
+            jobs: any number of jobs; only one if architectures have their own programs.
         """
         start, before, counts = time.perf_counter(), self._compile_seconds(), Counts()
         parts = [part for part in self.parts if part.name in missing]
@@ -141,9 +142,10 @@ class Runner:
         return Answer(rows, [seconds] * len(jobs), counts, self.platform)
 
     def _placed(self, parts: Sequence[Scorer], job: Job) -> tuple[Scorer, SearchSpace | None]:
-        """The scorer of these parts where it runs, and the job's own program; None: there is one.
+        """Returns the scorer of these parts as it runs, and the job's own space or None.
 
-        Its name is that of its parts.
+        The space is None if one program serves all architectures. The scorer's name joins the
+        names of its parts.
         """
         scorer = combine(parts, "+".join(part.name for part in parts))
         program_space = None
@@ -155,7 +157,7 @@ class Runner:
     def _observe(
         self, scorer: Scorer, program_space: SearchSpace | None, jobs: Sequence[Job], counts: Counts
     ) -> list[Any]:
-        """What is seen of each job, on the host; in smaller chunks where it does not fit."""
+        """Observes each job, gives values on the host; retries smaller when memory runs out."""
         before = self._compilations()
         while True:
             try:
@@ -184,7 +186,7 @@ class Runner:
         key, batch = self.draws.keys[repeat], self.draws.batches[repeat]
         whole, apart = split_apart(scorer)
         observed: Any = observe(apart, key, gates, batch) if apart.observables else {}
-        for value in observed.values():  # what has compiled its own program says how long
+        for value in observed.values():  # an observable that compiles its own program reports the time
             seconds = value.pop("compile_seconds", 0) if isinstance(value, dict) else 0
             counts.compile_seconds += seconds
             counts.compilations += bool(seconds)
@@ -196,7 +198,7 @@ class Runner:
     def _observe_chunk(
         self, scorer: Scorer, jobs: Sequence[Job], counts: Counts
     ) -> list[dict[str, Any]]:
-        """The same of several jobs, shared out over the devices."""
+        """Observes several jobs, shared out over the devices."""
         if not scorer.observables:
             return [{} for _ in jobs]
         places = share_out(len(jobs), len(self._devices), self._chunk.jobs)
@@ -212,7 +214,7 @@ class Runner:
     def _finish(
         self, scorer: Scorer, parts: Sequence[Scorer], job: Job, observed: Any
     ) -> dict[str, ScoreRow]:
-        """The second half of a score, in float64 on the host."""
+        """Computes the second half of a score, in float64 on the host."""
         gates, batch = self.space.gates(job.mask), self.draws.batches[job.name[1]]
         host = jax.local_devices(backend="cpu")[0]
         with enable_x64(), jax.default_device(host):

@@ -1,7 +1,7 @@
 """One compiled program over all local devices: a chunk of jobs, shared out evenly.
 
-A job is one architecture in one repeat. The program's axis of jobs is sharded over a mesh of
-devices; weights' keys and images are on all of them. Each device runs its own jobs one after
+A job is one architecture in one repeat. The job axis is sharded over a mesh of devices; the keys of
+the weights and the images are replicated on all devices. Each device runs its own jobs one after
 another, so that `lax.cond` still skips the operations that an architecture does not have
 (under `vmap` all would run), and devices need not wait for each other within a chunk.
 """
@@ -24,11 +24,11 @@ AXIS = "jobs"
 
 
 Look = Callable[[PRNGKey, Gates, Batch], Any]
-"""What is observed of one architecture on one batch."""
+"""Observes one architecture on one batch."""
 
 
 def share_out(jobs: int, devices: int, places: int) -> Int[np.ndarray, "devices places"]:
-    """Which job each device runs at each of its places, -1 where none.
+    """Returns which job each device runs at each of its places; -1: no job.
 
     The numbers of jobs of two devices differ by at most one.
     """
@@ -39,7 +39,7 @@ def share_out(jobs: int, devices: int, places: int) -> Int[np.ndarray, "devices 
 def stacked(
     keys: Sequence[PRNGKey], batches: Sequence[Batch], devices: Sequence[jax.Device]
 ) -> tuple[Array, Batch]:
-    """Keys and batches of all repeats, with an axis for them, on every device.
+    """Stacks keys and batches along a new axis of repeats and puts them on every device.
 
     Raises:
         ValueError: if the batches of two repeats differ in shape.
@@ -60,13 +60,13 @@ def arranged(
     repeats: Int[np.ndarray, " jobs"],
     devices: Sequence[jax.Device],
 ) -> tuple[Array, Array]:
-    """Gates and repeats of every place, on its device; repeat -1 where there is no job.
+    """Puts the gates and repeat of every place on its device; repeat -1: no job.
 
     Args:
-        places: as `share_out` gives them.
-        gates: of each job.
-        repeats: of each job.
-        devices: to run on.
+        places: from `share_out`.
+        gates: gates of each job.
+        repeats: repeat of each job.
+        devices: devices to run on.
     """
     flat = places.ravel()
     filled = np.where(flat[:, None, None] >= 0, gates[flat], 0)
@@ -75,22 +75,22 @@ def arranged(
 
 
 def collected(observed: Any, places: Int[np.ndarray, "devices places"]) -> list[Any]:
-    """What was observed of each job, on the host, in the order of the jobs."""
+    """Returns the observed values of each job, on the host, in the order of the jobs."""
     on_host, flat = jax.device_get(observed), places.ravel()
     ends = np.argsort(flat)[(flat < 0).sum() :]
     return [jax.tree.map(lambda leaf: leaf[end], on_host) for end in ends]  # noqa: B023
 
 
 def sharded(look: Look, devices: Sequence[jax.Device]) -> Callable[..., Any]:
-    """The function that looks at a chunk of jobs, to be compiled.
+    """Returns the function, still to be compiled, that observes a chunk of jobs.
 
-    It takes the gates [devices * places, decisions, options] and the repeat of each job (-1 where
-    there is none), both as `arranged` gives them, and the keys and batches as `stacked` does. It
-    gives what `look` gives, with an axis for the jobs; zeros where there is none.
+    The function takes the gates [devices * places, decisions, options] and the repeat of each
+    place (-1: no job), both from `arranged`, and the keys and batches from `stacked`. It returns
+    the values of `look` with a leading axis of places; places without a job hold zeros.
 
     Args:
-        look: what is observed of one architecture.
-        devices: to run on.
+        look: observes one architecture.
+        devices: devices to run on.
     """
     jobs, everywhere = PartitionSpec(AXIS), PartitionSpec()
     return unchecked_shard_map(
@@ -99,9 +99,9 @@ def sharded(look: Look, devices: Sequence[jax.Device]) -> Callable[..., Any]:
 
 
 def _one_device(look: Look, gates: Array, repeats: Array, keys: Array, batches: Batch) -> Any:
-    """What one device does: its jobs one after another, nothing where there is none."""
+    """Runs the jobs of one device one after another; places without a job give zeros."""
 
-    @jax.jit  # traced once for its shapes and for its use
+    @jax.jit  # so that `eval_shape` and the run share one trace
     def run(job: tuple[Array, Array]) -> Any:
         gates, repeat = job
         batch = jax.tree.map(lambda leaf: leaf[repeat], batches)

@@ -1,7 +1,7 @@
 """Results on disk: one SQLite file, one row per repeat, nothing computed twice.
 
 A result is identified by nine texts (`Request`), see `saboc_jax.evaluation.identity`. A finished
-row is never changed unless asked for, so writing the same results twice, from one process or from
+row never changes unless `replace` is set, so writing the same results twice, from one process or
 several, leaves one row each. Means over repeats are not stored: they follow from the rows, and a
 mean would hide a repeat that is not finite.
 
@@ -11,7 +11,7 @@ mean would hide a repeat that is not finite.
         scores = store.table(scorer="ntk")["trainability"]
 
 Every `put` is one transaction in a write-ahead log, synced before it returns. A process killed
-at any moment loses the rows it has not put, and no others. The log needs shared memory, so
+at any moment loses only the rows it has not put. The log needs shared memory, so
 all processes must run on one machine, with the file on a local disk, and each opens its own
 `Store`; threads may share one.
 """
@@ -46,10 +46,10 @@ from saboc_jax.evaluation.records import (
 )
 
 FORMAT = 2
-"""Number of the layout of the file; a file of another format is refused."""
+"""Version of the file layout; files of another format are refused."""
 
 _APPLICATION_ID = 0x5AB0C  # marks an SQLite file as ours
-# Metrics and diagnostics are JSON as Python writes it, that is with NaN and Infinity.
+# Metrics and diagnostics are JSON as Python writes it, with NaN and Infinity.
 _SCHEMA = (
     """CREATE TABLE settings (
         id INTEGER PRIMARY KEY, space TEXT NOT NULL, scorer TEXT NOT NULL, options TEXT NOT NULL,
@@ -79,7 +79,7 @@ class Store:
         timeout: seconds to wait for other processes before `TimeoutError`.
 
     Raises:
-        ValueError: if the file is damaged, of another program or of another format.
+        ValueError: if the file is damaged, or belongs to another program or format.
     """
 
     def __init__(self, path: str | os.PathLike[str], timeout: float = 60.0) -> None:
@@ -113,13 +113,13 @@ class Store:
             self._connection.close()
 
     def missing(self, requests: Iterable[Request]) -> list[Request]:
-        """The requests without a result, in order and each once."""
+        """Returns the requests without a result, in order and without repetition."""
         unique = list(dict.fromkeys(requests))
         found = self.get(unique)
         return [r for r, result in zip(unique, found, strict=True) if result is None]
 
     def get(self, requests: Iterable[Request]) -> list[Result | None]:
-        """The result of every request, None where there is none yet."""
+        """Returns the result of every request, or None if there is no result yet."""
         wanted = [checked(each) for each in requests]
         return self._patiently(lambda: self._find(wanted))
 
@@ -127,7 +127,7 @@ class Store:
         """Stores results, all or none; they are on disk when this returns.
 
         Args:
-            results: what to store.
+            results: the results to store.
             replace: overwrite rows that exist; by default the first result stays.
 
         Returns:
@@ -140,11 +140,11 @@ class Store:
         return self._patiently(lambda: self._insert(rows, replace))
 
     def select(self, **filters: Any) -> list[Result]:
-        """Results by any fields of `Request`, in the order of those fields.
+        """Returns the results that match the filters, sorted by the fields of `Request`.
 
         Args:
-            **filters: a text or a sequence of allowed texts per field. For `options` and
-                `versions` also a mapping, for `seed` also integers.
+            **filters: for each field, one allowed text or a sequence of them. `options` and
+                `versions` also take a mapping, `seed` also takes integers.
 
         Raises:
             ValueError: names an unknown field.
@@ -159,11 +159,11 @@ class Store:
         return [decode(Request(*row[:size]), *row[size:]) for row in found]
 
     def table(self, **filters: Any) -> dict[str, np.ndarray]:
-        """The same as columns [n]: fields, the record without diagnostics, then every metric.
+        """Returns the results of `select` as columns [n]: fields, record, then every metric.
 
         The record is `finite`, `seconds`, `created`, `called` and `platform`. A metric that a row
-        does not have is NaN there; `finite` tells whether all metrics that it has are finite.
-        Diagnostics are left to `select`.
+        lacks is NaN; `finite` says whether all metrics of the row are finite. Use `select` for
+        diagnostics.
         """
         results = self.select(**filters)
         columns = {
@@ -182,15 +182,15 @@ class Store:
     def export(self, path: str | os.PathLike[str], **filters: Any) -> int:
         """Writes the results that `select` gives to a .csv or .parquet file.
 
-        The file appears whole or not at all. A metric that a row does not have is empty;
-        NaN and infinities are written as `nan`, `inf` and `-inf`.
+        The file appears whole or not at all. A metric that a row lacks is empty; NaN and
+        infinities are written as `nan`, `inf` and `-inf`.
 
         Returns:
             The number of rows.
 
         Raises:
             MissingExtraError: if Parquet is asked for and pyarrow is not installed.
-            ValueError: if the suffix is neither.
+            ValueError: if the suffix is neither .csv nor .parquet.
         """
         path = Path(path)
         writers = {".csv": write_csv, ".parquet": write_parquet}
@@ -205,7 +205,7 @@ class Store:
         return len(results)
 
     def _prepare(self) -> None:
-        """Checks whose file this is, and lays out a new one."""
+        """Checks that the file is intact and ours; creates the tables of a new file."""
         run = self._connection.execute
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = FULL")
@@ -253,7 +253,7 @@ class Store:
         return found
 
     def _setting(self, setting: tuple[str, ...], create: bool) -> int | None:
-        """Row number of the part of an identity that many results share."""
+        """Returns the row number of a setting, the shared part of identities; None: not stored."""
         if create:
             columns = ", ".join(SETTING)
             marks = ", ".join("?" * len(SETTING))
@@ -265,7 +265,7 @@ class Store:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Writes all or nothing; takes the write lock first, so it cannot deadlock."""
+        """Runs a transaction, all or nothing; takes the write lock first to avoid deadlocks."""
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -276,7 +276,7 @@ class Store:
             raise
 
     def _patiently(self, action: Callable[[], _T]) -> _T:
-        """Runs `action`, again while other processes hold the file, and explains failures."""
+        """Runs `action`, retries while other processes hold the file, and explains failures."""
         if os.getpid() != self._pid:
             raise RuntimeError(f"{self.path} was opened by another process: open a Store in each")
         deadline = time.monotonic() + self._timeout
@@ -296,13 +296,13 @@ class Store:
                     raise TimeoutError(
                         f"{self.path} stayed locked by another process for {self._timeout} s"
                     ) from error
-            # SQLite waits by itself, except where waiting could deadlock, e.g. at creation.
+            # SQLite waits by itself unless waiting could deadlock, e.g. at creation.
             time.sleep(pause)
             pause = min(2 * pause, 0.5)
 
 
 def _condition(filters: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """A WHERE clause and its values."""
+    """Returns a WHERE clause and its values."""
     unknown = set(filters) - set(IDENTITY)
     if unknown:
         allowed = ", ".join(IDENTITY)

@@ -1,4 +1,4 @@
-"""Empty figures: the one place where matplotlib is loaded, and not before something is drawn.
+"""Empty figures: the first drawing loads matplotlib here, nothing else does.
 
 Figures are made without pyplot, so nothing here touches its global state or needs a display.
 """
@@ -14,15 +14,15 @@ if TYPE_CHECKING:  # matplotlib is an extra
 
 
 def blank(width: float, height: float, **options: Any) -> Figure:
-    """An empty figure with an Agg canvas: `figure.savefig("cell.png", dpi=160)`.
+    """Returns an empty figure with an Agg canvas: `figure.savefig("cell.png", dpi=160)`.
 
     Args:
         width: in inches.
         height: in inches.
-        **options: of matplotlib's `Figure`.
+        **options: options of matplotlib's `Figure`.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
+        MissingExtraError: if matplotlib is not installed.
     """
     with needed("figures", "A picture"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg

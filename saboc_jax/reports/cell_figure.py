@@ -1,7 +1,7 @@
-"""The drawing of a cell as an arc diagram.
+"""Draws a cell as an arc diagram.
 
-Nodes stand on one line in topological order, edges between neighbours are straight and all others
-are arcs, above or below the line such that few cross.
+Nodes stand on one line in topological order. Edges between neighbours are straight; all others
+are arcs above or below the line, placed so that few cross.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:  # matplotlib is an extra, and loaded when something is drawn
 
 Edge = tuple[Hashable, Hashable, str]
 
-# Kind of operation by a part of its name, first match wins: (part, kind, colour). The colours
-# stay apart for colour-blind readers and are dark enough for text on white.
+# Kind of operation by a part of its name, first match wins: (part, kind, colour). Colour-blind
+# readers can tell the colours apart, and they are dark enough for text on white.
 _KINDS = (
     ("none", "none", "#8a8a8a"),
     ("skip", "skip connection", "#00795a"),
@@ -35,7 +35,7 @@ _OTHER = ("other", "#222222")
 _PLAIN = "#b5b5b5"  # edges without an operation, such as the concatenation at a cell's output
 _INK = "#263238"
 
-# Lengths in units of the drawing, of which one is `_INCHES` wide.
+# Lengths in drawing units; one unit is `_INCHES` wide.
 _INCHES = 0.72
 _RADIUS = 0.34  # of a node
 _GAP = 2.1  # between neighbouring nodes, wide enough for a label on its straight edge
@@ -43,7 +43,7 @@ _ABOVE, _BELOW = 1, -1
 
 
 class _Arc(NamedTuple):
-    """One edge: positions of its ends in the order of nodes, and its signed height."""
+    """One edge: the positions of its ends in the node order, and its signed height."""
 
     start: int
     end: int
@@ -55,9 +55,9 @@ def draw_cell(edges: Sequence[Edge], title: str | None = None) -> Figure:
     """Draws a directed acyclic graph whose edges carry operations.
 
     Args:
-        edges: (source, target, operation). Nodes are numbers or texts and are labelled so.
-            Edges named `none` are dashed and grey, edges with an empty name thin and
-            unlabelled. Several edges may join the same nodes, as in a supernet.
+        edges: (source, target, operation). Nodes are numbers or texts, shown as labels. Edges
+            named `none` are dashed and grey; edges with an empty name are thin and unlabelled.
+            Several edges may join the same nodes, as in a supernet.
         title: a line above the drawing.
 
     Returns:
@@ -65,7 +65,7 @@ def draw_cell(edges: Sequence[Edge], title: str | None = None) -> Figure:
 
     Raises:
         ValueError: if there are no edges or they form a cycle.
-        MissingExtraError: matplotlib is not installed.
+        MissingExtraError: if matplotlib is not installed.
     """
     nodes = _topological_order(edges)
     arcs = _place(edges, nodes)
@@ -75,7 +75,7 @@ def draw_cell(edges: Sequence[Edge], title: str | None = None) -> Figure:
     for arc in arcs:
         _draw_arc(axes, arc, _centers(nodes), patches)
     if title:
-        # A character is about 0.6 of its font's size wide: a long title gets smaller, not cut.
+        # A character is about 0.6 font sizes wide: shrink a long title so that it is not cut.
         fitting = 72 * figure.get_figwidth() / (0.65 * len(title))
         axes.set_title(title, fontsize=min(11.0, fitting), color=_INK)
     if kinds:
@@ -84,7 +84,7 @@ def draw_cell(edges: Sequence[Edge], title: str | None = None) -> Figure:
 
 
 def _topological_order(edges: Sequence[Edge]) -> list[Hashable]:
-    """Nodes such that edges point right; sources first, then numbers or order of appearance."""
+    """Sorts nodes so that edges point right; sources first, then by number or appearance."""
     if not edges:
         raise ValueError("no edges to draw; at least one (source, target, operation) is needed")
     waiting = list(dict.fromkeys(node for source, target, _ in edges for node in (source, target)))
@@ -119,13 +119,13 @@ def _place(edges: Sequence[Edge], nodes: Sequence[Hashable]) -> list[_Arc]:
 
 
 def _sides(spans: Sequence[tuple[int, int]]) -> list[int]:
-    """Above, below or on the line, such that few arcs of one side cross."""
+    """Places each edge above, below or on the line, so that few arcs on one side cross."""
     sides = [0] * len(spans)
     straight = {span: i for i, span in reversed(list(enumerate(spans))) if span[1] - span[0] == 1}
     arcs = [i for i, span in enumerate(spans) if straight.get(span) != i]
 
     def crossings(i: int, side: int) -> tuple[int, int]:
-        """Arcs of `side` that cross the i-th, and those that repeat it."""
+        """Counts arcs of `side` that cross the i-th arc, and arcs that repeat it."""
         others = [spans[j] for j in arcs if j != i and sides[j] == side]
         return sum(_cross(spans[i], other) for other in others), others.count(spans[i])
 
@@ -145,38 +145,38 @@ def _cross(one: tuple[int, int], two: tuple[int, int]) -> bool:
 
 
 def _kind(label: str) -> tuple[str, str]:
-    """Kind and colour of an operation."""
+    """Returns the kind and colour of an operation."""
     return next((kind[1:] for kind in _KINDS if kind[0] in label), _OTHER)
 
 
 def _kinds_of(arcs: Iterable[_Arc]) -> dict[str, str]:
-    """Kinds that occur and their colours, in the order of `_KINDS`."""
+    """Returns the kinds that occur and their colours, in the order of `_KINDS`."""
     found = dict(_kind(arc.label) for arc in arcs if arc.label)
     order = [kind for _, kind, _ in _KINDS] + [_OTHER[0]]
     return {kind: found[kind] for kind in order if kind in found}
 
 
 def _readable(label: str) -> str:
-    """`nor_conv_3x3` as `conv 3×3`."""
+    """Shortens a label, e.g. `nor_conv_3x3` to `conv 3×3`."""
     words = label.removeprefix("nor_").removesuffix("_connect").split("_")
     sizes = [word.replace("x", "×") if word[:1].isdigit() else word for word in words]
     return " ".join(sizes)
 
 
 def _half_width(node: Hashable) -> float:
-    """Half the width of a node: a circle, or longer to hold its name."""
+    """Returns half the width of a node: that of a circle, or more if its name is long."""
     return max(_RADIUS, 0.1 + 0.095 * len(str(node)))
 
 
 def _centers(nodes: Sequence[Hashable]) -> list[float]:
-    """Horizontal positions of the nodes, such that gaps between neighbours are equal."""
+    """Returns horizontal positions of the nodes with equal gaps between neighbours."""
     widths = [2 * _half_width(node) for node in nodes]
     lefts = np.cumsum([0.0, *widths[:-1]]) + _GAP * np.arange(len(nodes))
     return [float(left + width / 2) for left, width in zip(lefts, widths, strict=True)]
 
 
 def _canvas(nodes: Sequence[Hashable], arcs: Sequence[_Arc], margin: float) -> tuple[Figure, Axes]:
-    """An empty figure that fits the drawing, and `margin` inches for title and legend."""
+    """Makes an empty figure for the drawing, with `margin` inches for title and legend."""
     highest = max([0.4, *[arc.height for arc in arcs]]) + 0.35
     lowest = min([-0.4, *[arc.height for arc in arcs]]) - 0.35
     right = _centers(nodes)[-1] + _half_width(nodes[-1])
@@ -191,7 +191,7 @@ def _canvas(nodes: Sequence[Hashable], arcs: Sequence[_Arc], margin: float) -> t
 
 
 def _outline(center: float, half_width: float) -> Patch:
-    """A circle, or a rounded box if it has to be wider."""
+    """Returns a circle, or a rounded box if the node must be wider."""
     from matplotlib.patches import BoxStyle, Circle, FancyBboxPatch
 
     if half_width == _RADIUS:
@@ -202,7 +202,7 @@ def _outline(center: float, half_width: float) -> Patch:
 
 
 def _draw_nodes(axes: Axes, nodes: Sequence[Hashable], edges: Sequence[Edge]) -> list[Patch]:
-    """Inputs and outputs are filled, inner nodes are not."""
+    """Draws the nodes: inputs and outputs filled, inner nodes empty."""
     inner = {source for source, _, _ in edges} & {target for _, target, _ in edges}
     patches = []
     for center, node in zip(_centers(nodes), nodes, strict=True):
@@ -217,7 +217,7 @@ def _draw_nodes(axes: Axes, nodes: Sequence[Hashable], edges: Sequence[Edge]) ->
 
 
 def _draw_arc(axes: Axes, arc: _Arc, centers: Sequence[float], patches: Sequence[Patch]) -> None:
-    """Draws one edge, and its label where it is highest."""
+    """Draws one edge, and its label at its highest point."""
     from matplotlib.patches import FancyArrowPatch
 
     _, colour = _kind(arc.label) if arc.label else ("", _PLAIN)
@@ -226,7 +226,7 @@ def _draw_arc(axes: Axes, arc: _Arc, centers: Sequence[float], patches: Sequence
     arrow = FancyArrowPatch(
         (start, 0.0),
         (end, 0.0),
-        # The curve is a parabola whose highest point is half of `rad` times its length.
+        # The curve is a parabola; its height is half of `rad` times its length.
         connectionstyle=f"arc3,rad={-2 * arc.height / (end - start)}",
         arrowstyle="-|>",
         mutation_scale=14,

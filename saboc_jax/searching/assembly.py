@@ -1,6 +1,6 @@
-"""From settings to what scores: one assembly for the functions of the API and for the binaries.
+"""Builds scorers, draws and evaluators from settings, for the API and the binaries.
 
-Both put a run together here, so with the same key, images and scorers they have the same bits.
+Both build their runs here, so the same key, images and scorers give the same bits.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -28,12 +28,12 @@ class ScoringSettings:
     """How the networks of a space are scored.
 
     Attributes:
-        repeats: draws of weights, and of images from a dataset, for each candidate.
-        batch_size: images of a batch that is drawn from a dataset.
-        scorer_options: given to every named scorer that has them, e.g. {"batch_norm": "batch"}.
-        latency_options: of the scorer `latency`.
+        repeats: number of draws of weights, and of images from a dataset, for each candidate.
+        batch_size: images in a batch that is drawn from a dataset.
+        scorer_options: options for every named scorer that has them, e.g. {"batch_norm": "batch"}.
+        latency_options: options of the scorer `latency`.
         devices: how many local devices share the scoring; None: all.
-        shard: what they share, see `saboc_jax.devices.SHARDS`.
+        shard: what the devices share, see `saboc_jax.devices.SHARDS`.
         executor: computes scores somewhere else; None: here.
         same_platform: see `Evaluator`.
 
@@ -56,7 +56,7 @@ class ScoringSettings:
                 raise ValueError(f"{name}={getattr(self, name)}; allowed: 1 or more")
 
     def scorer(self, scorers: Scorers, space: SearchSpace) -> Scorer:
-        """One scorer of all that are named or given, see `make_scorers`."""
+        """Returns one scorer that combines the named or given scorers, see `make_scorers`."""
         options = {"latency": self.latency_options}
         return make_scorers(scorers, space, self.scorer_options, options)
 
@@ -67,16 +67,16 @@ class ScoringSettings:
         needs: Collection[str],
         seed: int | None = None,
     ) -> Draws:
-        """The key, the batch and the name of every repeat.
+        """Draws the key, the batch and the name of every repeat.
 
         Args:
-            images: a dataset that every repeat draws a batch of, or the batch of all of them.
-            key: of the run; it is also asked for other purposes.
+            images: a dataset from which every repeat draws a batch, or one batch for all repeats.
+            key: key of the run; not consumed, other keys are derived from it too.
             needs: fields of the batch that the scorer reads.
-            seed: of the key, for the names; None: they are numbers.
+            seed: seed of the key, for the names; None: the names are numbers.
 
         Raises:
-            ValueError: if the key is none, or a field is neither given nor to be made.
+            ValueError: if `key` is not a key, or a field is neither given nor can be made.
         """
         if not (
             isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
@@ -104,21 +104,21 @@ class ScoringSettings:
         on_score: Callable[[], None] | None = None,
         representative_of: Callable[[Architecture], Architecture] | None = None,
     ) -> Evaluator:
-        """What scores architectures of the space by the scorer.
+        """Returns an evaluator of the space with the scorer.
 
         Args:
             space: the search space.
-            scorer: of `scorer`.
+            scorer: from `scorer`.
             images: a dataset, or one batch for every repeat.
             key: seeds weights and images.
-            seed: of the key, see `draws`.
+            seed: seed of the key, see `draws`.
             space_id: names the space and its network in the store; "": its name alone.
             store: where scores are kept; None: in memory.
             on_score: called after every score.
             representative_of: see `Evaluator`.
 
         Raises:
-            ValueError: if the images are not those the space is made for, or lack something.
+            ValueError: if the images do not have the space's shape, or the batch lacks a field.
         """
         draws = self.draws(images, key, scorer.needs, seed)
         shape = draws.batches[0].images.shape[1:]
@@ -145,20 +145,20 @@ class ScoringSettings:
         key: PRNGKey,
         **names: Any,
     ) -> Evaluator:
-        """What measures the latency of architectures, once each.
+        """Returns an evaluator that measures the latency of each architecture once.
 
         Args:
             space: the search space.
             images: see `evaluator`; a measurement reads none of them.
             key: seeds the weights.
-            **names: `seed`, `space_id` of `evaluator`.
+            **names: `seed` and other options of `evaluator`, such as `space_id`.
         """
         once = replace(self, repeats=1)
         return once.evaluator(space, once.scorer("latency", space), images, key, **names)
 
 
 def _batch(images: Batch | Dataset, key: PRNGKey, needs: Collection[str], batch_size: int) -> Batch:
-    """A batch of a dataset; or the given one, its test images perturbed where that is wanted."""
+    """Returns a batch of the dataset, or the given batch with perturbed test images if needed."""
     if isinstance(images, Dataset):
         return data.draw(images, key, batch_size, needs=needs)
     lacks = "perturbed_images" in needs and images.perturbed_images is None
@@ -169,10 +169,10 @@ def _batch(images: Batch | Dataset, key: PRNGKey, needs: Collection[str], batch_
 
 
 def latency_of(stopwatch: Evaluator) -> Callable[[Architecture], float]:
-    """Gives the milliseconds of an architecture; NaN where no path joins input and output.
+    """Returns a function from an architecture to milliseconds; NaN if no path joins its ends.
 
     Args:
-        stopwatch: an evaluator with the scorer `latency`; its store keeps what was measured.
+        stopwatch: an evaluator with the scorer `latency`; its store keeps the measurements.
     """
     options = max(stopwatch.space.choices)
     return lambda arch: float(stopwatch.score(architecture_to_mask(arch, options), 0).scores[0])
@@ -181,16 +181,15 @@ def latency_of(stopwatch: Evaluator) -> Callable[[Architecture], float]:
 def find_allowed(
     space: SearchSpace, budget: Budget | None, stopwatch: Callable[[], Evaluator]
 ) -> tuple[Allows | None, Evaluator | None]:
-    """Which masks a budget allows, and what measures their latency.
+    """Returns the check of a budget, and the evaluator that measures latency for it.
 
     Args:
-        space: whose costs are limited.
+        space: the search space; its costs are limited.
         budget: the limits.
-        stopwatch: makes an evaluator with the scorer `latency`; called where latency is limited.
+        stopwatch: makes an evaluator with the scorer `latency`; called only if latency is limited.
 
     Returns:
-        (what allows a mask, or None where there is no limit; the stopwatch, or None where
-        latency has no limit).
+        (check of a mask, None: no limits; the evaluator, None: no limit on latency).
     """
     if budget is None or budget == Budget():
         return None, None

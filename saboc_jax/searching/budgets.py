@@ -1,4 +1,4 @@
-"""Budgets: which architectures are too expensive to be scored at all.
+"""Budgets: which architectures are too expensive to score.
 
 An architecture is within a budget if none of its costs is above its limit. A supernet is
 within it if its cheapest member is, so pruning may not remove the last affordable option:
@@ -6,15 +6,15 @@ within it if its cheapest member is, so pruning may not remove the last affordab
     cheapest(mask)_d = the active option of decision d that costs least by itself,
 
 by parameters, then multiply-accumulates, then depth, with every other decision at its first
-option. Where an option that is cheaper by one cost is not dearer by another, as in
-NAS-Bench-201, this member is the cheapest by every cost at once. A space whose decisions depend on
-each other, as operations and inputs do in DARTS, knows its cheapest members itself, one by each
-cost that is limited; a supernet is within the budget if any of them is. So a supernet may be
-rejected though a member fits, and an architecture that is too expensive is still never returned,
-for single architectures are judged by their own costs.
+option. If options that are cheaper by one cost are never dearer by another, as in NAS-Bench-201,
+this member is the cheapest by every cost at once. If decisions depend on each other, as
+operations and inputs do in DARTS, the space itself names its cheapest members, one for each
+limited cost; a supernet is within the budget if any of them is. So a supernet may be rejected
+although a member fits. An architecture that is too expensive is still never returned, because
+single architectures are judged by their own costs.
 
-Latency is measured, not computed: of an architecture itself, and of the cheapest member of a
-supernet, which need not be the fastest. It is only measured of what the other limits allow.
+Latency is measured, not computed: for an architecture, and for the cheapest member of a supernet,
+which need not be the fastest. It is measured only if the other limits are met.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from jaxtyping import Bool, Int
 from saboc_jax.types import Architecture, Cost, SearchSpace
 
 Allows = Callable[[Bool[np.ndarray, "decisions options"]], bool]
-"""Is a mask within the budget?"""
+"""Returns whether a mask is within the budget."""
 
 
 class Budget(NamedTuple):
@@ -45,7 +45,7 @@ class Budget(NamedTuple):
     latency_ms: float | None = None
 
     def exceeded_by(self, cost: Cost, latency_ms: float | None = None) -> list[str]:
-        """What is too expensive, in words; empty: nothing."""
+        """Returns the exceeded limits, in words; empty: none."""
         values = (*cost, float("nan") if latency_ms is None else latency_ms)
         return [
             f"{name} {value:.12g} > {limit}"
@@ -55,7 +55,7 @@ class Budget(NamedTuple):
 
 
 def option_order(space: SearchSpace) -> Int[np.ndarray, "decisions options"]:
-    """Place of every option among those of its decision, the cheapest 0."""
+    """Returns the place of every option by cost within its decision; the cheapest is 0."""
     order = np.full((len(space.choices), max(space.choices)), max(space.choices))
     for decision, number in enumerate(space.choices):
         costs = []
@@ -71,16 +71,16 @@ def option_order(space: SearchSpace) -> Int[np.ndarray, "decisions options"]:
 def budget_check(
     space: SearchSpace, budget: Budget, latency: Callable[[Architecture], float] | None = None
 ) -> Allows:
-    """Tells of a mask whether it is within the budget.
+    """Returns a function that says whether a mask is within the budget.
 
     Args:
-        space: whose costs are limited.
+        space: the search space; its costs are limited.
         budget: the limits.
-        latency: gives milliseconds of an architecture; needed where latency is limited.
+        latency: milliseconds of an architecture; needed if latency is limited.
 
     Raises:
         ValueError: if the cheapest architecture of the space is not within the budget, or
-            latency is limited and not to be had.
+            latency is limited and `latency` is None.
     """
     if budget.latency_ms is not None and latency is None:
         raise ValueError(f"latency_ms={budget.latency_ms} without `latency`; allowed: with it")
@@ -95,7 +95,7 @@ def budget_check(
         return budget.exceeded_by(cost, latency(arch))
 
     def exceeded(mask: Any) -> list[list[str]]:
-        """Of each of the cheapest members, what is too expensive."""
+        """Returns the exceeded limits of each of the cheapest members."""
         return [over(arch) for arch in members(np.asarray(mask, bool))]
 
     if all(excesses := exceeded(everything)):
@@ -109,7 +109,7 @@ def budget_check(
 def _cheapest_members(
     space: SearchSpace, budget: Budget
 ) -> Callable[[Bool[np.ndarray, "decisions options"]], list[Architecture]]:
-    """Gives of a mask the members that decide whether it is within the budget."""
+    """Returns a function from a mask to the members that decide whether it is in the budget."""
     of_space = space.costs.cheapest
     if of_space is not None:
         limited = [name for name in Cost._fields if getattr(budget, name) is not None]

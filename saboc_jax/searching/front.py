@@ -1,4 +1,4 @@
-"""Searches between the scores and a cost: what is told of the cost, and the Pareto front."""
+"""Searches that trade the scores for a cost: the costs told to the searcher, the Pareto front."""
 
 from typing import NamedTuple
 
@@ -11,14 +11,14 @@ from saboc_jax.types import Ranking, Scorer, SearchSpace
 
 
 class Front(NamedTuple):
-    """All distinct architectures of a search that have a finite score, and who is on the front.
+    """All distinct architectures of a search with a finite score, and the Pareto front.
 
     Attributes:
         archs: [n, decisions].
         scores: [n, k] means over repeats.
         costs: [n].
-        ranks: [n] by the scores, among these architectures; lower is better.
-        on_front: [n] is no other one both cheaper and better?
+        ranks: [n] ranks by the scores, among these architectures; lower is better.
+        on_front: [n] True if no other architecture is both cheaper and better.
     """
 
     archs: Int[np.ndarray, "n decisions"]
@@ -28,7 +28,7 @@ class Front(NamedTuple):
     on_front: Bool[np.ndarray, " n"]
 
     def in_order(self) -> Int[np.ndarray, " m"]:
-        """Rows of those on the front, the cheapest first."""
+        """Returns the rows of the architectures on the front, the cheapest first."""
         rows = np.flatnonzero(self.on_front)
         return rows[np.argsort(self.costs[rows])]
 
@@ -36,7 +36,7 @@ class Front(NamedTuple):
 def costs_of(
     space: SearchSpace, quantity: str, archs: Int[np.ndarray, "n decisions"]
 ) -> Float[np.ndarray, " n"]:
-    """One cost of each architecture, a field of `Cost`."""
+    """Returns one cost of each architecture, a field of `Cost`."""
     return np.array([getattr(space.cost(arch), quantity) for arch in archs], float)
 
 
@@ -47,12 +47,12 @@ def pareto(
     quantity: str,
     ranking: Ranking = ranks.borda,
 ) -> Front:
-    """The front between rank by the scores and a cost.
+    """Returns the Pareto front between the rank by the scores and a cost.
 
     Args:
-        space: that was searched.
-        scorer: of the scores in the history.
-        history: of `run_search`, over architectures.
+        space: the space that was searched.
+        scorer: the scorer of the history's scores.
+        history: history from `run_search`, over architectures.
         quantity: the cost, a field of `Cost`.
         ranking: how the metrics become one rank.
     """

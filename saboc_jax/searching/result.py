@@ -1,4 +1,4 @@
-"""What a search gives: its result and its history."""
+"""The result and the history of a search."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,16 +15,16 @@ Step = tuple[np.ndarray, np.ndarray]
 
 @dataclass
 class SearchResult:
-    """What a search found.
+    """The result of a search.
 
     Attributes:
-        arch: the architecture.
+        arch: the architecture found.
         scores: [repeats, k] its metrics.
-        diagnostics: of its first repeat.
-        history: of every step that was finished.
-        rejected: candidates over budget.
-        stopped: what ended the search before its own end: a limit, or "stop", the evaluator's own
-            signal; None: nothing did.
+        diagnostics: diagnostics of its first repeat.
+        history: every finished step.
+        rejected: number of candidates over budget.
+        stopped: the limit that stopped the search early, or "stop" for the evaluator's own signal;
+            None: the search ran to its end.
     """
 
     arch: Architecture
@@ -35,14 +35,14 @@ class SearchResult:
     stopped: str | None = None
 
     def mean(self) -> Float[np.ndarray, " k"]:
-        """Mean of each metric over repeats."""
+        """Returns the mean of each metric over repeats."""
         return self.scores.mean(0)
 
     def standard_error(self) -> Float[np.ndarray, " k"]:
-        """Standard error of that mean; NaN for one repeat."""
+        """Returns the standard error of the mean; NaN for one repeat."""
         return standard_error(self.scores)
 
 
 def evaluations(history: list[Step]) -> int:
-    """How many candidates a history holds, rejected ones included."""
+    """Returns the number of candidates in a history, including rejected ones."""
     return sum(len(masks) for masks, _ in history)

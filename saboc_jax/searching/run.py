@@ -1,12 +1,12 @@
-"""Runs a searcher over a space with a scorer, and says what came out.
+"""Runs a searcher over a space with a scorer, and returns the result.
 
-Candidates that a budget forbids are told to the searcher as NaN without being scored: they are
+Candidates that a budget forbids are not scored; the searcher is told NaN. They count as
 evaluations, are ranked last, and are never the result.
 
-A search is a pure function of its key and the scores, so a run whose scores are in a store is
-resumed by running it again. That also holds for a run that a time budget stopped: what it
-scored is kept, the stop is recorded in its result, and the same run with more time goes on to
-the bits that it would have reached without a stop. Only where it stops depends on the clock.
+A search is a pure function of its key and the scores, so a run with its scores in a store resumes
+when it is run again. This also holds for a run stopped by a time budget: its scores are kept, the
+result records the stop, and the same run with more time ends with the same bits as a run without
+a stop. Only the point of the stop depends on the clock.
 """
 
 import time
@@ -28,12 +28,12 @@ from saboc_jax.types import Architecture, PRNGKey, Searcher
 def expected_evaluations(
     searcher: Searcher, allows: Allows | None = None, most: int | None = None
 ) -> int | None:
-    """How many candidates a search will score; None: not known beforehand.
+    """Returns how many candidates a search will score; None: not known beforehand.
 
     Args:
-        searcher: any.
-        allows: the budget. How many candidates it forbids is seen on the way only.
-        most: after which the search is stopped.
+        searcher: any searcher.
+        allows: the budget; how many candidates it forbids is not known beforehand.
+        most: most evaluations; the search stops there.
     """
     planned = searcher.planned() if searcher.planned and not allows else None
     return min(filter(None, (planned, most)), default=None)
@@ -59,13 +59,13 @@ def run_search(
         key: seeds the searcher; consumed.
         on_step: called as `on_step(step, candidates)` before a step is evaluated.
         on_told: called after every step as `on_told(history, best)`; `best()` is what the
-            searcher would return now, None where it cannot say yet.
+            searcher would return now, None if it cannot say yet.
         allows: see `saboc_jax.searching.budgets.budget_check`; None: no budget.
-        costs: further metrics that are told to the searcher after the scores, for a search
-            between objectives; they are not in the history.
-        max_evaluations: a step that would exceed it is not begun.
-        time_budget: seconds from now after which nothing more is scored; the step that was
-            under way is not told to the searcher, but what it scored stays in the store.
+        costs: costs that are told to the searcher after the scores, as further metrics for a
+            multi-objective search; they are not in the history.
+        max_evaluations: most evaluations; a step that would exceed them does not start.
+        time_budget: seconds from now after which nothing more is scored; the step under way is
+            not told to the searcher, but its finished scores stay in the store.
 
     Raises:
         ValueError: if a limit leaves nothing to return.
@@ -107,7 +107,7 @@ def run_search(
 
 
 def _returned(searcher: Searcher, state: Any) -> Architecture | None:
-    """What a searcher would return now; None: nothing yet."""
+    """Returns what a searcher would return now; None: nothing yet."""
     try:
         return np.asarray(searcher.best(state))
     except ValueError:
@@ -120,7 +120,7 @@ def _evaluate(
     allowed: Bool[np.ndarray, " b"],
     deadline: float | None,
 ) -> Float[np.ndarray, "b repeats k"]:
-    """Scores of the allowed masks, NaN for the others; StoppedError after the deadline."""
+    """Scores the allowed masks, NaN for the others; raises StoppedError after the deadline."""
     scores = np.full((len(masks), evaluator.repeats, len(evaluator.scorer.metrics)), np.nan)
     earlier_stop = evaluator.stop
     evaluator.stop = lambda: _is_over(deadline) or (earlier_stop is not None and earlier_stop())
@@ -144,7 +144,7 @@ def _best(
     rejected: int,
     stopped: str | None,
 ) -> Architecture:
-    """The searcher's best, within the budget."""
+    """Returns the searcher's best; raises ValueError if there is none within the budget."""
     count = evaluations(history)
     try:
         arch = np.asarray(searcher.best(state))

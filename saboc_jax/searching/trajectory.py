@@ -1,9 +1,9 @@
-"""How a search came to its result: what it had found after every evaluation.
+"""The trajectory of a search: what it had found after every evaluation.
 
-Two questions are kept apart. What is the best architecture it has scored (the luck of what it
-looked at)? And what would it return now (which is the scorer's choice among them)? Both are
-answered with true accuracies, which the search itself never sees, where they are known, and by
-rank among what was scored.
+It answers two questions. What is the best architecture that the search has scored (the luck of
+sampling)? And what would the search return now (the scorer's choice among the scored)? Both
+answers use true accuracies, if known, which the search itself never sees, and the rank among the
+scored architectures.
 
 A supernet stands for all its members: the best of them, and their mean.
 """
@@ -23,22 +23,22 @@ from saboc_jax.types import Architecture, Ranking
 Accuracy = Callable[[Int[np.ndarray, "n decisions"]], Float[np.ndarray, " n"]]
 """True accuracies of architectures."""
 Costs = Callable[[Bool[np.ndarray, "b d o"]], Float[np.ndarray, "b m"]]
-"""Costs that a search between objectives is told after the scores."""
+"""Costs that a multi-objective searcher is told after the scores."""
 Key = tuple[int, ...]
-"""An architecture, hashable."""
+"""A hashable architecture."""
 
 
 class Point(NamedTuple):
-    """Where a search stood.
+    """The state of a search after some evaluations.
 
     Attributes:
         evaluations: candidates scored so far.
-        best: the best true accuracy among them; of a supernet, among its members. NaN: unknown.
-        found: the true accuracy of what the search would return now; of a supernet, the mean
-            over its members. NaN: unknown, or nothing has a finite score yet.
-        position: the place of what would be returned among the distinct architectures scored so
-            far, by rank, 1 the best; NaN for a supernet.
-        members: architectures that it would return one of: 1, or the members of the supernet.
+        best: best true accuracy among them; for a supernet, among its members. NaN: unknown.
+        found: true accuracy of the architecture that the search would return now; for a
+            supernet, the mean over its members. NaN: unknown, or no finite score yet.
+        position: place of that architecture by rank among the distinct architectures scored so
+            far, 1 is best; NaN for a supernet.
+        members: number of architectures still possible: 1, or the members of the supernet.
     """
 
     evaluations: int
@@ -55,12 +55,12 @@ class Trajectory:
         accuracy: true accuracies of architectures; None: unknown.
         higher_is_better: the direction of each metric, then of each cost.
         ranking: how the metrics become one rank.
-        most_members: a supernet of more members is not looked into.
-        costs: what the searcher is told after the metrics, see `run_search`; None: nothing.
+        most_members: the members of a larger supernet are not looked up.
+        costs: costs told to the searcher after the metrics, see `run_search`; None: none.
 
     Attributes:
-        points: one after every step, and some within a long one.
-        returned: what would have been returned at each point; None: nothing, or a supernet.
+        points: one point after every step, and some within a long step.
+        returned: what the search would have returned at each point; None: nothing, or a supernet.
     """
 
     def __init__(
@@ -79,23 +79,23 @@ class Trajectory:
         self._most_members = most_members
         self._costs = costs
         self._steps = 0
-        self._row: dict[Key, int] = {}  # of every scored architecture, in the order of scoring
+        self._row: dict[Key, int] = {}  # row of each architecture, in scoring order
         self._keys: list[Key] = []
         self._scores = np.zeros((64, len(self._directions)))
         self._truth = np.zeros(64)
         self._distinct: list[int] = []  # how many had been scored at each point
 
     def update(self, history: list[Step], returned: Architecture | None = None) -> Point:
-        """Takes in the steps it has not seen; gives the last point.
+        """Adds the new steps of the history and returns the last point.
 
         Args:
-            history: of `run_search`.
-            returned: what the searcher would return after the last step. None, and within a
-                step: the best by rank of all that were scored.
+            history: history from `run_search`.
+            returned: what the searcher would return after the last step. If None, and at points
+                within a step, the best by rank of all scored architectures is taken.
         """
         seen = evaluations(history[: self._steps])
         for masks, scores in history[self._steps :]:
-            # Pieces, so that a large first step is more than one point.
+            # Split the step, so that a large first step gives more than one point.
             piece = max(16, seen // 16)
             for start in range(0, len(masks), piece) if is_single(masks) else (0,):
                 end = start + piece if is_single(masks) else len(masks)
@@ -106,7 +106,7 @@ class Trajectory:
         return self.points[-1]
 
     def finish(self, arch: Architecture) -> None:
-        """Takes in the result of a search over supernets: the last supernet has one member."""
+        """Adds the result of a search over supernets: its last supernet has one member."""
         if self.points and not self._row:
             accuracy = float(self._accuracies(np.asarray(arch)[None])[0])
             last = self.points[-1].evaluations
@@ -114,20 +114,20 @@ class Trajectory:
 
     @property
     def distinct(self) -> int:
-        """Architectures with a finite score so far."""
+        """Number of architectures with a finite score so far."""
         return len(self._row)
 
     def scores(self) -> Float[np.ndarray, " k"] | None:
-        """Mean scores, and costs, of what would be returned now; None: nothing, or a supernet."""
+        """Returns mean scores and costs of the current best; None: nothing, or a supernet."""
         row = self._row.get(self.returned[-1] or ())
         return None if row is None else self._scores[row]
 
     def places(self) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
-        """For each point, places by rank among all that were scored to the end, 1 the best.
+        """Returns final places at each point, by rank among all scored architectures; 1 is best.
 
         Returns:
-            Of the best that had been scored, and of what would have been returned; NaN: nothing,
-            or a supernet.
+            Place of the best architecture scored by then, and place of the architecture that
+            would have been returned; NaN: nothing, or a supernet.
         """
         place = np.full(len(self._row) + 1, np.nan)
         place[self._order()] = np.arange(1.0, len(self._row) + 1)
@@ -139,14 +139,14 @@ class Trajectory:
         return self._accuracy(archs) if self._accuracy else np.full(len(archs), np.nan)
 
     def _order(self) -> Int[np.ndarray, " n"]:
-        """Rows of all scored architectures, the best first."""
+        """Returns the rows of all scored architectures, the best first."""
         if not self._row:
             return np.zeros(0, int)
         scores = self._scores[: len(self._row)]
         return np.asarray(ranks.best_first(scores, self._directions, ranking=self._ranking))
 
     def _keep(self, arch: np.ndarray, mean: np.ndarray, accuracy: float) -> None:
-        """Takes in one architecture that has a finite score."""
+        """Adds one architecture with a finite score."""
         key = tuple(int(option) for option in arch)
         if key in self._row:
             return
@@ -201,5 +201,5 @@ class Trajectory:
 
 
 def is_single(masks: Bool[np.ndarray, "b d o"]) -> bool:
-    """Are all of them architectures, none a supernet?"""
+    """Returns whether all masks are single architectures, not supernets."""
     return bool((masks.sum(-1) == 1).all())
