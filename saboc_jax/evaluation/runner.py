@@ -79,7 +79,7 @@ class Runner:
 
     def __post_init__(self) -> None:
         self._devices = find_devices(self.devices)
-        shared_by(self.scorer, self.shard, len(self._devices))  # raises ValueError if it cannot be shared
+        shared_by(self.scorer, self.shard, len(self._devices))  # raises if they cannot
         for batch in self.draws.batches:
             check_needs(self.scorer, batch)
             if self.shard == "images":
@@ -186,7 +186,7 @@ class Runner:
         key, batch = self.draws.keys[repeat], self.draws.batches[repeat]
         whole, apart = split_apart(scorer)
         observed: Any = observe(apart, key, gates, batch) if apart.observables else {}
-        for value in observed.values():  # an observable that compiles its own program reports the time
+        for value in observed.values():  # own programs report their compile time
             seconds = value.pop("compile_seconds", 0) if isinstance(value, dict) else 0
             counts.compile_seconds += seconds
             counts.compilations += bool(seconds)

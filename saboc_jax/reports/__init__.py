@@ -1,1 +1,1 @@
-"""Tables, figures and pages of what came out."""
+"""Tables, figures and HTML pages of results."""

@@ -1,4 +1,4 @@
-"""Empty figures: the first drawing loads matplotlib here, nothing else does.
+"""Makes empty figures; matplotlib is loaded here, only when something is drawn.
 
 Figures are made without pyplot, so nothing here touches its global state or needs a display.
 """

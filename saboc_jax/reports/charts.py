@@ -13,11 +13,11 @@ _WIDTH, _HEIGHT = 440, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66, 14, 12, 46
 _INK, _BLUE, _ORANGE = "#1c2529", "#0a4f9e", "#c04f00"
 _COLOURS = (_BLUE, _ORANGE, "#00795a", "#9c2f7a", "#8a6d00", "#56636a")
-_FEW = 40  # points that are marked on their curve
+_FEW = 40  # curves of at most so many points mark each point
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers that divide an interval into about `count` parts; all lie inside it."""
+    """Returns round numbers inside an interval that divide it into about `count` parts."""
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * f for f in (1, 2, 5, 10) if power * f >= raw * 0.999)
@@ -33,14 +33,14 @@ def scatter(
     faint: Bool[np.ndarray, " n"] | None = None,
     marked: Bool[np.ndarray, " n"] | None = None,
 ) -> str:
-    """Points on two linear axes; those that are not finite are left out and counted.
+    """Draws points on two linear axes; omits points that are not finite and shows their count.
 
     Args:
         x: horizontal positions.
         y: vertical positions.
-        labels: of the axes.
-        faint: drawn hollow.
-        marked: drawn large and orange, above the others.
+        labels: labels of the axes.
+        faint: points to draw hollow.
+        marked: points to draw large and orange, above the others.
     """
     none = np.zeros(len(x), bool)
     faint = none if faint is None else faint
@@ -67,11 +67,11 @@ def scatter(
 def lines(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]], labels: tuple[str, str]
 ) -> str:
-    """Curves over a common axis, and their names below; values that are not finite are left out.
+    """Draws curves over a common axis, with their names below; omits values that are not finite.
 
     Args:
-        series: by name, horizontal and vertical positions.
-        labels: of the axes.
+        series: horizontal and vertical positions, by name.
+        labels: labels of the axes.
     """
     finite = {}
     for name, (x, y) in series.items():
@@ -96,11 +96,11 @@ def lines(
 
 
 def spectrum(values: Any, others: Sequence[Any] = ()) -> str:
-    """Eigenvalues, largest first, on a logarithmic axis; those not positive are counted.
+    """Draws eigenvalues, largest first, on a logarithmic axis; counts values that are not positive.
 
     Args:
-        values: [n] or [repeats, n], each repeat a blue line.
-        others: the same of further architectures, in thin grey lines below.
+        values: [n] or [repeats, n]; each repeat is a blue line.
+        others: eigenvalues of other architectures, as thin grey lines behind.
     """
     own, grey = _descending(values), [row for other in others for row in _descending(other)]
     if not any(_positive(row).any() for row in own):
@@ -118,7 +118,7 @@ def spectrum(values: Any, others: Sequence[Any] = ()) -> str:
 
 
 def _descending(values: Any) -> list[np.ndarray]:
-    """Each row with the largest value first."""
+    """Sorts each row, the largest value first."""
     array = np.asarray(values, np.float64)
     return [np.sort(row)[::-1] for row in array.reshape(-1, array.shape[-1] if array.ndim else 1)]
 
@@ -128,7 +128,7 @@ def _positive(values: np.ndarray) -> np.ndarray:
 
 
 class _Axes:
-    """A linear map from data to the picture, and its frame."""
+    """A linear map from data to the picture, and the frame of the picture."""
 
     def __init__(self, x: Any, y: Any, logarithmic: bool = False) -> None:
         self.x, self.y = _range(x), _range(y)

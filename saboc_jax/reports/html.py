@@ -1,7 +1,7 @@
 """A run as one HTML file that needs no network: figures inline, tables that sort.
 
-`build` reads what a search, a training, or a study left in its folder as JSON, and its pictures;
-`compare` sets several side by side. What a file is, is told by what it holds:
+`build` reads the JSON files and pictures that a search, a training or a study left in its folder;
+`compare` sets several runs side by side. The keys of a file tell its kind:
 
     search     `scores` of what was found       `saboc search`
     training   `epochs`                         `saboc train`
@@ -22,7 +22,7 @@ _KINDS = {"scores": "search", "epochs": "training", "rows": "study", "tables": "
 
 
 def build(folder: Path) -> str:
-    """The page of one run, or of a folder of them.
+    """Returns the page of one run, or of a folder of runs.
 
     Raises:
         ValueError: if the folder holds no finished run, or a damaged one.
@@ -34,7 +34,7 @@ def build(folder: Path) -> str:
 
 
 def compare(folders: Sequence[Path]) -> str:
-    """One page for several runs: what differs in a table, then each run folded up.
+    """Returns one page for several runs: a table of the differences, then each run folded up.
 
     Raises:
         ValueError: as in `build`.
@@ -53,7 +53,7 @@ def write(folder: Path) -> Path:
 
 
 def _several(runs: Mapping[str, tuple[Path, Mapping[str, Record]]]) -> str:
-    """The page of runs by name: (folder, its records)."""
+    """Returns the page of several runs, given as (folder, records) by name."""
     records = {name: next(iter(own.values())) for name, (_, own) in runs.items()}
     everything = list(records.values())
     outcomes = [{"run": name, **_outcome(record)} for name, record in records.items()]
@@ -77,14 +77,14 @@ def _several(runs: Mapping[str, tuple[Path, Mapping[str, Record]]]) -> str:
 
 
 def _kind(record: Any) -> str | None:
-    """What a record is of, see above; None: of no run."""
+    """Returns the kind of a record, see the module; None: it is not the record of a run."""
     if not isinstance(record, Mapping):
         return None
     return next((kind for key, kind in _KINDS.items() if key in record), None)
 
 
 def _records(folder: Path) -> dict[str, Record]:
-    """What runs wrote about themselves, by name: result.json alone, else all that are of runs."""
+    """Returns the records of a folder by name: result.json alone, else all records of runs."""
     first = [folder / "result.json"]
     for paths in (first, sorted(set(folder.glob("*.json")) - set(first))):
         read = {path.stem: read_json(path) for path in paths if path.is_file()}
@@ -100,7 +100,7 @@ def _records(folder: Path) -> dict[str, Record]:
 
 
 def _read(folder: Path, records: Mapping[str, Record]) -> tuple[str, list[Section]]:
-    """The title and the sections of what one folder holds."""
+    """Returns the title and the sections of one folder."""
     name, record = next(iter(records.items()))
     kind = _kind(record)
     make = {"search": search, "training": training}
@@ -108,7 +108,7 @@ def _read(folder: Path, records: Mapping[str, Record]) -> tuple[str, list[Sectio
         sections = make[kind](folder, record) + _made(record)
     else:
         sections = study(folder, records)
-        # A study that was kept as several tables was made by one command.
+        # All tables of a study come from one command: show it once.
         commands = {each.get("command"): each for each in records.values()}
         sections += [part for each in commands.values() for part in _made(each)]
         kind = "correlations" if name == "correlations" else f"study {', '.join(records)}"
@@ -118,7 +118,7 @@ def _read(folder: Path, records: Mapping[str, Record]) -> tuple[str, list[Sectio
 
 
 def _made(record: Record) -> list[Section]:
-    """How it was made: the command, settings, versions and device."""
+    """Returns the section on how a run was made: command, settings, versions and device."""
     found: list[Section] = []
     if record.get("command"):
         found.append(("To repeat it", f"<pre>{text(record['command'])}</pre>"))

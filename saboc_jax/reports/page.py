@@ -1,4 +1,4 @@
-"""The parts that every report is made of: a whole page, tables that sort, pictures, text."""
+"""The building blocks of every report: pages, sortable tables, pictures, text."""
 
 import base64
 import html
@@ -14,7 +14,7 @@ Section = tuple[str, str]
 """A heading, and the HTML below it."""
 
 _MEAN = re.compile(r"([+-]?\d+(?:\.\d+)?) (?:±|\[)")
-"""A number with its spread or interval: sorts by the number."""
+"""Matches a number with its spread or interval; the table sorts by the number."""
 
 _STYLE = """
 :root{color-scheme:light}*{box-sizing:border-box}
@@ -53,7 +53,7 @@ const c=num(a)?a-b:a.localeCompare(b);return up?c:-c}).forEach(r=>body.append(r)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as a table that sorts by a click on a heading; numbers to four digits."""
+    """Returns a table that sorts by a click on a heading; numbers have four digits."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     numeric = {n for n in names if any(_is_number(row.get(n)) for row in rows)}
     head = "".join(
@@ -69,14 +69,14 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def picture(path: Path, alt: str) -> str:
-    """A PNG file inside the page; on a phone it keeps a size at which it can be read."""
+    """Returns a PNG file embedded in the page; on a phone it stays large enough to read."""
     data = base64.b64encode(path.read_bytes()).decode()
     image = f'<img alt="{text(alt)}" src="data:image/png;base64,{data}">'
     return f'<div class="scroll picture">{image}</div>'
 
 
 def page(title: str, sections: Sequence[Section]) -> str:
-    """A whole HTML document."""
+    """Returns a whole HTML document."""
     body = "".join(f"<section><h2>{text(head)}</h2>{inner}</section>" for head, inner in sections)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -103,27 +103,27 @@ def _cell(value: Any, numeric: bool) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value as a cell shows it: a list by commas, nothing for None."""
+    """Returns a value as a cell shows it: lists joined by commas, nothing for None."""
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
     return "" if value is None else value
 
 
 def text(value: Any) -> str:
-    """A value as text of a page."""
+    """Returns a value as escaped text of a page."""
     return html.escape(str(value))
 
 
 def folded(summary: str, inner: str) -> str:
-    """What is shown by a click on its summary."""
+    """Returns HTML that a click on its summary shows."""
     return f"<details><summary>{text(summary)}</summary>{inner}</details>"
 
 
 def note(words: str) -> str:
-    """A remark, in small grey letters."""
+    """Returns a remark in small grey letters."""
     return f'<p class="note">{text(words)}</p>'
 
 
 def row(*parts: str) -> str:
-    """Charts side by side, one below another where the page is narrow."""
+    """Puts charts side by side, or one below another on a narrow page."""
     return f'<div class="row">{"".join(parts)}</div>'

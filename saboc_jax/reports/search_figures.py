@@ -1,4 +1,4 @@
-"""Figures of a search: how it came to its result, and its Pareto front."""
+"""Figures of a search: its trajectory and its Pareto front."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:  # matplotlib is an extra, and loaded when something is drawn
 
 
 def trajectory_figure(points: Sequence[Point], accuracies: Any, title: str) -> Figure:
-    """True accuracy, and place among all architectures, over evaluations.
+    """Draws true accuracy, and place among all architectures, over evaluations.
 
     Args:
-        points: of `Trajectory`.
+        points: points of a `Trajectory`.
         accuracies: [all] true accuracies of the space.
-        title: a line above.
+        title: a line above the figure.
     """
     ascending = np.sort(np.asarray(accuracies))
     figure = blank(7, 6)
@@ -44,23 +44,23 @@ def trajectory_figure(points: Sequence[Point], accuracies: Any, title: str) -> F
 
 
 def _marks(points: Sequence[Point]) -> dict[str, Any]:
-    """Few points are marked: between them a step is all line."""
+    """Returns the marker style: points are marked only if there are few."""
     return {"marker": "o", "markersize": 4} if len(points) <= 20 else {}
 
 
 def place(accuracy: float, ascending: Float[np.ndarray, " all"]) -> float:
-    """1 plus the number of strictly better architectures; NaN of NaN."""
+    """Returns 1 plus the number of strictly better architectures; NaN for NaN."""
     if np.isnan(accuracy):
         return accuracy
     return float(len(ascending) + 1 - np.searchsorted(ascending, accuracy, side="right"))
 
 
 def progress_figure(trajectory: Trajectory, title: str) -> Figure:
-    """Without true accuracies: places by rank over evaluations; members left of a supernet.
+    """Draws places by rank, or the members left in a supernet; needs no true accuracies.
 
     Args:
-        trajectory: of a search that ended.
-        title: a line above.
+        trajectory: trajectory of a finished search.
+        title: a line above the figure.
     """
     figure = blank(7, 3.6)
     axes = figure.add_subplot()
@@ -85,13 +85,13 @@ def progress_figure(trajectory: Trajectory, title: str) -> Figure:
 def front_figure(
     costs: Sequence[float], values: Sequence[float], front: Sequence[bool], labels: tuple[str, str]
 ) -> Figure:
-    """All candidates of a search between two objectives, and its Pareto front.
+    """Draws all candidates of a search with two objectives, and its Pareto front.
 
     Args:
-        costs: [n] of the horizontal axis.
-        values: [n] of the vertical axis.
-        front: [n] which ones are on the front.
-        labels: of the axes.
+        costs: [n] values on the horizontal axis.
+        values: [n] values on the vertical axis.
+        front: [n] whether a candidate is on the front.
+        labels: labels of the axes.
     """
     figure = blank(6, 4.5)
     axes = figure.add_subplot()

@@ -14,7 +14,7 @@ CURVES = {"loss": "loss (nats)", "top1": "top-1 accuracy"}
 """Metrics of training that are drawn over epochs."""
 
 CANDIDATES = "candidates.json"
-"""All that a search scored, as columns."""
+"""File of all candidates that a search scored, as columns."""
 
 _CELLS = {
     "cell.png": "The cell",
@@ -32,7 +32,7 @@ _MOST_ROWS = 2000  # of the table of candidates
 
 
 def search(folder: Path, record: Mapping[str, Any]) -> list[Section]:
-    """What was asked, what was found, and what it was chosen among."""
+    """Returns the sections of a search: its settings, its result, and all its candidates."""
     sections = [("What was asked", _asked(record)), ("What was found", _found(record))]
     sections.append(("True accuracy", _accuracies(record.get("accuracies", {}))))
     sections += _pictures(folder, _PICTURES)
@@ -44,13 +44,13 @@ def search(folder: Path, record: Mapping[str, Any]) -> list[Section]:
 
 
 def _pictures(folder: Path, headings: Mapping[str, str]) -> list[Section]:
-    """Those of the pictures that are there."""
+    """Returns a section for each picture that exists in the folder."""
     there = {name: heading for name, heading in headings.items() if (folder / name).is_file()}
     return [(heading, picture(folder / name, heading)) for name, heading in there.items()]
 
 
 def score_rows(scores: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The scores of what a search found, as rows of a table."""
+    """Returns the scores of a search's result as rows of a table."""
     return [
         {
             "metric": name,
@@ -91,14 +91,14 @@ def _found(record: Mapping[str, Any]) -> str:
 
 
 def _accuracies(truth: Mapping[str, Any]) -> str:
-    """True accuracies, or why there are none."""
+    """Returns a table of true accuracies, or a note why there are none."""
     if not truth or "missing" in truth:
         return note(f"Unknown: {truth.get('missing', 'no table')}")
     return table([{"trained on": name, **values} for name, values in truth.items()])
 
 
 def _spectra(record: Mapping[str, Any]) -> list[Section]:
-    """Eigenvalues of what was found, over those of a few others of the run."""
+    """Returns a chart of the result's eigenvalues over those of a few others of the run."""
     spectra = record.get("spectra") or {}
     found = spectra.get("found") or record.get("eigenvalues")
     if not found:
@@ -112,7 +112,7 @@ def _spectra(record: Mapping[str, Any]) -> list[Section]:
 
 
 def _candidates(folder: Path, record: Mapping[str, Any]) -> list[Section]:
-    """Scatter plots of all that was scored, and the table of it; means over repeats."""
+    """Returns scatter plots and a table of all scored candidates, as means over repeats."""
     path = folder / CANDIDATES
     if not path.is_file():
         return []
@@ -143,12 +143,15 @@ def _with_found(
     texts: np.ndarray,
     supernet: np.ndarray,
 ) -> tuple[Mapping[str, np.ndarray], np.ndarray, np.ndarray]:
-    """(Values, is a supernet, is what was found); what pruning found it scored after the search."""
+    """Returns (values, is a supernet, is the result), with the result added if it is missing.
+
+    Pruning scores its result only after the search, so its candidates lack it.
+    """
     found = texts == record["text"]
     if found.any():
         return values, supernet, found
     own = record["cost"] | {name: value["mean"] for name, value in record["scores"].items()}
-    # A mean that is not finite is kept as null.
+    # JSON holds null for a mean that is not finite.
     more = {name: [np.nan if own[name] is None else own[name]] for name in values}
     values = {name: np.append(column, more[name]) for name, column in values.items()}
     return values, np.append(supernet, False), np.append(found, True)
@@ -157,7 +160,7 @@ def _with_found(
 def _scatters(
     names: Sequence[str], values: Mapping[str, np.ndarray], supernet: np.ndarray, found: np.ndarray
 ) -> str:
-    """Metrics against one another; a single one against parameters and multiply-adds."""
+    """Plots metrics against one another, or a single metric against params and MACs."""
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]][:3]
     if not pairs:
         pairs = [(cost, names[0]) for cost in ("params", "macs") if cost != names[0]]
@@ -172,7 +175,7 @@ def _scatters(
 
 
 def training(folder: Path, record: Mapping[str, Any]) -> list[Section]:
-    """Curves of loss and accuracy, every epoch, and the recipe."""
+    """Returns the sections of a training: curves of loss and accuracy, all epochs, the recipe."""
     epochs = record["epochs"]
     last, best = epochs[-1], max(epochs, key=lambda line: line["test_top1"])
     told = (
@@ -199,7 +202,7 @@ def training(folder: Path, record: Mapping[str, Any]) -> list[Section]:
 
 
 def curves(epochs: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float], list[float]]:
-    """Epochs, and one metric in each that has it."""
+    """Returns the epochs that have a metric, and its values."""
     kept = [line for line in epochs if name in line]
     return [line["epoch"] for line in kept], [line[name] for line in kept]
 
@@ -223,7 +226,7 @@ def _trained(record: Mapping[str, Any]) -> str:
 
 
 def study(folder: Path, records: Mapping[str, Mapping[str, Any]]) -> list[Section]:
-    """The tables of every record, then its runs, then all pictures of the folder."""
+    """Returns the tables of every record, then its runs, then all pictures of the folder."""
     sections: list[Section] = []
     for name, record in records.items():
         if record.get("caption"):

@@ -1,4 +1,4 @@
-"""Tables for people: results in a terminal."""
+"""Tables of results for a terminal."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,13 +15,13 @@ def results_table(
     title: str | None = None,
     higher_is_better: Mapping[str, bool] | None = None,
 ) -> Table:
-    """Lays out rows for a terminal: numbers to four digits, aligned right, best ones bold.
+    """Lays out rows for a terminal: numbers to four digits, aligned right, best cells bold.
 
     Args:
         rows: cells by column; a column that a row lacks stays empty.
-        columns: which columns and in which order; by default all, as they first occur.
+        columns: columns in order; by default all, as they first occur.
         title: a line above the table.
-        higher_is_better: direction of the columns whose best cells are to be bold.
+        higher_is_better: direction of each column in which the best cells are bold.
 
     Raises:
         ValueError: names a column of `higher_is_better` that the table does not have.
@@ -44,10 +44,10 @@ def results_table(
 
 
 def mean_and_spread(values: Iterable[float]) -> str:
-    """Repeats as text, e.g. `0.532 ± 0.012 (5)`: mean, standard deviation, count.
+    """Returns repeats as text, e.g. `0.532 ± 0.012 (5)`: mean, standard deviation, count.
 
-    The deviation is that of the sample (n - 1), left out for a single value. Values that are
-    not finite are not averaged but counted: `0.532 ± 0.012 (4 of 5 finite)`.
+    The deviation is the sample's (n - 1), omitted for a single value. Values that are not finite
+    are counted, not averaged: `0.532 ± 0.012 (4 of 5 finite)`.
     """
     array = np.asarray(list(values), dtype=np.float64)
     finite = array[np.isfinite(array)]
@@ -63,7 +63,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _best(values: Iterable[Any], higher: bool) -> float | None:
-    """The best finite number, None if there is none."""
+    """Returns the best finite number, None if there is none."""
     finite = [float(value) for value in values if _is_number(value) and math.isfinite(value)]
     if not finite:
         return None
@@ -71,7 +71,7 @@ def _best(values: Iterable[Any], higher: bool) -> float | None:
 
 
 def _cell(value: Any, best: float | None) -> Text:
-    """One cell; numbers that are not finite are marked."""
+    """Returns one cell; numbers that are not finite are marked red."""
     if value is None:
         return Text("")
     if not _is_number(value):
