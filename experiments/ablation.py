@@ -29,7 +29,7 @@ from .support import common, correlate_report, scoring
 
 
 class Variant(NamedTuple):
-    """One change: of flags, or of the scorer's options."""
+    """One change to the flags or to the scorer's options."""
 
     flags: Mapping[str, Any] = MappingProxyType({})
     options: Mapping[str, Any] = MappingProxyType({})
@@ -60,7 +60,7 @@ OUT = flags.DEFINE_string("out", None, "Folder for ablation.json, .csv and .md."
 
 
 def measure(console: Console, name: str) -> list[dict[str, Any]]:
-    """Rows of one variant: tau of S_t, S_e, S_g and Borda, in the orientation declared."""
+    """Returns the rows of one variant: tau of S_t, S_e, S_g and Borda, in declared orientation."""
     variant = VARIANTS[name]
     common.set_defaults(**BASE | {"batch_size": 64} | dict(variant.flags))
     dataset = common.load_dataset()
@@ -78,7 +78,7 @@ def measure(console: Console, name: str) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measures, shows, writes after every variant."""
+    """Measures the variants; shows and writes the results after each."""
     console = Console(highlight=False)
     names = list(VARIANTS) if CHOSEN.value == ["all"] else CHOSEN.value
     if unknown := sorted(set(names) - set(VARIANTS)):

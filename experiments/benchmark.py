@@ -51,7 +51,7 @@ OUT = flags.DEFINE_string("out", None, "JSON file to write, with a plot of the s
 
 
 def draw_cases(space: SearchSpace, number: int) -> list[Case]:
-    """Random cells with a path from input to output, at the same weights and images."""
+    """Draws random cells with a path from input to output, on the same weights and images."""
     key = root_key(common.SEED.value)
     variables = jax.jit(space.init)(key)
     images = jax.random.normal(key, (common.BATCH_SIZE.value, *space.image_shape))
@@ -61,11 +61,11 @@ def draw_cases(space: SearchSpace, number: int) -> list[Case]:
 
 
 def chosen(space: SearchSpace, names: list[str]) -> dict[str, Contestant]:
-    """Contestants by name, all without names.
+    """Returns the named contestants; without names, all.
 
     Raises:
         ValueError: if a name is unknown.
-        MissingExtraError: if a contestant is PyTorch's, which is not installed.
+        MissingExtraError: if a contestant needs PyTorch and it is not installed.
     """
     known = all_contestants(space)
     if set(names) & set(TORCH) - set(known):
@@ -77,7 +77,7 @@ def chosen(space: SearchSpace, names: list[str]) -> dict[str, Contestant]:
 
 
 def training_step(space: SearchSpace) -> dict[str, Any]:
-    """Seconds of one forward and backward pass of the gated network."""
+    """Measures the seconds of one forward and backward pass of the gated network."""
     found = measure(
         draw_cases(space, NUM_ARCHS.value), chosen(space, ["train_step"]), ROUNDS.value, 1
     )
@@ -85,7 +85,7 @@ def training_step(space: SearchSpace) -> dict[str, Any]:
 
 
 def roofline(cases: list[Case], times: Mapping[str, Times]) -> dict[str, float]:
-    """Achieved GFLOP/s of `one_backward` and of the matrix product, per CPU second."""
+    """Returns the GFLOP/s of `one_backward` and of the matrix product, per CPU second."""
     work = np.asarray([costs.ntk_flops(case) for case in cases])
     seconds = np.median(times["one_backward"].cpu, 0)
     product = 2.0 * MATMUL**3 / np.median(times["matmul"].cpu) / 1e9
@@ -98,7 +98,7 @@ def roofline(cases: list[Case], times: Mapping[str, Times]) -> dict[str, float]:
 
 
 def agreement(first: Mapping[str, Prepared]) -> dict[str, float]:
-    """Largest difference of the engines' kernels at one cell, relative to the largest entry."""
+    """Returns the engines' largest kernel difference on one cell, over the largest entry."""
     frozen = ("one_backward", "neural_tangents", "one_backward_module", "neural_tangents_module")
     kernels = {}
     for name in (name for name in frozen if name in first):
@@ -111,7 +111,7 @@ def agreement(first: Mapping[str, Prepared]) -> dict[str, float]:
 
 
 def supernet_times(case: Case, contestants: Mapping[str, Contestant]) -> dict[str, Any]:
-    """The gated contestants on the full supernet."""
+    """Times the gated contestants on the full supernet."""
     mask = np.ones((len(case.space.choices), max(case.space.choices)))
     some = {name: who for name, who in contestants.items() if who.gated and not who.few}
     full = case._replace(arch=None, gates=case.space.gates(mask))
@@ -119,7 +119,7 @@ def supernet_times(case: Case, contestants: Mapping[str, Contestant]) -> dict[st
 
 
 def run_all(space: SearchSpace, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Everything that is measured, by section; saved after each, for a run takes long."""
+    """Runs all measurements by section; saves after each, because a run takes long."""
     cases, contestants = draw_cases(space, NUM_ARCHS.value), chosen(space, CONTESTANTS.value)
     first: dict[str, Prepared] = {}
     times = measure(cases, contestants, ROUNDS.value, FEW_CELLS.value, first)
@@ -141,7 +141,7 @@ def run_all(space: SearchSpace, save: Callable[[dict[str, Any]], None]) -> dict[
 
 
 def write(record: dict[str, Any], title: str) -> None:
-    """Writes what there is so far, and the plot."""
+    """Writes the results so far, and the plot."""
     if not OUT.value:
         return
     out = Path(OUT.value)

@@ -28,7 +28,7 @@ def show(console: Console) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the subcommand that is named first; exit code 2 if there is none of that name."""
+    """Runs the subcommand named by the first argument; exits with code 2 if it is unknown."""
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "-help", "--help", "help"):
         show(Console(highlight=False, markup=False))

@@ -66,5 +66,5 @@ COMMANDS = {
         "numbers."
     ),
 }
-"""Those for every day come before those of the paper. Each line is the first of the docstring of
-`experiments/NAME.py`, which `saboc --help` would have to import, or read, to know it."""
+"""Everyday commands come before those of the paper. Each line copies the first docstring line of
+`experiments/NAME.py`, so that `saboc --help` need not import or read that file."""

@@ -50,10 +50,10 @@ TOP_K = flags.DEFINE_list(
 
 
 def top_k() -> list[float]:
-    """The shares of the flag.
+    """Returns the shares of the flag.
 
     Raises:
-        ValueError: names what is no share.
+        ValueError: names a value that is not a share.
     """
     try:
         shares = [float(text) for text in TOP_K.value]

@@ -38,7 +38,7 @@ RESAMPLES = flags.DEFINE_integer("resamples", 1000, "Bootstrap resamples.", 1)
 
 
 def chosen(table: DartsTable) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, architectures [n, 32]) of `--limit` genotypes."""
+    """Returns (rows, architectures [n, 32]) of `--limit` genotypes."""
     archs = np.stack([darts_genotypes.from_genotype(each) for each in table.genotypes()])
     order = np.random.default_rng(scoring.ARCH_SEED.value).permutation(len(archs))
     keep = np.sort(order[: LIMIT.value])
@@ -48,7 +48,7 @@ def chosen(table: DartsTable) -> tuple[np.ndarray, np.ndarray]:
 def ordered(
     table: DartsTable, rows: np.ndarray, scorer: Scorer, scores: np.ndarray
 ) -> correlate_report.Found:
-    """Everything that orders the genotypes: costs, our scores, and those published with them."""
+    """Returns all values that order the genotypes: costs, our scores, and published scores."""
     all_ = table.genotypes()
     costs = [darts_costs.cost(all_[row], darts_costs.PUBLISHED) for row in rows]
     found = {

@@ -33,7 +33,7 @@ TABLES = {
 
 
 def main() -> None:
-    """Prepares what was asked for, opens everything, prints a line for each."""
+    """Prepares the requested data sets, opens all data sets and tables, prints a line for each."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     folder = default_directory(common.DATA_DIR.value)
     failed = prepare(console, PREPARE.value, folder)
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def prepare(console: Console, names: Sequence[str], folder: Path) -> list[str]:
-    """Has TFDS prepare data sets; gives the names of those where it failed."""
+    """Prepares data sets with TFDS; returns the names of those that failed."""
     failed = []
     for name in names:
         console.print(f"Preparing {name} in {folder}")

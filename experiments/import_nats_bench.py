@@ -24,7 +24,7 @@ ALL = 15_625
 
 
 def main() -> None:
-    """Opens, converts, says how many."""
+    """Opens the files, converts them, prints the number of rows."""
     console = Console(highlight=False)
     if not SOURCE.value:
         raise ValueError("--source is not given; allowed: a NATS-tss file or folder")

@@ -1,7 +1,7 @@
 """The contestants of the benchmark: NTK engines, training steps, their peers in PyTorch.
 
-A contestant prepares to run on a case (a cell, weights, images): it compiles, once for all cells
-or for every cell, runs once, and gives a function of no arguments that runs and waits.
+A contestant prepares for a case (a cell, weights, images): it compiles, once for all cells or
+once per cell, runs once, and returns a function of no arguments that runs and waits.
 """
 
 import importlib.util
@@ -23,12 +23,12 @@ from saboc_jax.ntk.network import bind, from_module, parameter_predicate, split_
 from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.types import SearchSpace
 
-MATMUL = 1024  # rows and columns of the matrices whose product is the machine's limit
+MATMUL = 1024  # side of the matrices; their product shows the machine's limit
 TORCH = ("torch_step", "torch_ntk")
 
 
 class Case(NamedTuple):
-    """What a contestant runs on; `arch` is None for a supernet."""
+    """The input of a contestant; `arch` is None for a supernet."""
 
     space: SearchSpace
     arch: Any
@@ -41,14 +41,14 @@ class Case(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A contestant ready to run; seconds of compilation, None where it compiled nothing."""
+    """A contestant ready to run, and its compile seconds; None: it compiled nothing."""
 
     run: Callable[[], Any]
     compile_seconds: float | None
 
 
 class Contestant(NamedTuple):
-    """How to prepare; `few`: it is slow or compiles for every cell, so it gets few cells.
+    """How to prepare. `few`: it is slow or compiles for every cell, so it gets few cells.
 
     `gated`: one program serves every cell, and supernets.
     """
@@ -60,7 +60,7 @@ class Contestant(NamedTuple):
 
 
 def all_contestants(space: SearchSpace) -> dict[str, Contestant]:
-    """By name; the first is what ratios are to."""
+    """Returns all contestants by name; ratios are relative to the first."""
     compiled_apart = lambda function, what: Contestant(partial(_own_program, function), what, True)  # noqa: E731
     found = {
         "one_backward": _gated(ntk(space, "one_backward", "frozen"), "NTK, one backward pass"),
@@ -107,7 +107,7 @@ def all_contestants(space: SearchSpace) -> dict[str, Contestant]:
 
 
 def _gated(function: Callable[..., Any], what: str, few: bool = False) -> Contestant:
-    """`function(variables, gates, images)`, compiled at the first case."""
+    """Makes a contestant of `function(variables, gates, images)`, compiled at the first case."""
     programs: list[Any] = []
 
     def prepare(case: Case) -> Prepared:
@@ -122,7 +122,7 @@ def _gated(function: Callable[..., Any], what: str, few: bool = False) -> Contes
 
 
 def compiled(function: Callable[..., Any], arguments: tuple) -> tuple[Any, float]:
-    """(Program, seconds to trace and compile it)."""
+    """Returns (program, seconds to trace and compile it)."""
     start = time.perf_counter()
     program = jax.jit(function).lower(*arguments).compile()
     return program, time.perf_counter() - start
@@ -139,7 +139,7 @@ def _ready(run: Callable[[], Any], seconds: float | None) -> Prepared:
 def ntk(
     space: SearchSpace, engine: str, batch_norm: str, others: int = 0, params: str = "weights"
 ) -> Callable[..., Any]:
-    """The NTK of the batch, and of `others` further batches with it."""
+    """Computes the NTK of the batch, and of `others` further batches with it."""
     options = NTKOptions(engine=engine, batch_norm=batch_norm, params=params)
 
     def run(variables: Any, gates: Any, images: Any) -> Any:
@@ -150,7 +150,7 @@ def ntk(
 
 
 def train_step(space: SearchSpace, variables: Any, gates: Any, images: Any) -> Any:
-    """One forward and backward pass with batch statistics."""
+    """Runs one forward and backward pass with batch statistics."""
 
     def loss(params: Any) -> Any:
         with rules_in_force(fast_conv_rule(), batch_norm_rule("batch")):
@@ -160,7 +160,7 @@ def train_step(space: SearchSpace, variables: Any, gates: Any, images: Any) -> A
 
 
 def _matmul(case: Case) -> Prepared:
-    """A product that any machine does well; the same at every case."""
+    """Prepares a matrix product, which any machine does well; it is the same for every case."""
     a, b = jax.random.normal(jax.random.key(0), (2, MATMUL, MATMUL))
     program, _ = compiled(jnp.matmul, (a, b))
     return _ready(partial(program, a, b), None)
@@ -170,7 +170,7 @@ def _matmul(case: Case) -> Prepared:
 
 
 def _own_program(make: Callable[[nn.Module, Any, Any], tuple], case: Case) -> Prepared:
-    """`make(module, variables, images)` gives (function, arguments)."""
+    """Compiles a program for one cell; `make(module, variables, images)` gives (function, args)."""
     module = case.space.specialise(case.arch)
     variables = case.space.extract(case.variables, case.arch)
     function, arguments = make(module, variables, case.images)

@@ -1,4 +1,4 @@
-"""What the benchmark counts instead of measuring: multiply-adds, activations, compiled memory."""
+"""Costs that the benchmark counts instead of measuring: multiply-adds, activations, memory."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,13 +18,13 @@ from saboc_jax.spaces.nas_bench_201.space import PARAMETRIC, STAGES
 from .contestants import Case, module_train_step, ntk, train_step
 
 PASSES = 3  # forward, gradient of the input, per-image gradients of the weights
-RELU_CONV_NORM = 3  # feature maps that it writes
+RELU_CONV_NORM = 3  # feature maps that one such block writes
 
 
 def ntk_flops(case: Case) -> float:
-    """Floating-point operations of the NTK of a cell: what no exact method can do without.
+    """Returns the floating-point operations that any exact NTK of a cell needs.
 
-    Two for each multiply-add of the three passes over all images, and of the Gram matrix.
+    Counts two for each multiply-add of the three passes over all images, and of the Gram matrix.
     """
     cost, n = case.space.cost(case.arch), len(case.images)
     return 2.0 * (PASSES * n * cost.macs + n * n * cost.params)
@@ -33,9 +33,10 @@ def ntk_flops(case: Case) -> float:
 def activation_bytes(
     mask: Any, channels: int, cells: int, image_shape: tuple[int, int, int], images: int
 ) -> int:
-    """Bytes of the feature maps that a forward pass of the macro network writes, in float32.
+    """Returns the bytes of the float32 feature maps that a forward pass writes.
 
-    Every ReLU, convolution, batch norm and pooling writes one; skips, `none` and sums none.
+    Every ReLU, convolution, batch norm and pooling writes one map; skips, `none` and sums write
+    none.
 
     Args:
         mask: [6, 5], which operations run.
@@ -59,13 +60,13 @@ def activation_bytes(
 
 
 def temporary_bytes(function: Callable[..., Any], *arguments: Any) -> int:
-    """Largest temporary memory of a compiled program, without its arguments and results."""
+    """Returns the peak temporary bytes of a compiled program, without arguments and results."""
     analysis: Any = jax.jit(function).lower(*arguments).compile().memory_analysis()
     return int(analysis.temp_size_in_bytes)
 
 
 def memory_rows(case: Case) -> list[dict[str, Any]]:
-    """Temporary memory of programs, beside the activations of a cell and of the full supernet."""
+    """Lists the temporary memory of programs beside the activations of cell and full supernet."""
     space, size = case.space, case.images.shape
     gated = (case.variables, case.gates, case.images)
     module = space.specialise(case.arch)

@@ -15,8 +15,8 @@ def draw(results: Mapping[str, Mapping[str, Any]], base: str, title: str) -> Fig
     """Draws bars of the ratios to `base` with quartiles, and of the compile seconds.
 
     Args:
-        results: as `benchmark_timing.summarise` gives them.
-        base: the contestant that ratios are to.
+        results: results of `timing.summarise`.
+        base: the contestant that ratios are relative to.
         title: the setting in words.
     """
     names = list(results)[::-1]

@@ -14,12 +14,13 @@ CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time
 
 
 class Times(NamedTuple):
-    """Of one contestant.
+    """The times of one contestant.
 
     Attributes:
-        compile_seconds: one for every program.
-        wall: [rounds, cells] seconds.
-        cpu: [rounds, cells] seconds of all threads of the process: not disturbed by others.
+        compile_seconds: one value for every program.
+        wall: [rounds, cells] wall seconds.
+        cpu: [rounds, cells] CPU seconds of all threads of this process; other programs disturb
+            them less.
     """
 
     compile_seconds: list[float]
@@ -28,7 +29,7 @@ class Times(NamedTuple):
 
 
 def timed(run: Callable[[], Any]) -> list[float]:
-    """Seconds of one run by each clock."""
+    """Returns the seconds of one run by each clock."""
     start = [clock() for clock in CLOCKS.values()]
     run()
     return [clock() - began for clock, began in zip(CLOCKS.values(), start, strict=True)]
@@ -41,14 +42,14 @@ def measure(
     few_cells: int,
     first: dict[str, Prepared] | None = None,
 ) -> dict[str, Times]:
-    """Runs everybody on every case, case after case and taking turns within `rounds` rounds.
+    """Runs all contestants case after case; they take turns within the rounds of a case.
 
     Args:
-        cases: all contestants see the same.
-        contestants: by name; those with `few` see the first `few_cells` cases.
-        rounds: at every case; who begins changes from round to round.
-        few_cells: see there.
-        first: takes what runs on the first case, where given.
+        cases: the cases, the same for all contestants.
+        contestants: by name; contestants with `few` run on the first `few_cells` cases only.
+        rounds: rounds per case; a different contestant begins each round.
+        few_cells: number of cases for contestants with `few`.
+        first: if given, filled with the prepared contestants of the first case.
     """
     names = list(contestants)
     compile_seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -84,8 +85,8 @@ def summarise(times: Mapping[str, Times], base: str) -> dict[str, dict[str, Any]
 
     Returns:
         For each contestant: "run s" (median over rounds, then mean over cells), its smallest and
-        largest round, and for either clock the ratio of such means over the cells that both saw,
-        with the quartiles of the ratios of single runs in the same round at the same cell.
+        largest round, and for each clock the ratio of such means over the cells that both ran,
+        with the quartiles of the ratios of single runs in the same round on the same cell.
     """
     summary: dict[str, dict[str, Any]] = {}
     for name, entry in times.items():

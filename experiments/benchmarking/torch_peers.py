@@ -1,4 +1,4 @@
-"""What the papers' PyTorch codes do, for the benchmark: the network of a cell, and its NTK.
+"""PyTorch peers for the benchmark, as in the papers' codes: the network of a cell, and its NTK.
 
 The NAS-Bench-201 macro network of one cell, with the benchmark's names of parameters (so that
 `saboc_jax.spaces.nas_bench_201.torch_weights.load_torch_state` reads its weights), an ordinary
@@ -32,7 +32,7 @@ class ReluConvNorm(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[n, channels, height, width] to the same layout."""
+        """Maps [n, channels, height, width] to the same layout."""
         return self.op(x)
 
 
@@ -40,12 +40,12 @@ class Zero(nn.Module):
     """The operation `none`."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Zeros like x."""
+        """Returns zeros like x."""
         return torch.zeros_like(x)
 
 
 def operation(name: str, channels: int) -> nn.Module:
-    """The operation of an edge by name."""
+    """Returns the named operation of an edge."""
     if name in KERNEL_SIZES:
         return ReluConvNorm(channels, channels, KERNEL_SIZES[name])
     if name == "avg_pool_3x3":
@@ -110,7 +110,7 @@ class MacroNet(nn.Module):
         self.classifier = nn.Linear(width, num_classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """[n, 3, height, width] to logits [n, classes]."""
+        """Maps [n, 3, height, width] to logits [n, classes]."""
         x = self.stem(images)
         for cell in self.cells:
             x = cell(x)
@@ -118,19 +118,19 @@ class MacroNet(nn.Module):
 
 
 def state_of(net: nn.Module) -> dict[str, np.ndarray]:
-    """The state dict as NumPy arrays, for `load_torch_state`."""
+    """Returns the state dict as NumPy arrays, for `load_torch_state`."""
     return {name: value.numpy() for name, value in net.state_dict().items()}
 
 
 def train_step(net: nn.Module, images: torch.Tensor) -> list[Any]:
-    """One forward and backward pass with batch statistics: the gradient of a plain loss."""
+    """Runs one forward and backward pass with batch statistics: the gradient of a plain loss."""
     net.zero_grad(set_to_none=True)
     net(images).square().mean().backward()
     return [parameter.grad for parameter in net.parameters()]
 
 
 def ntk(net: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """The NTK [n, n] of the sum of logits over all weights: one backward pass for each image.
+    """Computes the NTK [n, n] of the sum of logits over all weights, one backward pass per image.
 
     Batch norm uses the statistics of the batch, and gradients flow through them.
     """
@@ -154,7 +154,7 @@ def contestants(
     images: np.ndarray,
     threads: int,
 ) -> dict[str, Callable[[], Any]]:
-    """A training step and the NTK of one cell, at torch's own initial weights.
+    """Returns a training step and the NTK of one cell, at torch's own initial weights.
 
     Args:
         operations: the name of the operation on each edge.

@@ -1,4 +1,4 @@
-"""What the correlation tables and figures share: scores of random cells, with their accuracy."""
+"""Shared by the correlation tables and figures: scores of random cells, with their accuracy."""
 
 from typing import Any, NamedTuple
 
@@ -21,12 +21,13 @@ class Study(NamedTuple):
     """Scores of cells and their accuracy.
 
     Attributes:
-        scorer: what scored.
+        scorer: the scorer.
         archs: [n, 6] cells.
         scores: [n, repeats, k].
         test: [n] accuracy on test images.
-        train: [n] accuracy on training images, after 100 of 200 epochs where the table has it.
-        train_label: which of the two it is.
+        train: [n] accuracy on training images, after 100 of 200 epochs if the table has it, else
+            after the last.
+        train_label: says which of the two it is.
     """
 
     scorer: Scorer
@@ -37,19 +38,19 @@ class Study(NamedTuple):
     train_label: str
 
 
-# Of the paper's Figure 1, then what is there in its stead.
+# The paper's Figure 1 uses the first column; the second replaces it if a table lacks it.
 TRAINING = {"train_100ep": "100-epoch training accuracy", "train": "final training accuracy"}
 
 
 def set_defaults(scorers: str = "ntk_score") -> None:
-    """The paper's protocol (Section 5.2) on a network small enough for two CPU cores."""
+    """Sets the paper's protocol (Section 5.2), with a network small enough for two CPU cores."""
     common.set_defaults(
         dataset=PAPER_DATASET, channels=4, num_archs=1024, repeats=3, scorers=scorers.split(",")
     )
 
 
 def score(console: Console, batch_size: int | None = None) -> Study:
-    """Scores the cells of the flags; what the store holds is not computed again."""
+    """Scores the cells of the flags; scores in the store are not computed again."""
     if QUICK.value:
         common.set_defaults(num_archs=24, repeats=2, batch_size=16, dataset="digits")
     table = benchmarks.load_nas_bench_201(common.DATA_DIR.value)
@@ -68,7 +69,7 @@ def score(console: Console, batch_size: int | None = None) -> Study:
 
 
 def caption(study: Study) -> str:
-    """What the numbers were measured on."""
+    """Says what the numbers were measured on."""
     return (
         f"{len(study.archs)} random cells, {common.DATASET.value}, C={common.CHANNELS.value}, "
         f"N={common.CELLS.value}, {common.REPEATS.value} repeats, seed {common.SEED.value}; tau: "
@@ -77,9 +78,9 @@ def caption(study: Study) -> str:
 
 
 def beside(row: dict[str, Any], paper: float | None) -> dict[str, Any]:
-    """A row of ours in the paper's orientation (positive: orders well), the paper's beside it.
+    """Adds the paper's number to a row, with ours in its orientation (positive: orders well).
 
-    The paper's is left out on other images than its own.
+    The paper's number is left out on images other than its own.
     """
     sign = 1 if row["better"] == "higher" else -1
     paper = paper if common.DATASET.value == PAPER_DATASET else None

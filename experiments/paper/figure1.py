@@ -31,7 +31,7 @@ PAPER = {"ntk_score borda": (0.532, 0.509), "zen": (None, 0.551), "te_nas.kappa"
 
 
 def draw(rows: list[dict], label: str) -> Figure:
-    """One labelled point for each score."""
+    """Draws one labelled point for each score."""
     figure = blank(7.5, 6)
     panel = figure.subplots()
     for row in rows:

@@ -27,13 +27,13 @@ PAPER = {"S_t": 0.433, "S_e": 0.514, "S_g": 0.513}  # SABoC-NAS, Figure 2 and Ta
 
 
 def measure(study: correlations.Study) -> list[dict[str, Any]]:
-    """A row for each metric, the paper's tau beside ours."""
+    """Returns a row for each metric, the paper's tau beside ours."""
     rows = correlation.table(study.scorer, study.scores, study.test, aggregations=())
     return [correlations.beside(row, PAPER.get(row["score"])) for row in rows[:3]]
 
 
 def draw(study: correlations.Study, rows: list[dict[str, Any]]) -> Figure:
-    """Three panels, tau above each."""
+    """Draws three panels with tau above each."""
     figure = blank(11, 3.6)
     panels = figure.subplots(1, 3, sharey=True)
     for index, (panel, row) in enumerate(zip(panels, rows, strict=True)):

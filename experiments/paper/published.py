@@ -1,4 +1,4 @@
-"""The numbers that SABoC-NAS prints in its tables, beside which ours are shown.
+"""The numbers in the tables of SABoC-NAS, for comparison with ours.
 
 Source: "SABoC-NAS: Scoring Architectures via Borda Count", Tables 1 and 3 to 6. Accuracies are
 top-1 test accuracies in percent on CIFAR-10, CIFAR-100 and ImageNet16-120; seconds are those of
@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 
 class PublishedSearch(NamedTuple):
-    """What the paper prints of one kind of search.
+    """The paper's numbers for one kind of search.
 
     Attributes:
         cifar10: accuracy in percent.
         cifar100: accuracy in percent.
         imagenet16_120: accuracy in percent.
-        seconds: of the search.
+        seconds: seconds of the search.
     """
 
     cifar10: float
@@ -53,7 +53,7 @@ TABLE_3 = {
     "teg_nas": PublishedSearch(93.20, 70.48, 44.68, 3228),
     "ntk_score": PublishedSearch(93.63, 71.06, 45.10, 921),
 }
-# NAS without training (`naswot`) is searched with too; the paper has no number of it.
+# NAS without training (`naswot`) is searched with too; the paper has no number for it.
 METHODS_3 = (*TABLE_3, "naswot")
 
 # Other search methods on NAS-Bench-201: (searcher, scorer).

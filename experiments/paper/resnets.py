@@ -15,7 +15,7 @@ SLOTS = 16  # 18 layers at most, two of which are stem and tail
 def build_space(
     dataset: Any, max_width: int, init: str, shortcut: bool = True, pad_widths: bool = True
 ) -> SearchSpace:
-    """The space for a dataset's images."""
+    """Makes the space for a dataset's images."""
     return make_space(
         "resnet",
         slots=SLOTS,
@@ -31,7 +31,7 @@ def build_space(
 def zen_budget(
     space: SearchSpace, max_params: float = 1e6, max_layers: int = 18
 ) -> Callable[[Any], bool]:
-    """Is a mask within Zen-NAS's budget, by its counting (decision D18)?"""
+    """Returns whether a mask is within Zen-NAS's budget, by its counting (decision D18)."""
 
     def allows(mask: Any) -> bool:
         size = size_of(space, np.asarray(mask).argmax(1))
@@ -41,6 +41,6 @@ def zen_budget(
 
 
 def size_of(space: SearchSpace, arch: Any) -> Any:
-    """Parameters, multiply-accumulates and layers by Zen-NAS's counting."""
+    """Returns parameters, multiply-accumulates and layers by Zen-NAS's counting."""
     side, _, channels = space.image_shape
     return encoding.zen_size(encoding.decode(arch), side, space.num_classes, channels)

@@ -1,9 +1,9 @@
-"""What the search tables share: searches over seeds, their controls, and the table itself.
+"""Shared by the search tables: searches over seeds, their controls, and the table itself.
 
-Every search of a seed is scored with the same weights and images, and scores are kept in one
-store, so searches that ask for the same cells share their cost, and a study that is run again
-is served. Seconds are those that scoring the distinct networks of a search took when they were
-scored, compilation apart.
+All searches of a seed use the same weights and images, and one store keeps the scores. So searches
+that ask for the same cells share their cost, and a repeated study reads its scores from the
+store. Seconds are the time that scoring the distinct networks of a search took when they were
+first scored, without compilation.
 """
 
 import csv
@@ -48,12 +48,12 @@ RANKINGS = {"az_nas": "log_rank"}
 
 
 def seeds() -> range:
-    """The seeds of the flags."""
+    """Returns the seeds of the flags."""
     return common.seeds(SEEDS.value)
 
 
 def ranking_of(scorer: str) -> Ranking:
-    """How the authors of a scorer, or of one with options, make one rank of its metrics."""
+    """Returns the ranking that a scorer's authors use; the name may have options."""
     return ranks.AGGREGATIONS[RANKINGS.get(scorer.partition(":")[0], "borda")]
 
 
@@ -64,13 +64,13 @@ class Run:
     Attributes:
         searcher: its name; a control is named "random".
         scorer: its name.
-        seed: of weights, images and the search.
-        architecture: what it found, as text.
+        seed: seed of weights, images and the search.
+        architecture: the architecture found, as text.
         cifar10: its true test accuracy in percent.
         cifar100: likewise.
         imagenet16_120: likewise.
-        evaluations: candidates it asked for.
-        seconds: of scoring them.
+        evaluations: number of candidates it asked for.
+        seconds: seconds to score them.
     """
 
     searcher: str
@@ -88,7 +88,7 @@ class Evaluators:
     """The evaluators of a space, by scorer and seed; the seeds of a scorer share its programs.
 
     Args:
-        dataset: to score on.
+        dataset: the dataset to score on.
         space: the search space.
         store: where scores are kept.
         representative_of: see `Evaluator`.
@@ -106,7 +106,7 @@ class Evaluators:
         self._first: dict[str, Evaluator] = {}
 
     def first(self, scorer: str) -> Evaluator:
-        """The evaluator of a scorer that holds its programs."""
+        """Returns the evaluator that holds the programs of a scorer."""
         if scorer not in self._first:
             chosen = common.build_scorer([scorer], self._space)
             made = common.build_evaluator(self._dataset, self._space, chosen, self._store)
@@ -115,7 +115,7 @@ class Evaluators:
         return self._first[scorer]
 
     def of(self, scorer: str, seed: int) -> Evaluator:
-        """An evaluator of that seed with an empty memory."""
+        """Returns an evaluator of that seed with an empty memory."""
         first = self.first(scorer)
         settings, needs = common.settings(self._space), first.scorer.needs
         return first.with_draws(settings.draws(self._dataset, root_key(seed), needs, seed))
@@ -126,8 +126,8 @@ class Laboratory:
 
     Args:
         store: where scores are kept.
-        console: where each result is told.
-        bar: told of every search that is done.
+        console: where each result is printed.
+        bar: advanced after every search.
     """
 
     def __init__(self, store: Store, console: Console, bar: Bar | None = None) -> None:
@@ -140,16 +140,16 @@ class Laboratory:
         self._evaluators = Evaluators(self.dataset, self.space, store, same)
 
     def scorer(self, name: str) -> Scorer:
-        """A scorer of the space by name."""
+        """Makes a scorer of the space by name."""
         return self._evaluators.first(name).scorer
 
     def searcher(self, name: str, scorer: str, **options: Any) -> Searcher:
-        """A searcher by name, with the ranking of the scorer's authors."""
+        """Makes a searcher by name, with the ranking of the scorer's authors."""
         directions = self.scorer(scorer).higher_is_better
         return make_searcher(name, self.space, directions, ranking=ranking_of(scorer), **options)
 
     def random_like_pruning(self, scorer: str, count: int) -> Searcher:
-        """Random search over the cells that pruning chooses among, those without `none`."""
+        """Makes a random search over the cells without `none`, which pruning chooses among."""
         return without_options(
             random,
             self.space.choices,
@@ -160,7 +160,7 @@ class Laboratory:
         )
 
     def run(self, name: str, searcher: Searcher, scorer: str, seed: int) -> Run:
-        """One search."""
+        """Runs one search."""
         evaluator = self._evaluators.of(scorer, seed)
         key = key_for(root_key(seed), Purpose.SEARCH)
         found = followed(self._bar, f"{name} {scorer} seed {seed}", searcher, evaluator, key)
@@ -188,7 +188,7 @@ class Laboratory:
 def followed(
     bar: Bar | None, what: str, searcher: Searcher, evaluator: Evaluator, key: PRNGKey
 ) -> SearchResult:
-    """Runs one search of several; the bar counts searches, its text the scores of this one."""
+    """Runs one of several searches; the bar counts searches, its text shows this one's scores."""
     done = 0
 
     def on_score() -> None:
@@ -205,13 +205,13 @@ def followed(
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
-    """`93.30 ± 0.28`."""
+    """Returns mean and deviation as text, e.g. `93.30 ± 0.28`."""
     spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
     return f"{np.mean(values):.2f}{spread}"
 
 
 def grouped(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
-    """Runs by (searcher, scorer), in order of seed."""
+    """Groups runs by (searcher, scorer), in order of seed."""
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
         groups.setdefault((run.searcher, run.scorer), []).append(run)
@@ -221,7 +221,7 @@ def grouped(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
 def accuracy_rows(
     runs: Sequence[Run], published: Mapping[tuple[str, str], PublishedSearch]
 ) -> list[dict[str, Any]]:
-    """One row for each method: ours and, by (searcher, scorer), the paper's."""
+    """Returns one row for each (searcher, scorer): our numbers and the paper's."""
     rows = []
     for (searcher, scorer), group in grouped(runs).items():
         paper = published.get((searcher, scorer))
@@ -241,7 +241,7 @@ def difference_rows(
     one: tuple[str, str],
     others: Sequence[tuple[str, str]],
 ) -> list[dict[str, Any]]:
-    """By how much one method is more accurate than others, paired over seeds."""
+    """Returns by how much one method is more accurate than others, paired over seeds."""
     groups = grouped(runs)
     rows = []
     for other in others:
@@ -258,13 +258,13 @@ def difference_rows(
 
 
 def chance(table: Table, without_none: bool) -> dict[str, float]:
-    """Mean true accuracy of all cells: what choosing blindly gives."""
+    """Returns the mean true accuracy of all cells, the expected result of a blind choice."""
     rows = (table.architectures != 0).all(1) if without_none else np.ones(len(table), bool)
     return {name: round(float(table.column(name)[rows].mean()), 2) for name in benchmarks.DATASETS}
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], title: str) -> str:
-    """A table as Markdown."""
+    """Returns a table as Markdown."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = [columns, ["---"] * len(columns)]
     for row in rows:
@@ -275,7 +275,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], title: str) -> str:
 
 
 def caption() -> str:
-    """What the numbers were measured on."""
+    """Says what the numbers were measured on."""
     return (
         f"{common.network_text()} and {SEEDS.value - 1} more seeds, searched on "
         f"{common.DATASET.value}; true test accuracy in percent, mean ± standard deviation over "
@@ -294,10 +294,10 @@ def report(
 
     Args:
         console: to print on.
-        name: of the binary and its files.
+        name: name of the binary and its files.
         runs: dataclasses of one kind, such as `Run`.
         tables: rows by title.
-        text: what the numbers were measured on; None: `caption()`.
+        text: says what the numbers were measured on; None: `caption()`.
     """
     text = text or caption()
     for title, rows in tables.items():

@@ -25,7 +25,7 @@ def main() -> None:
     console = Console(highlight=False)
     study = correlations.score(console)
     table = correlation.table(study.scorer, study.scores, study.test)
-    # Decision D1 on trial: would Borda be better if a higher S_t were?
+    # Test decision D1: would Borda order better if a higher S_t counted as better?
     flipped = correlation.aggregated(study.scores, (True, False, False))
     table.append(correlation.statistics("borda, higher S_t better", flipped, study.test, False))
     rows = [correlations.beside(row, TABLE_1.get(row["score"])) for row in table]

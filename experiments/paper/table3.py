@@ -36,7 +36,7 @@ def main() -> None:
     total = 2 * len(seeds) * len(METHODS.value)
     with Store(searches.STORE.value) as store, progress.bar("searches", total, console) as bar:
         laboratory = searches.Laboratory(store, console, bar)
-        # The methods in turn within a seed, so that an unfinished study compares them all.
+        # Seeds are the outer loop, so that an unfinished study compares all methods.
         for seed in seeds:
             for scorer in METHODS.value:
                 pruned = laboratory.run(

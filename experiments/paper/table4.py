@@ -54,8 +54,8 @@ class DartsRun:
         macs: multiply-accumulates of that network for one image.
         surrogate: CIFAR-10 accuracy in percent that NAS-Bench-301's surrogate predicts; None: the
             table does not hold the genotype.
-        evaluations: supernets it asked for.
-        seconds: of scoring them.
+        evaluations: number of supernets it asked for.
+        seconds: seconds to score them.
         train: the command that trains it.
     """
 
@@ -71,7 +71,7 @@ class DartsRun:
 
 
 def surrogate() -> dict[str, float]:
-    """Predicted accuracies by the text of the genotype; {}: there is no such file."""
+    """Returns predicted accuracies by the text of the genotype; {} if the file is missing."""
     try:
         table = benchmarks.load_darts_surrogate(common.DATA_DIR.value)
     except FileNotFoundError:
@@ -81,7 +81,7 @@ def surrogate() -> dict[str, float]:
 
 
 class Methods:
-    """The searches of one dataset, which share space, store and the programs of a scorer."""
+    """The searches of one dataset; they share the space, the store and a scorer's programs."""
 
     def __init__(self, dataset: Dataset, store: Store, bar: Bar | None = None) -> None:
         self._bar = bar
@@ -116,7 +116,7 @@ class Methods:
 
 
 def rows(runs: list[DartsRun]) -> list[dict[str, Any]]:
-    """One row for each method: ours over seeds, and the paper's."""
+    """Returns one row for each method: our mean over seeds, and the paper's number."""
     found = []
     for name in dict.fromkeys(run.scorer for run in runs):
         of_method = [run for run in runs if run.scorer == name]
@@ -152,7 +152,7 @@ def main() -> None:
     total = len(seeds) * len(METHODS.value)
     with Store(searches.STORE.value) as store, progress.bar("searches", total, console) as bar:
         methods = Methods(dataset, store, bar)
-        # The methods in turn within a seed, so that an unfinished study compares them all.
+        # Seeds are the outer loop, so that an unfinished study compares all methods.
         for seed in seeds:
             for name in METHODS.value:
                 runs.append(methods.run(name, seed))

@@ -48,7 +48,7 @@ STORE = flags.DEFINE_string(
 
 
 def search(console: Console, name: str, dataset: Any, store: Store | None) -> dict[str, Any]:
-    """One evolution by one scorer: what was found, and what it took."""
+    """Runs one evolution by one scorer; returns its result and its cost."""
     # Zen-NAS scores the network without its residual links.
     space = resnets.build_space(dataset, MAX_WIDTH.value, common.INIT.value, name != "zen")
     space = in_dtype(space, common.PRECISION.value)
