@@ -15,11 +15,11 @@ SPACES = {
 
 
 def make_space(name: str, **options: Any) -> SearchSpace:
-    """A search space by name.
+    """Makes a search space by name.
 
     Args:
         name: a key of `SPACES`.
-        **options: of that space's factory.
+        **options: options of the factory of that space.
 
     Raises:
         ValueError: if the name is unknown or an option is wrong.

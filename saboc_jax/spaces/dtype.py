@@ -1,8 +1,8 @@
-"""A search space whose networks compute in another floating-point type.
+"""Changes the floating-point type in which the networks of a search space compute.
 
 Weights are drawn in float32, as always, then rounded (bfloat16) or widened (float64), so that all
-types look at the same network. Inputs and gates follow. What is summed over a network, its
-kernels, stays in float32 or better (`saboc_jax.precision.inner_products`).
+types use the same network. Inputs and gates are converted too. Sums over a network, its kernels,
+stay in float32 or better (`saboc_jax.precision.inner_products`).
 """
 
 import functools
@@ -18,7 +18,7 @@ DTYPES = ("float32", "bfloat16", "float64")
 
 
 def check_dtype(dtype: str) -> str:
-    """The name as it is; ValueError if there is no such type."""
+    """Returns the name unchanged; raises ValueError if there is no such type."""
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}; allowed: {', '.join(DTYPES)}")
     return dtype
@@ -26,16 +26,16 @@ def check_dtype(dtype: str) -> str:
 
 @functools.lru_cache(maxsize=256)
 def in_dtype(space: SearchSpace, dtype: str) -> SearchSpace:
-    """The space with networks of that type; equal spaces give one and the same.
+    """Returns the space with networks of that type; equal spaces return the same object.
 
-    A network that is a chain of links becomes one program.
+    A chain of links becomes one program.
 
     Args:
-        space: any.
-        dtype: one of `DTYPES`; float64 counts only within `saboc_jax.precision.enable_x64`.
+        space: any search space in float32.
+        dtype: one of `DTYPES`; float64 works only within `saboc_jax.precision.enable_x64`.
 
     Raises:
-        ValueError: if there is no such type, or the space has another than float32 already.
+        ValueError: if there is no such type, or the space is not in float32 any more.
     """
     if check_dtype(dtype) == space.dtype:
         return space
@@ -49,7 +49,7 @@ def in_dtype(space: SearchSpace, dtype: str) -> SearchSpace:
     return space._replace(networks=each)
 
 
-@functools.lru_cache(maxsize=256)  # masks that share a program still do
+@functools.lru_cache(maxsize=256)  # masks that share a program still share it
 def _program_in(program: OneProgram, dtype: str) -> OneProgram:
     thin = program.thin_cell and _program_in(program.thin_cell, dtype)
 

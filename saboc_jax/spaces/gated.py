@@ -1,4 +1,4 @@
-"""Networks of which one program serves every architecture: a gated supernet as `OneProgram`."""
+"""A gated supernet as `OneProgram`: one compiled program for every architecture."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,12 +22,13 @@ def gated_networks(
     layers_per_leaf: Callable[[tuple[str, ...]], int],
     **fields: Any,
 ) -> OneProgram:
-    """The networks of a gated supernet, `module(images, gates)`.
+    """Returns the networks of a gated supernet, `module(images, gates)`.
 
     Args:
-        module: whose parameters in the searched cells have paths that begin with "cells_".
+        module: the supernet; its parameters in the searched cells have paths that begin with
+            "cells_".
         choices: number of options of each decision.
-        initialiser: how its parameters are drawn.
+        initialiser: draws its parameters.
         image_shape: (height, width, channels) of one image.
         layers_per_leaf: see `OneProgram`.
         **fields: the other fields of `OneProgram`.
@@ -43,14 +44,14 @@ def gated_networks(
 
 
 def check_positive(**sizes: int) -> None:
-    """Raises ValueError, with its name, if a size is less than 1."""
+    """Raises ValueError, which names the size, if a size is less than 1."""
     for name, value in sizes.items():
         if value < 1:
             raise ValueError(f"{name}={value}; allowed: 1 or more")
 
 
 def check_halved(image_shape: tuple[int, ...], times: int) -> None:
-    """Raises ValueError unless the images have two sides that can be halved so often."""
+    """Raises ValueError unless both sides of the images can be halved `times` times."""
     multiple = 2**times
     if len(image_shape) != 3 or any(side < 4 or side % multiple for side in image_shape[:2]):
         raise ValueError(
@@ -67,7 +68,7 @@ def _init(
     layers_per_leaf: Callable[[tuple[str, ...]], int],
     key: PRNGKey,
 ) -> Variables:
-    """The variables of the supernet. `key` is consumed."""
+    """Draws the variables of the supernet. `key` is consumed."""
     images, gates = jnp.zeros((1, *image_shape)), jnp.zeros((len(choices), max(choices)))
     shapes = jax.eval_shape(module.init, key, images, gates)["params"]
     return {"params": draw_parameters(key, shapes, initialiser, layers_per_leaf)}
@@ -80,5 +81,5 @@ def _apply(
     images: Images,
     mutable: Sequence[str] = (),
 ) -> tuple[Array, Variables]:
-    """Outputs of the supernet, and the collections named in `mutable`."""
+    """Returns the outputs of the supernet, and the collections named in `mutable`."""
     return module.apply(variables, images, gates, mutable=list(mutable))

@@ -1,13 +1,13 @@
-"""Isomorphic architectures share one score: that of a representative of their class.
+"""Isomorphic architectures share the score of the representative of their class.
 
-Every edge of the scoring network has weights of its own, so two isomorphic cells, which are
-the same family of functions, get two different draws of one random score. Scoring one of them
-for both loses nothing and spares the other. Which one must not depend on who was seen first,
-or a resumed search would differ: it is the first of the class in lexicographic order.
+Every edge of the scoring network has its own weights, so two isomorphic cells, which are the
+same family of functions, get two different draws of one random score. Scoring only one of them
+loses nothing and saves an evaluation. The choice must not depend on which one the search saw
+first, or a resumed search would differ: we take the first of the class in lexicographic order.
 
-A class here is the space's `canonical` text and the cost. The benchmark's own notion merges
-cells whose networks differ in parameters: edges out of a dead node, and one convolution that
-is used twice where another cell has two. Of the 6,466 classes of NAS-Bench-201, 578 hold cells
+A class here is the space's `canonical` text and the cost. The benchmark's own isomorphism merges
+cells with different parameters: cells with edges out of a dead node, and a cell that uses one
+convolution twice with a cell that has two. Of the 6,466 classes of NAS-Bench-201, 578 hold cells
 of different cost; with the cost there are 7,700 classes, and cost metrics (AZ-NAS has one)
 stay exact.
 """
@@ -23,15 +23,16 @@ from jaxtyping import Int
 
 from saboc_jax.types import Architecture, SearchSpace
 
-LARGEST = 1 << 18  # architectures that are enumerated
+LARGEST = 1 << 18  # largest number of architectures to enumerate
 
 
 def distinct(space: SearchSpace, by_cost: bool = False) -> Int[np.ndarray, "n decisions"]:
-    """The first architecture of every class, in lexicographic order.
+    """Returns the first architecture of every class, in lexicographic order.
 
     Args:
         space: the search space.
-        by_cost: classes are those of `representatives`; else of the `canonical` text alone.
+        by_cost: True: classes by text and cost, as in `representatives`; False: by the
+            `canonical` text alone.
 
     Raises:
         ValueError: if the space has more than `LARGEST` architectures.
@@ -44,10 +45,10 @@ def distinct(space: SearchSpace, by_cost: bool = False) -> Int[np.ndarray, "n de
 
 
 def representatives(space: SearchSpace) -> Callable[[Architecture], Architecture]:
-    """Gives for an architecture the one that is scored in its place.
+    """Returns a function from an architecture to the representative scored in its place.
 
     The classes are found by enumeration; in a space of more than `LARGEST` architectures each
-    stands for itself.
+    architecture represents itself.
     """
     if math.prod(space.choices) > LARGEST:
         return lambda arch: np.asarray(arch)
@@ -63,7 +64,7 @@ def _class_of(space: SearchSpace, arch: Architecture) -> Any:
 def _first_of_each(
     space: SearchSpace, class_of: Callable[[Architecture], Any]
 ) -> dict[Any, Architecture]:
-    """The first architecture of every class, in lexicographic order."""
+    """Maps every class to its first architecture in lexicographic order."""
     first: dict[Any, Architecture] = {}
     for options in itertools.product(*map(range, space.choices)):
         arch = np.array(options, np.int32)

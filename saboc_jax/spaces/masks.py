@@ -1,4 +1,4 @@
-"""Architectures, masks and gates: from one to the other, and drawn at random."""
+"""Conversion between architectures, masks and gates, and random architectures."""
 
 import itertools
 import math
@@ -13,18 +13,18 @@ from jaxtyping import Array, Bool, Float, Int
 from saboc_jax.keys import key_numbered
 from saboc_jax.types import Architecture, Decisions, Gates, PRNGKey
 
-DRAWN = 4096  # architectures at a time, where each is wanted once
+DRAWN = 4096  # largest batch of architectures drawn at a time by `sample_distinct`
 
 
 def architecture_to_mask(
     arch: Int[Any, "... decisions"], num_options: int
 ) -> Bool[np.ndarray, "... decisions options"]:
-    """The one-hot mask of an architecture (or of a stack of them)."""
+    """Returns the one-hot mask of an architecture (or of a stack of them)."""
     return np.asarray(arch)[..., None] == np.arange(num_options)
 
 
 def mask_to_gates(mask: Bool[Any, "*b decisions options"]) -> Float[Array, "*b decisions options"]:
-    """The weight of each option: active options of a decision share 1 equally.
+    """Returns the weight of each option: active options of a decision share 1 equally.
 
     A decision without an active option has all-zero gates.
     """
@@ -33,10 +33,10 @@ def mask_to_gates(mask: Bool[Any, "*b decisions options"]) -> Float[Array, "*b d
 
 
 def as_gates(mask_or_arch: Any, choices: Sequence[int]) -> Gates:
-    """Gates of a mask [decisions, options] or of an architecture [decisions].
+    """Returns the gates of a mask [decisions, options] or of an architecture [decisions].
 
     Raises:
-        ValueError: if the shape fits neither or a choice does not exist.
+        ValueError: if the shape fits neither or an option does not exist.
     """
     value = np.asarray(mask_or_arch)
     shape = (len(choices), max(choices))
@@ -51,10 +51,10 @@ def as_gates(mask_or_arch: Any, choices: Sequence[int]) -> Gates:
 
 
 def check_architecture(arch: Any, choices: Sequence[int]) -> Architecture:
-    """The architecture as ints.
+    """Returns the architecture as an integer array.
 
     Raises:
-        ValueError: if it has another length or a choice that does not exist.
+        ValueError: if it has another length or an option that does not exist.
     """
     value = np.asarray(arch)
     if value.shape != (len(choices),) or not np.issubdtype(value.dtype, np.integer):
@@ -72,7 +72,7 @@ def check_architecture(arch: Any, choices: Sequence[int]) -> Architecture:
 def sample_architectures(
     key: PRNGKey, choices: Sequence[int], number: int
 ) -> Int[Array, "number decisions"]:
-    """Architectures drawn uniformly with replacement. `key` is consumed."""
+    """Draws architectures uniformly with replacement. `key` is consumed."""
     return jax.random.randint(
         key, (number, len(choices)), 0, jnp.asarray(choices, jnp.int32), jnp.int32
     )
@@ -81,13 +81,14 @@ def sample_architectures(
 def sample_connected(
     key: PRNGKey, decisions: Decisions, number: int, distinct: bool = False
 ) -> Int[np.ndarray, "n decisions"]:
-    """Uniform architectures with a path from input to output: the first of a larger draw.
+    """Draws uniform architectures with a path from input to output.
 
     Args:
         key: consumed.
-        decisions: of the space.
-        number: how many; fewer come where three of four drawn are not connected.
-        distinct: each at most once.
+        decisions: decisions of the space.
+        number: how many. Draws 4 * number + 16 and returns the first `number` connected ones;
+            fewer if not enough are connected.
+        distinct: return each architecture at most once.
     """
     drawn = np.asarray(sample_architectures(key, decisions.choices, 4 * number + 16))
     masks = architecture_to_mask(drawn, max(decisions.choices))
@@ -101,15 +102,15 @@ def sample_connected(
 def sample_distinct(
     key: PRNGKey, choices: Sequence[int], number: int
 ) -> Int[np.ndarray, "number decisions"]:
-    """Architectures drawn uniformly without replacement, in the order they were drawn.
+    """Draws architectures uniformly without replacement, in the order of drawing.
 
     Args:
         key: consumed.
-        choices: options of every decision.
+        choices: number of options of each decision.
         number: how many.
 
     Raises:
-        ValueError: if there are fewer.
+        ValueError: if the space has fewer than `number` architectures.
     """
     total = math.prod(choices)
     if number > total:

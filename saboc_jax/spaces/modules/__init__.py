@@ -1,1 +1,1 @@
-"""Modules of anybody as a search space."""
+"""A search space of the user's own modules."""

@@ -1,17 +1,17 @@
-"""Anybody's Flax modules as a search space.
+"""The user's own Flax modules as a search space.
 
-`module_space` takes a list of Linen modules (the one decision is which), or a function from a
-choice array to a Linen module. `nnx.from_nnx` makes a Linen module of an nnx one.
+`module_space` takes a list of Linen modules (with one decision: which module), or a function from
+an architecture to a Linen module. `nnx.from_nnx` converts an nnx module to a Linen module.
 
-Every architecture is its own program: it is compiled once for each (`ProgramEach`), and
-its weights are drawn by its own initialisers. A supernet is the mean of the outputs of the
-architectures in it, as long as there are few.
+Every architecture has its own program, compiled separately (`ProgramEach`), and its own
+initialisers draw its weights. A supernet returns the mean of the outputs of its architectures;
+their number is limited.
 
-What a scorer reads is observed: `nn.relu` or `saboc_jax.layers.ops.Relu` (NASWOT, SWAP),
-`ops.Block` after the stem and each block (AZ-NAS) and, named "features", before global pooling
-(Zen, ETE-NAS by regression). A scorer that misses its layers says so. All parameters count as
-those of the searched cells; there is no thin cell, so TE-NAS and TEG-NAS apply without their
-linear regions (`regions=False`).
+Scorers observe these layers: `nn.relu` or `saboc_jax.layers.ops.Relu` (NASWOT, SWAP), `ops.Block`
+after the stem and each block (AZ-NAS), and an `ops.Block` named "features" before global pooling
+(Zen, ETE-NAS by regression). A scorer raises an error if its layers are missing. All parameters
+count as parameters of the searched cells. There is no thin cell, so use TE-NAS and TEG-NAS
+without their linear regions (`regions=False`).
 """
 
 import itertools
@@ -42,8 +42,8 @@ from saboc_jax.types import (
     Variables,
 )
 
-MAX_MEMBERS = 64  # of a supernet
-CACHED = 1024  # programs and costs remembered
+MAX_MEMBERS = 64  # largest number of architectures in a supernet
+CACHED = 1024  # number of cached programs
 SEPARATOR = "|"
 Make = Callable[[Architecture], nn.Module]
 
@@ -55,7 +55,7 @@ class Ensemble(nn.Module):
     call: tuple[tuple[str, Any], ...] = ()
 
     def __call__(self, images: Images) -> Array:
-        """[n, classes]."""
+        """Returns mean outputs [n, classes]."""
         outputs = [member(images, **dict(self.call)) for member in self.members]
         return jnp.stack(outputs).mean(0)
 
@@ -69,21 +69,22 @@ def module_space(
     call: Mapping[str, Any] | None = None,
     name: str = "module",
 ) -> SearchSpace:
-    """A space of anybody's Linen modules.
+    """Makes a search space of the user's Linen modules.
 
     Args:
-        modules: modules, called as `module(images, **call)`, that give [n, classes]; or a
+        modules: modules, called as `module(images, **call)`, that return [n, classes]; or a
             function from an architecture [decisions] to such a module.
         image_shape: (height, width, channels) of one image.
-        choices: number of options of each decision, for a function.
+        choices: number of options of each decision, if `modules` is a function.
         option_names: names of the options of each decision, for texts; None: numbers.
-        call: keyword arguments of every call, e.g. {"train": False}. Batch norm is steered by
-            the scorers whatever it says; dropout must be off.
-        name: of the space, in messages. Results are stored under the digest of each program.
+        call: keyword arguments of every call, e.g. {"train": False}. The scorers set the mode of
+            batch norm themselves; dropout must be off.
+        name: name of the space in messages. Results are stored under the digest of each program.
 
     Raises:
-        ValueError: if an argument is wrong, or the (first) module cannot be run on images of
-            that shape or gives other outputs than [n, classes].
+        ValueError: if an argument is wrong, or a module cannot run on images of that shape or
+            does not return [n, classes]. Checks every module of a list, or the first and the
+            last architecture of a function.
 
     Examples:
         >>> from flax import linen as nn
@@ -138,7 +139,7 @@ def module_space(
 
 
 class _Builder:
-    """Makes the modules and asks what they are."""
+    """Makes the modules and computes their output widths and costs."""
 
     def __init__(
         self,
@@ -156,7 +157,7 @@ class _Builder:
         self._costs: dict[tuple[int, ...], Cost] = {}
 
     def module(self, arch: Any) -> nn.Module:
-        """The module of an architecture."""
+        """Returns the module of an architecture."""
         module = self.make(check_architecture(np.asarray(arch), self.choices))
         if not isinstance(module, nn.Module):
             raise ValueError(
@@ -166,18 +167,18 @@ class _Builder:
         return module
 
     def ensemble(self, members: Sequence[Any]) -> nn.Module:
-        """The supernet of several architectures."""
+        """Returns the supernet of several architectures."""
         return Ensemble(tuple(self.module(member) for member in members), self.call)
 
     def _shapes(self, arch: Any) -> tuple[nn.Module, Any, Any]:
-        """(module, shapes of its variables, shape of its outputs)."""
+        """Returns (module, shapes of its variables, shape of its outputs)."""
         module, call = self.module(arch), dict(self.call)
         images = jax.ShapeDtypeStruct((2, *self.image_shape), jnp.float32)
         try:
             variables = jax.eval_shape(partial(_init, module, self.image_shape, call), _key())
             apply = partial(_apply, module, call, gates=None, mutable=("batch_stats",))
             outputs = jax.eval_shape(lambda v, x: apply(v, images=x)[0], variables, images)
-        except Exception as error:  # whatever somebody's module raises
+        except Exception as error:  # a user's module may raise anything
             raise ValueError(
                 f"architecture {list(map(int, arch))} ({type(module).__name__}) cannot be run on "
                 f"images of shape {self.image_shape} with {call}: {error}"
@@ -185,7 +186,7 @@ class _Builder:
         return module, variables, outputs
 
     def classes(self, arch: Any) -> int:
-        """The width of its outputs."""
+        """Returns the width of the outputs of an architecture."""
         module, _, outputs = self._shapes(arch)
         shape: Any = getattr(outputs, "shape", ())
         if len(shape) != 2 or shape[0] != 2:
@@ -196,7 +197,7 @@ class _Builder:
         return int(shape[1])
 
     def cost(self, arch: Any) -> Cost:
-        """Parameters; multiply-accumulates and depth of the traced program."""
+        """Returns the parameters, and multiply-accumulates and depth of the traced program."""
         key = tuple(map(int, check_architecture(arch, self.choices)))
         if key not in self._costs:
             module, variables, _ = self._shapes(arch)
@@ -215,7 +216,7 @@ def _key() -> PRNGKey:
 def _init(
     module: nn.Module, image_shape: tuple[int, ...], call: dict[str, Any], key: PRNGKey
 ) -> Variables:
-    """The module's variables by its own initialisers; `key` is consumed."""
+    """Draws the variables by the module's own initialisers; `key` is consumed."""
     keys = dict(zip(("params", "dropout"), jax.random.split(key), strict=True))
     variables: Any = nn.unbox(module.init(keys, jnp.zeros((1, *image_shape)), **call))
     if not variables.get("params"):
@@ -237,7 +238,7 @@ def _apply(
 def _as_function(
     modules: Sequence[nn.Module] | Make, choices: Sequence[int] | None
 ) -> tuple[Make, tuple[int, ...]]:
-    """The space as a function, and its choices."""
+    """Returns the modules as a function, and the choices."""
     if callable(modules) and not isinstance(modules, nn.Module):
         if not choices or min(choices) < 1:
             raise ValueError(
@@ -256,7 +257,7 @@ def _as_function(
 def _checked_at_once(
     modules: Sequence[nn.Module] | Make, choices: tuple[int, ...]
 ) -> list[np.ndarray]:
-    """Every module of a list; of a function the first and the last architecture."""
+    """Returns every architecture of a list, or the first and the last of a function."""
     if not callable(modules):
         return [np.array([option]) for option in range(choices[0])]
     return [np.zeros(len(choices), int), np.array(choices) - 1]
@@ -293,10 +294,10 @@ def _from_string(names: tuple[tuple[str, ...], ...], text: str) -> Architecture:
 
 
 def _members(mask: Any, choices: tuple[int, ...], name: str) -> tuple[tuple[int, ...], ...]:
-    """The architectures of a mask (or the one that is given).
+    """Returns the architectures of a mask (or the given architecture).
 
     Raises:
-        ValueError: if there is none or more than `MAX_MEMBERS`.
+        ValueError: if there are none or more than `MAX_MEMBERS`.
     """
     active = np.asarray(mask)
     if active.ndim == 1:

@@ -1,13 +1,13 @@
-"""The combinatorics of a NAS-Bench-201 cell: text, isomorphism and costs.
+"""NAS-Bench-201 cells as data: text, isomorphism and costs.
 
-A cell has four nodes and six edges; every edge carries one of five operations and a node is
+A cell has four nodes and six edges; every edge has one of five operations and a node is
 the sum of its incoming edges (Dong and Yang, 2020, "NAS-Bench-201"). An architecture is six
 indices into `OPERATIONS`, in the order of `EDGES`, which is the order of the cell string
 `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`. All 5^6 = 15,625 cells share one macro network: a
 3x3 stem, three stages of equal cells at C, 2C and 4C channels, a residual block of stride 2
 before the second and the third stage, batch normalisation, global pooling and a dense layer.
 
-Nothing here builds a network, so every number is a formula and needs no device.
+This module builds no network: every number comes from a formula and needs no device.
 """
 
 import itertools
@@ -28,7 +28,7 @@ STAGES = 3
 
 _NONE, _SKIP, _CONV1, _CONV3, _POOL = range(len(OPERATIONS))
 _LAYOUT = "|op~0|+|op~0|op~1|+|op~0|op~1|op~2|"
-_DEAD = "#"  # the value of an edge that carries nothing, as the benchmark's own text writes it
+_DEAD = "#"  # the benchmark's own text for an edge without a signal
 
 
 def to_string(arch: Architecture) -> str:
@@ -59,7 +59,7 @@ def from_string(text: str) -> Architecture:
         [6] operation indices in the order of `EDGES`.
 
     Raises:
-        ValueError: names the part of `text` that is wrong and what is allowed there.
+        ValueError: if `text` is malformed; names the wrong part and what is allowed there.
     """
     groups = text.strip().split("+")
     if len(groups) != NUM_NODES - 1:
@@ -71,10 +71,10 @@ def from_string(text: str) -> Architecture:
 
 
 def is_connected(mask: Any) -> bool:
-    """Tells whether active operations other than `none` join the input to the output.
+    """Returns whether active operations other than `none` connect the input to the output.
 
     Args:
-        mask: [6, 5] booleans, or gates, of which the non-zero ones are active.
+        mask: [6, 5] booleans or gates; non-zero entries are active.
 
     Raises:
         ValueError: if the shape is not [6, 5].
@@ -91,10 +91,10 @@ def is_connected(mask: Any) -> bool:
 
 
 def canonical(arch: Architecture) -> str:
-    """A text that isomorphic cells share: 6,466 texts for the 15,625 cells.
+    """Returns a text shared by isomorphic cells: 6,466 texts for the 15,625 cells.
 
     Every node is written as the sorted sum of its incoming edges, `skip_connect` as the node
-    it copies and `none` as `#`. This is the benchmark's own notion of isomorphism, so texts
+    it copies and `none` as `#`. This is the benchmark's own definition of isomorphism, so texts
     can be compared with published ones. It is finer than equality of functions: missing
     edges are counted, an operation applied to a dead node other than node 1 is kept, and a
     sum that passes through a skip is not sorted again.
@@ -115,7 +115,7 @@ def canonical(arch: Architecture) -> str:
 
 
 def all_architectures() -> Int[np.ndarray, "15625 6"]:
-    """Every cell once, in lexicographic order of the operation indices."""
+    """Returns every cell once, in lexicographic order of the operation indices."""
     every = itertools.product(range(len(OPERATIONS)), repeat=len(EDGES))
     return np.array(list(every), dtype=np.int32)
 
@@ -129,9 +129,9 @@ def cost(
 ) -> Cost:
     """Counts parameters, multiply-accumulates and depth of the macro network.
 
-    Edges that lead nowhere are counted, as the benchmark counts them: the network holds and
-    evaluates them. The depth is that of the longest path from image to logits and is 0 if no
-    path exists.
+    Edges that do not reach the output are counted, as in the benchmark: the network holds and
+    evaluates them. The depth is the length of the longest path from image to logits, 0 if there
+    is no path.
 
     Args:
         arch: [6] operation indices.
@@ -141,7 +141,7 @@ def cost(
         image_size: height and width of the image, a multiple of 4.
 
     Raises:
-        ValueError: if `arch` is no cell or a size is not allowed.
+        ValueError: if `arch` is not a cell or a size is not allowed.
     """
     ops = _checked(arch)
     widths, areas = _stages(channels, cells, num_classes, image_size)
@@ -168,12 +168,11 @@ def published_flops(
     num_classes: int = 10,
     image_size: int = 32,
 ) -> int:
-    """The count that the benchmark publishes as FLOPs, for comparison with its tables.
+    """Returns the count that the benchmark publishes as FLOPs, to compare with its tables.
 
     It adds to the multiply-accumulates of `cost` 3 per normalised element (with its ReLU), 9
     and 4 per element of a 3x3 and a 2x2 average pool, and height + width + 1 per channel of
-    the global pool. This rule was inferred from the published numbers, all of which it
-    reproduces.
+    the global pool. We inferred this rule from the published numbers; it reproduces all of them.
 
     Args:
         arch: [6] operation indices.
@@ -196,7 +195,7 @@ def published_flops(
 
 
 def _checked(arch: Any) -> tuple[int, ...]:
-    """The architecture as six plain ints; ValueError if it is none."""
+    """Returns the architecture as six plain ints; raises ValueError if it is malformed."""
     array = np.asarray(arch)
     if array.shape != (len(EDGES),) or array.dtype.kind not in "iu":
         raise ValueError(
@@ -239,7 +238,7 @@ def _read_edge(text: str, target: int, source: int, edge: str) -> int:
 
 
 def _term(op: int, source: str) -> str:
-    """The text of one edge whose source node reads `source`."""
+    """Returns the text of one edge; `source` is the text of its source node."""
     if op == _NONE or source == _DEAD:
         return _DEAD
     return source if op == _SKIP else f"({source})@{OPERATIONS[op]}"
@@ -248,7 +247,7 @@ def _term(op: int, source: str) -> str:
 def _stages(
     channels: int, cells: int, num_classes: int, image_size: int
 ) -> tuple[list[int], list[int]]:
-    """Widths and pixels per stage; ValueError if a size is not allowed."""
+    """Returns widths and pixels per stage; raises ValueError if a size is not allowed."""
     for name, value in (("channels", channels), ("cells", cells), ("num_classes", num_classes)):
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
@@ -262,13 +261,13 @@ def _stages(
 
 
 def _reduction_weights(width: int) -> int:
-    """Kernel weights of the residual block to `width`; all act at its output size."""
+    """Counts the kernel weights of the residual block to `width`; all act at its output size."""
     narrow = width // 2
     return 9 * narrow * width + 9 * width * width + narrow * width
 
 
 def _depth(ops: tuple[int, ...], cells: int) -> int:
-    """Convolutions and dense layers on the longest path, 0 if there is none."""
+    """Counts convolutions and dense layers on the longest path; 0 if there is no path."""
     in_cell = _longest_path(ops, lambda op: int(op in (_CONV1, _CONV3)))
     if in_cell is None:
         return 0
@@ -277,7 +276,7 @@ def _depth(ops: tuple[int, ...], cells: int) -> int:
 
 
 def _longest_path(ops: tuple[int, ...], length: Callable[[int], int]) -> int | None:
-    """Longest path from input to output over edges other than `none`."""
+    """Returns the length of the longest path to the output without `none`; None: no path."""
     longest: dict[int, int] = {0: 0}
     for op, (source, target) in zip(ops, EDGES, strict=True):
         if op != _NONE and source in longest:

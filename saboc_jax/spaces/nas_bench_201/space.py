@@ -3,13 +3,13 @@
 Macro network: stem (3x3 convolution, batch norm), three stages of N cells with C, 2C and 4C
 channels, a residual block of stride 2 between stages, then batch norm, ReLU, global average
 pooling and a dense layer. A cell has four nodes and six edges; every edge chooses one of five
-operations (`nas_bench_201_cells`).
+operations (`spaces.nas_bench_201.cells`).
 
 **One program for every cell.** The gated network holds the parameters of every operation of
 every edge, stacked as [cells of the stage, edges, ...]. `lax.scan` runs over cells and edges, so
-the program's size does not depend on N, and `lax.cond` runs only operations whose gate is
-positive, so a one-hot cell costs what the cell alone would. With several positive gates on an
-edge the gated outputs are added: the supernet of pruning.
+the program's size does not depend on N. `lax.cond` runs only operations with a positive gate, so
+a one-hot cell costs as much as the specialised cell. With several positive gates on an edge the
+gated outputs are added: this is the supernet of pruning.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,14 +49,14 @@ from saboc_jax.types import (
     Variables,
 )
 
-PARAMETRIC = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}  # operations with parameters: kernel size
+PARAMETRIC = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}  # kernel sizes of operations with parameters
 STAGES = 3
 NUM_EDGES = len(cells.EDGES)
-THIN_SHAPE = (3, 3, 1)  # of an input of `ThinNet`
+THIN_SHAPE = (3, 3, 1)  # input shape of `ThinNet`
 
 
 class Reduction(nn.Module):
-    """The residual block between stages: two ReLU-conv-norm, shortcut pool and 1x1 conv."""
+    """The residual block between stages: two ReLU-conv-norm; shortcut: pool and 1x1 conv."""
 
     features: int
     train: bool = True
@@ -120,7 +120,7 @@ class Cell(nn.Module):
     Attributes:
         operations: the name of the operation on each of the six edges.
         features: channels.
-        train: batch statistics or running ones.
+        train: True: batch norm uses batch statistics; False: running statistics.
     """
 
     operations: tuple[str, ...]
@@ -137,12 +137,12 @@ class Cell(nn.Module):
 
 
 class MacroNet(nn.Module):
-    """The macro network of one cell: a plain module, to train or to look at.
+    """The macro network of one cell: a plain module, to train or inspect.
 
     Attributes:
         operations: the name of the operation on each of the six edges.
         channels: C, channels of the first stage.
-        cells: N, cells a stage.
+        cells: N, cells per stage.
         num_classes: width of the outputs.
     """
 
@@ -167,11 +167,11 @@ class MacroNet(nn.Module):
 
 
 class GatedMacroNet(nn.Module):
-    """The macro network of every cell and of every supernet; the cell is data.
+    """The macro network of every cell and of every supernet; the gates select the cell.
 
     Attributes:
         channels: C, channels of the first stage.
-        cells: N, cells a stage.
+        cells: N, cells per stage.
         num_classes: width of the outputs.
     """
 
@@ -211,7 +211,7 @@ class GatedMacroNet(nn.Module):
         return x
 
     def _init_stack(self, key: Array, operation: str, features: int) -> Any:
-        """Parameters [cells, edges, ...] of one operation in one stage, all alike."""
+        """Returns parameters [cells, edges, ...] of one operation in one stage, all equal."""
         sample = jnp.zeros((1, 4, 4, features))
         params = _operation(operation, features)().init(key, sample)["params"]
         stack = (self.cells, NUM_EDGES)
@@ -228,7 +228,7 @@ class ThinNet(MacroNet):
 
 
 class GatedThinNet(GatedMacroNet):
-    """`ThinNet` of every cell; the cell is data."""
+    """`ThinNet` of every cell; the gates select the cell."""
 
     @nn.compact
     def __call__(self, images: Images, gates: Gates) -> Features:
@@ -239,7 +239,7 @@ class GatedThinNet(GatedMacroNet):
 def _run_cell(
     name: str, features: int, gates: Gates, mutable: Sequence[str], x: Features, variables: Any
 ) -> tuple[Features, Variables]:
-    """Scan body over the cells of a stage: scans over the six edges."""
+    """Runs one cell: the body of the scan over a stage, with an inner scan over six edges."""
     layers, given = variables
     nodes = jnp.zeros((cells.NUM_NODES, *x.shape), x.dtype).at[0].set(x)
     operations = [
@@ -262,7 +262,7 @@ def _run_option(
     mutable: Sequence[str],
     x: Features,
 ) -> tuple[Features, Variables]:
-    """One operation at an edge's collections."""
+    """Runs one operation with the collections of an edge."""
     if operation not in PARAMETRIC:
         return (x if operation == "skip_connect" else average_pool(x)), {}
     module = Within(f"{name}_{operation}", _operation(operation, features))
@@ -279,17 +279,17 @@ def nas_bench_201(
     image_shape: tuple[int, int, int] = (32, 32, 3),
     init: str = "kaiming_normal_fan_in",
 ) -> SearchSpace:
-    """The NAS-Bench-201 space with a scoring network of a given size.
+    """Makes the NAS-Bench-201 space with a scoring network of a given size.
 
     Args:
         channels: C, channels of the first stage (the benchmark trained with 16).
-        num_cells: N, cells a stage (the benchmark trained with 5).
+        num_cells: N, cells per stage (the benchmark trained with 5).
         num_classes: width of the outputs.
         image_shape: (height, width, channels) of one image.
         init: a name in `saboc_jax.layers.initialise.INITIALISERS`.
 
     Raises:
-        ValueError: if a size is not positive, an image side is no multiple of 4, or the
+        ValueError: if a size is not positive, an image side is not a multiple of 4, or the
             initialiser is unknown.
     """
     check_positive(channels=channels, num_cells=num_cells, num_classes=num_classes)
@@ -332,19 +332,19 @@ def nas_bench_201(
 
 
 def operation_names(arch: Architecture) -> tuple[str, ...]:
-    """The name of the operation on each edge."""
+    """Returns the name of the operation on each edge."""
     return tuple(
         cells.OPERATIONS[option] for option in check_architecture(arch, cells.DECISIONS.choices)
     )
 
 
 def layers_per_leaf(path: tuple[str, ...]) -> int:
-    """Leading axes of a supernet parameter that count layers: cells and edges."""
+    """Returns how many leading axes of a supernet parameter index layers: cells and edges."""
     return 2 if path[0].startswith("cells_") else 0
 
 
 def _extract(num_cells: int, variables: Variables, arch: Architecture) -> Variables:
-    """The variables of `specialise(arch)` out of the supernet's, collection by collection."""
+    """Extracts the variables of `specialise(arch)` from those of the supernet."""
     names = operation_names(arch)
     return {
         collection: _extract_collection(num_cells, tree, names)

@@ -1,4 +1,4 @@
-"""Weights of the benchmark's own PyTorch networks, as parameters of ours."""
+"""Converts weights of the benchmark's PyTorch networks to parameters of our networks."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,15 +15,15 @@ from saboc_jax.types import Architecture, SearchSpace, Variables
 def load_torch_state(
     space: SearchSpace, arch: Architecture, state: Mapping[str, Any] | str | Path
 ) -> Variables:
-    """Turns a torch state dict of the macro network into variables of the gated network.
+    """Converts a torch state dict of the macro network to variables of the gated network.
 
     Args:
         space: a NAS-Bench-201 space of the same channels, cells and classes.
-        arch: the cell the state dict belongs to; operations it lacks are filled with zeros.
+        arch: the cell of the state dict; operations it does not use are filled with zeros.
         state: a mapping from torch names to arrays (convolutions OIHW), or an npz file of it.
 
     Raises:
-        ValueError: if a name is missing, left over, or has another shape.
+        ValueError: if a name is missing or unused, or an array has another shape.
     """
     if isinstance(state, str | Path):
         with np.load(state) as archive:
@@ -54,7 +54,7 @@ def load_torch_state(
 def _stack(
     reader: "_Reader", names: tuple[str, ...], operation: str, first: int, shapes: Any
 ) -> Any:
-    """One operation's parameters of a stage, [cells, edges, ...]; zeros where absent."""
+    """Returns one operation's parameters in a stage, [cells, edges, ...]; zeros where absent."""
     stacked = jax.tree.map(lambda s: np.zeros(s.shape, reader.dtype), shapes)
     num_cells = jax.tree.leaves(shapes)[0].shape[0]
     for cell in range(num_cells):
@@ -70,7 +70,7 @@ def _stack(
 
 
 def _put(stacked: np.ndarray, place: tuple[int, int], name: str, value: np.ndarray) -> None:
-    # NumPy would broadcast the 1x1 kernel of another cell into the 3x3 of this one.
+    # Without this check NumPy would broadcast a 1x1 kernel of another cell into a 3x3 kernel.
     if value.shape != stacked.shape[2:]:
         raise ValueError(
             f"{name!r} has shape {value.shape} (height, width, in, out); this network has "
@@ -80,7 +80,7 @@ def _put(stacked: np.ndarray, place: tuple[int, int], name: str, value: np.ndarr
 
 
 class _Reader:
-    """Reads a torch state dict by name and knows what was not read."""
+    """Reads a torch state dict by name and records which names were read."""
 
     def __init__(self, state: Mapping[str, np.ndarray]) -> None:
         self.state = state

@@ -1,7 +1,7 @@
-"""A ResNet layer by layer: the links that its kernels are compiled in.
+"""A ResNet as a chain of layers, so that its kernels are compiled layer by layer.
 
-One program a layer, and not one a residual unit: a layer's shapes are few, and a mutation that
-gives a unit another bottleneck, kernel or number of layers changes a layer or two of it.
+We compile one program per layer, not per residual unit: there are few different layer shapes,
+and a mutation of a unit's bottleneck, kernel or number of layers changes only a layer or two.
 """
 
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from saboc_jax.layers.initialise import Initialiser
 from saboc_jax.layers.ops import BatchNorm, Conv, ConvNorm, Features, Relu
 from saboc_jax.spaces.resnet import encoding
 
-EPSILON = 1e-3  # of every batch norm of Zen-NAS
+EPSILON = 1e-3  # epsilon of every batch norm in Zen-NAS
 
 
 class Layer(nn.Module):
-    """A convolution and its batch norm, with a ReLU or without."""
+    """A convolution and its batch norm, with or without a ReLU."""
 
     features: int
     kernel_size: int
@@ -36,7 +36,7 @@ class Layer(nn.Module):
 
 
 class Join(nn.Module):
-    """The end of a residual unit: the sum of shortcut and layers, ReLU."""
+    """The end of a residual unit: adds shortcut and layers and applies a ReLU."""
 
     @nn.compact
     def __call__(self, x: Features, y: Features) -> Features:
@@ -60,16 +60,16 @@ def chain(
     shortcut: bool = True,
     pad_widths: bool = True,
 ) -> Chain:
-    """The links of `resnet.ResNet(structure, num_classes, shortcut)`, its parameters' paths kept.
+    """Returns the links of `ResNet(structure, num_classes, shortcut)` with its parameter paths.
 
     Args:
         structure: the network.
         num_classes: width of the outputs.
-        initialiser: how kernels are drawn.
-        shortcut: False: without residual links.
-        pad_widths: run layers with channels padded to powers of two. Channels that are added have
-            zero weights: convolutions give zero there, batch norm (whose biases are drawn as zero)
-            and ReLU leave it so, and no gradient comes back from the layer above.
+        initialiser: draws the kernels.
+        shortcut: False: no residual links.
+        pad_widths: pad channels to powers of two. Padded channels have zero weights:
+            convolutions give zero there, batch norm (with biases drawn as zero) and ReLU keep the
+            zeros, and no gradient comes back from the layer above.
     """
     found: list[Link] = []
 
@@ -88,7 +88,7 @@ def chain(
 
 
 def _unit(add: Callable[..., int], name: str, unit: encoding.Unit, shortcut: bool, x: int) -> int:
-    """Adds the links of a residual unit that takes output x; gives the place of its output."""
+    """Adds the links of a residual unit with input x; returns the index of its output."""
     y, last = x, len(unit.kernels) - 1
     strided = next(index for index, kernel in enumerate(unit.kernels) if kernel > 1)
     for index, (kernel, width) in enumerate(zip(unit.kernels, unit.channels[1:], strict=True)):
@@ -103,6 +103,6 @@ def _unit(add: Callable[..., int], name: str, unit: encoding.Unit, shortcut: boo
 
 
 def _widened(layer: Layer) -> Layer:
-    """The layer with its channels rounded up to a power of two, so that other widths share it."""
+    """Rounds the channels of a layer up to a power of two, so that several widths share it."""
     width = max(2 * encoding.STEP, 1 << (layer.features - 1).bit_length())
     return layer.clone(features=width)

@@ -1,13 +1,13 @@
-"""Zen-NAS's ResNet space as data: structures, their text, their counting, their mutation.
+"""Zen-NAS's ResNet space as data: structures, their text, cost and mutation.
 
 A structure is a stem, super-blocks, and a tail; its text is a concatenation of
 
     SuperConvK3BNRELU(in,out,stride,sub_layers)            stem (and K1 for the tail)
-    SuperResK3K3(in,out,stride,bottleneck,sub_layers)       one residual unit a sub-layer
-    SuperResK1K3K1(in,out,stride,bottleneck,sub_layers)     two bottleneck units a sub-layer
+    SuperResK3K3(in,out,stride,bottleneck,sub_layers)       one residual unit per sub-layer
+    SuperResK1K3K1(in,out,stride,bottleneck,sub_layers)     two bottleneck units per sub-layer
 
-with kernels 3, 5 or 7. Input channels follow from what comes before, so an architecture holds
-for each slot only (kind, out, stride, bottleneck, sub-layers); a slot of kind "none" is empty.
+with kernels 3, 5 or 7. The preceding block determines the input channels, so an architecture
+stores only (kind, out, stride, bottleneck, sub-layers) per slot; a slot of kind "none" is empty.
 
 Source: Lin et al. (2021), "Zen-NAS", and its released code's conventions.
 """
@@ -25,7 +25,7 @@ from jaxtyping import Array, Int
 from saboc_jax.types import Architecture, Cost, PRNGKey
 
 STEP, MAX_WIDTH = 8, 2048  # widths are multiples of STEP
-MAX_SUB_LAYERS = 5  # of one super-block: more are split
+MAX_SUB_LAYERS = 5  # of one super-block; deeper ones are split
 KINDS = ("none", "K1K3K1", "K1K5K1", "K1K7K1", "K3K3", "K5K5", "K7K7")
 FIELDS = ("kind", "out", "stride", "bottleneck", "sub_layers")
 MULTIPLIERS = (2.5, 2, 1.5, 1.25, 1, 1 / 1.25, 1 / 1.5, 1 / 2, 1 / 2.5)
@@ -36,7 +36,7 @@ START = (
 
 
 class SuperBlock(NamedTuple):
-    """`sub_layers` repetitions; only the first halves the image where `stride` is 2."""
+    """`sub_layers` repetitions; with `stride` 2 only the first one halves the image."""
 
     kind: str
     out: int
@@ -63,20 +63,20 @@ class Unit(NamedTuple):
 
 
 def choices(slots: int, max_width: int) -> tuple[int, ...]:
-    """Options of each decision: stem, five for each slot, tail."""
+    """Returns the number of options of each decision: stem, five for each slot, tail."""
     widths = max_width // STEP
     return (widths, *(len(KINDS), widths, 2, widths, MAX_SUB_LAYERS) * slots, widths)
 
 
 def option_names(slots: int, max_width: int) -> tuple[tuple[str, ...], ...]:
-    """Names of these options."""
+    """Returns the names of the options of each decision."""
     widths = tuple(str(width) for width in range(STEP, max_width + 1, STEP))
     layers = tuple(map(str, range(1, MAX_SUB_LAYERS + 1)))
     return (widths, *(KINDS, widths, ("1", "2"), widths, layers) * slots, widths)
 
 
 def decode(arch: Any) -> Structure:
-    """The structure of an architecture; empty slots are left out."""
+    """Returns the structure of an architecture without its empty slots."""
     stem, *slots, tail = map(int, arch)
     rows = [slots[i : i + len(FIELDS)] for i in range(0, len(slots), len(FIELDS))]
     blocks = tuple(
@@ -88,7 +88,7 @@ def decode(arch: Any) -> Structure:
 
 
 def encode(structure: Structure, slots: int, max_width: int) -> Architecture:
-    """The architecture of a structure, super-blocks first, then empty slots.
+    """Returns the architecture of a structure: super-blocks first, then empty slots.
 
     Raises:
         ValueError: if it has too many super-blocks or sub-layers, or a width that does not exist.
@@ -123,7 +123,7 @@ def _width_option(width: int, max_width: int) -> int:
 
 
 def to_text(structure: Structure, channels: int = 3) -> str:
-    """Zen-NAS's encoding string of a network for images of `channels`."""
+    """Returns Zen-NAS's encoding string of a network for images of `channels` channels."""
     parts = [f"SuperConvK3BNRELU({channels},{structure.stem},1,1)"]
     before = structure.stem
     for block in structure.blocks:
@@ -137,10 +137,11 @@ _PART = re.compile(r"(\w+)\(([\d,]*)\)")
 
 
 def from_text(text: str, channels: int = 3) -> Structure:
-    """The structure of Zen-NAS's encoding string.
+    """Reads the structure from Zen-NAS's encoding string.
 
     Raises:
-        ValueError: if it is none, or its channels do not chain.
+        ValueError: if the string is malformed, or a block's input channels do not match the
+            outputs of the block before.
     """
     text = "".join(text.split())
     found = list(_PART.finditer(text))
@@ -175,7 +176,7 @@ def _check_part(name: str, numbers: list[int], place: str) -> None:
 
 
 def units(structure: Structure) -> list[list[Unit]]:
-    """The residual units of every super-block. The first of each has a projection."""
+    """Returns the residual units of every super-block. The first of each has a projection."""
     before, result = structure.stem, []
     for block in structure.blocks:
         sizes = tuple(int(k) for k in block.kind[1:].split("K"))
@@ -194,7 +195,7 @@ def units(structure: Structure) -> list[list[Unit]]:
 
 
 class Conv(NamedTuple):
-    """A convolution for counting: with the batch norm that follows it."""
+    """A convolution and the batch norm after it, for counting."""
 
     kernel: int
     inputs: int
@@ -204,13 +205,13 @@ class Conv(NamedTuple):
 
 
 def convolutions(structure: Structure, image_size: int, channels: int = 3) -> Iterator[Conv]:
-    """Every convolution of the network; each is followed by a batch norm."""
+    """Yields every convolution of the network; a batch norm follows each."""
     size = image_size
     yield Conv(3, channels, structure.stem, size**2, False)
     for unit in (unit for block in units(structure) for unit in block):
         halved = -(-size // unit.stride)
         for index, kernel in enumerate(unit.kernels):
-            # Only the k x k convolution that comes first among those larger than 1 strides.
+            # Only the first convolution with a kernel larger than 1 has the stride.
             size = halved if index >= _strided(unit) else size
             yield Conv(kernel, unit.channels[index], unit.channels[index + 1], size**2, False)
         if unit.project:
@@ -220,17 +221,17 @@ def convolutions(structure: Structure, image_size: int, channels: int = 3) -> It
 
 
 def _strided(unit: Unit) -> int:
-    """Which convolution of a unit strides: the first larger than 1 x 1."""
+    """Returns the index of the convolution with the stride: the first larger than 1 x 1."""
     return next(index for index, kernel in enumerate(unit.kernels) if kernel > 1)
 
 
 def count_layers(structure: Structure) -> int:
-    """Zen-NAS's number of layers: the sub-layers, stem and tail included."""
+    """Returns Zen-NAS's number of layers: the sub-layers, stem and tail."""
     return 2 + sum(block.sub_layers for block in structure.blocks)
 
 
 def cost(structure: Structure, image_size: int, num_classes: int, channels: int = 3) -> Cost:
-    """Trainable parameters; multiply-accumulates of convolutions and dense layer; depth."""
+    """Counts trainable parameters, multiply-accumulates (convolutions, dense layer) and depth."""
     convs = list(convolutions(structure, image_size, channels))
     params = sum(c.kernel**2 * c.inputs * c.outputs + (2 + c.bias) * c.outputs for c in convs)
     macs = sum(c.kernel**2 * c.inputs * c.outputs * c.area for c in convs)
@@ -240,11 +241,11 @@ def cost(structure: Structure, image_size: int, num_classes: int, channels: int 
 
 
 def zen_size(structure: Structure, image_size: int, num_classes: int, channels: int = 3) -> Cost:
-    """The same by Zen-NAS's counting, against which its budgets are meant.
+    """Counts the cost as Zen-NAS does; its budgets refer to this count.
 
-    A batch norm has C parameters (not 2 C) and costs an operation for each output; that of a
-    projection has none beside the projection's bias; the dense layer has one bias. `depth` is
-    the number of layers, see `count_layers`.
+    A batch norm has C parameters (not 2 C) and costs one operation per output. The batch norm of
+    a projection has no parameters besides the projection's bias. The dense layer has one bias.
+    `depth` is the number of layers, see `count_layers`.
     """
     convs = list(convolutions(structure, image_size, channels))
     params = sum((c.kernel**2 * c.inputs + 1) * c.outputs for c in convs)
@@ -257,7 +258,7 @@ def zen_size(structure: Structure, image_size: int, num_classes: int, channels: 
 
 
 def _successors(max_width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Width options that each width may become, [widths, 9] padded, and their number."""
+    """Returns the width options each width may change to, padded [widths, 9], and their counts."""
     rows = []
     for width in range(STEP, max_width + 1, STEP):
         scaled = np.round(width * np.array(MULTIPLIERS) / STEP).clip(1, max_width // STEP)
@@ -271,20 +272,21 @@ def mutate(
 ) -> Int[Array, " decisions"]:
     """Replaces random blocks as Zen-NAS does; works under jit and vmap.
 
-    Stem, tail and present super-blocks are equally likely. Stem and tail change their width; a
-    super-block its kind (uniformly), width, bottleneck and sub-layers (s - 2 to s + 2, above
-    0), all at once, each uniformly over its distinct values, its own among them. Strides stay. A
-    super-block that would get 6 or 7 sub-layers is split into 3 and the rest, with stride 1.
+    Stem, tail and present super-blocks are equally likely. Stem and tail change their width. A
+    super-block changes kind, width, bottleneck and sub-layers (s - 2 to s + 2, above 0) all at
+    once, each uniformly over its distinct values, including the current one. Strides stay. A
+    super-block that would get 6 or 7 sub-layers is split into 3 and the rest; the second part
+    has stride 1.
 
-    Deviation: where no slot is free for the second part, it is left out. A released slip that
-    draws earlier kinds more often is not reproduced.
+    Deviation: if no slot is free for the second part, it is dropped. A bug of the released code
+    that draws earlier kinds more often is not reproduced.
 
     Args:
         key: consumed.
-        arch: [decisions]; empty slots after the others.
+        arch: [decisions]; empty slots come last.
         max_width: the largest width.
-        blocks: how many are drawn, before any is replaced; the same may be drawn again, and is
-            replaced once.
+        blocks: number of blocks drawn before any is replaced; a block drawn twice is replaced
+            once.
     """
     table, counts = (jnp.asarray(values, arch.dtype) for values in _successors(max_width))
 
@@ -297,7 +299,7 @@ def mutate(
     for own in jax.random.split(key, blocks):
         keys = jax.random.split(own, 5)
         block = jax.random.randint(keys[0], (), 0, present + 2) - 1
-        # -1: the stem; present: the tail. Values are varied as they were given.
+        # -1: the stem; present: the tail. Vary the original values, not those already varied.
         stem = jnp.where(block == -1, vary(keys[1], arch[0]), stem)
         tail = jnp.where(block == present, vary(keys[1], arch[-1]), tail)
         chosen = (slots == block) & (block < present)
@@ -308,7 +310,7 @@ def mutate(
 
 
 def _vary_block(keys: Any, row: Int[Array, "5"], vary: Any) -> Int[Array, "5"]:
-    """A super-block with other values; its last entry may exceed the options of a slot."""
+    """Varies a super-block; its last entry may exceed the options of a slot."""
     kind_key, layers_key, width_key = keys
     kind = jax.random.randint(kind_key, (), 1, len(KINDS), row.dtype)
     low = jnp.maximum(row[4] - 2, 0)
@@ -318,12 +320,12 @@ def _vary_block(keys: Any, row: Int[Array, "5"], vary: Any) -> Int[Array, "5"]:
 
 
 def _split_deep(rows: Int[Array, "slots 5"]) -> Int[Array, "slots 5"]:
-    """The slots with the first super-block that is too deep split in two."""
+    """Splits the first super-block that is too deep in two."""
     deep, slots = rows[:, 4] >= MAX_SUB_LAYERS, jnp.arange(len(rows))[:, None]
     block = deep.argmax()
     first = rows[block].at[4].set(3 - 1)
     second = rows[block].at[4].add(-3).at[2].set(0)
-    later = jnp.roll(rows, 1, axis=0)  # of a full row of slots the last is lost
+    later = jnp.roll(rows, 1, axis=0)  # the last slot wraps around: if all are full, use `kept`
     split = jnp.where(slots < block, rows, later)
     split = jnp.where(slots == block, first, jnp.where(slots == block + 1, second, split))
     full = (rows[:, 0] > 0).all()

@@ -1,12 +1,12 @@
 """The ResNet space of Zen-NAS: residual and bottleneck super-blocks, kernels 3, 5 and 7.
 
-Depth, widths and kernels change the shapes of a network, so no one program serves the space:
-`ProgramEach` gives each architecture its own. To compile less than that, the network is
-also a `Chain` of its layers (`resnet_chain`), for which scorers that know chains compile one
-program a layer: layers of equal shapes share it, within a network and from one network to the
-next. A mutation changes a block or two, so most layers of a child are compiled already.
+Depth, widths and kernels change the shapes of a network, so no single program serves the space:
+`ProgramEach` gives each architecture its own. To compile less, the network is also a `Chain` of
+its layers (`spaces.resnet.chain`). Scorers that support chains compile one program per layer:
+layers of equal shapes share it, within a network and across networks. A mutation changes a block
+or two, so most layers of a child are already compiled.
 
-`resnet_encoding` holds structures, texts, counting and mutation.
+`spaces.resnet.encoding` has structures, texts, counting and mutation.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ from saboc_jax.types import (
     Variables,
 )
 
-CACHED = 1024  # programs remembered
+CACHED = 1024  # number of cached programs
 
 
 class ConvNormRelu(nn.Module):
@@ -62,10 +62,10 @@ class Residual(nn.Module):
     Attributes:
         kernels: kernel size of each convolution.
         channels: outputs of each convolution.
-        stride: of the first convolution larger than 1 x 1, and of the projection.
+        stride: stride of the first convolution larger than 1 x 1, and of the projection.
         project: whether the shortcut is a 1x1 convolution (with bias) and batch norm.
-        shortcut: False: no shortcut at all (Zen-NAS scores so).
-        train: batch statistics or running ones.
+        shortcut: False: no shortcut at all, as Zen-NAS scores.
+        train: True: batch norm uses batch statistics; False: running statistics.
     """
 
     kernels: tuple[int, ...]
@@ -95,7 +95,7 @@ class Residual(nn.Module):
 def links(
     structure: encoding.Structure, num_classes: int, train: bool = True, shortcut: bool = True
 ) -> list[tuple[str, nn.Module]]:
-    """(Name, unattached module) of everything a network applies, in order."""
+    """Returns (name, unattached module) of all parts of a network, in order of application."""
     found: list[tuple[str, nn.Module]] = [
         ("stem", ConvNormRelu(structure.stem, 3, "output", train, parent=None))
     ]
@@ -116,7 +116,7 @@ def links(
 
 
 class ResNet(nn.Module):
-    """The network of one structure: a plain module, to train or to look at."""
+    """The network of one structure: a plain module, to train or inspect."""
 
     structure: encoding.Structure
     num_classes: int = 10
@@ -139,22 +139,22 @@ def resnet(
     shortcut: bool = True,
     pad_widths: bool = True,
 ) -> SearchSpace:
-    """Zen-NAS's ResNet space, scored with the full decoded network.
+    """Makes Zen-NAS's ResNet space, scored with the full decoded network.
 
     Random architectures are far beyond any sensible budget: search by evolution with a budget. It
-    starts from `resnet_encoding.START` and mutates by `resnet_encoding.mutate`, two blocks of a
-    child (`SearchHints.evolution`).
+    starts from `encoding.START` and mutates two blocks per child with `encoding.mutate`
+    (`SearchHints.evolution`).
 
     Args:
-        slots: super-blocks at most.
+        slots: largest number of super-blocks.
         max_width: the largest number of channels, a multiple of 8.
         num_classes: width of the outputs.
         image_shape: (height, width, channels) of one image.
         init: a name in `saboc_jax.layers.initialise.INITIALISERS`.
-        shortcut: False: without residual links, as Zen-NAS scores.
-        pad_widths: kernels are computed with channels padded by zeros up to powers of two, 16 at
-            least: the same kernels to rounding, up to four times the arithmetic and twice the
-            memory of features (more below 16 channels), far fewer programs.
+        shortcut: False: no residual links, as Zen-NAS scores.
+        pad_widths: compute kernels with channels zero-padded to powers of two, at least 16. This
+            gives the same kernels up to rounding with far fewer programs, for up to four times
+            the arithmetic and twice the memory of features (more below 16 channels).
 
     Raises:
         ValueError: if a size or the initialiser is wrong.
@@ -201,7 +201,7 @@ def resnet(
         ),
         costs=Costs(
             of=lambda arch: encoding.cost(decode(arch), image_shape[0], num_classes, channels),
-            # There are no supernets: of a mask with several options any, the smallest here.
+            # No supernets here: any member of a mask will do, so take the smallest options.
             cheapest=lambda mask, quantity: np.asarray(mask, bool).argmax(1).astype(np.int32),
         ),
         hints=SearchHints(evolution=partial(_evolution, slots, max_width)),
@@ -209,7 +209,7 @@ def resnet(
 
 
 def _evolution(slots: int, max_width: int) -> dict[str, Any]:
-    """Options of evolution: where it starts, and how it mutates."""
+    """Returns the options of evolution: its start and its mutations."""
     return {
         "start": encoding.encode(encoding.from_text(encoding.START), slots, max_width),
         "mutate": partial(encoding.mutate, max_width=max_width, blocks=2),
@@ -218,7 +218,7 @@ def _evolution(slots: int, max_width: int) -> dict[str, Any]:
 
 
 def _architecture(mask: Any, choices: tuple[int, ...]) -> Architecture:
-    """The architecture of a mask (or the one that is given)."""
+    """Returns the architecture of a one-hot mask (or the given architecture)."""
     active = np.asarray(mask)
     if active.ndim == 1:
         return active
