@@ -1,13 +1,12 @@
 """neural-tangents on every JAX from 0.4.38 on, without TensorFlow.
 
 The last release of neural-tangents (0.6.5) imports names that newer JAX has moved or removed, and
-an `experimental` package that imports TensorFlow. `load` lends it those names while it is being
-imported, and takes them back afterwards: other code sees JAX, and the list of loaded modules, as
-they were.
+an `experimental` package that imports TensorFlow. `load` adds those names during the import and
+removes them afterwards: for other code, JAX and the list of loaded modules stay unchanged.
 
-Checked on 0.6.5: `jax.core.Var` and `jax.core.DShapedArray` are the only lent names it looks up
-again at run time, in STRUCTURED_DERIVATIVES. That implementation and AUTO fail on current JAX for
-other reasons, so `empirical_ntk` offers neither.
+Checked on 0.6.5: `jax.core.Var` and `jax.core.DShapedArray` are the only added names that it
+looks up again at run time, in STRUCTURED_DERIVATIVES. That implementation and AUTO fail on current
+JAX for other reasons, so `empirical_ntk` offers neither.
 """
 
 import functools
@@ -49,7 +48,7 @@ _LOCK = threading.Lock()
 
 
 def require_installed() -> None:
-    """Raises MissingExtraError, which says how to install it, if neural-tangents is not there."""
+    """Raises MissingExtraError with the install command if neural-tangents is not installed."""
     if importlib.util.find_spec(_NAME) is None:
         raise MissingExtraError(_PURPOSE, _NAME, "reference")
 
@@ -61,7 +60,7 @@ def load() -> types.ModuleType:
     still works where TensorFlow is installed.
 
     Raises:
-        MissingExtraError: neural-tangents or frozendict, which it needs, is not installed.
+        MissingExtraError: if neural-tangents or its dependency frozendict is not installed.
     """
     with _LOCK:
         return _load()
@@ -77,7 +76,7 @@ def empirical_ntk(
     vmap_axes: int | None = 0,
     trace_axes: tuple[int, ...] = (),
 ) -> Float[Array, "n m *outputs"]:
-    """The empirical neural tangent kernel of `f`, by neural-tangents.
+    """Computes the empirical neural tangent kernel of `f` with neural-tangents.
 
     K[i, j, a, b] = <d f(params, x1)[i, a] / d params, d f(params, x2)[j, b] / d params>,
     summed over every leaf of `params`.
@@ -89,16 +88,15 @@ def empirical_ntk(
         x2: [m, ...] inputs, its columns; None means `x1`.
         implementation: 1 contracts Jacobians (memory n k P), 2 takes kernel-vector products (less
             memory, and forward-mode derivatives).
-        vmap_axes: 0 if examples do not interact, which is much faster; None if they do, as in a
-            network that normalises with the statistics of its batch. With 0 such a network sees
-            batches of one example.
-        trace_axes: axes of the outputs whose diagonal is averaged, e.g. (-1,).
+        vmap_axes: 0 if examples do not interact (much faster); None if they do, as in a network
+            with batch statistics. With 0 such a network would see batches of one example.
+        trace_axes: output axes over whose diagonal the kernel is averaged, e.g. (-1,).
 
     Returns:
-        [n, m, k, k]; [n, m] with `trace_axes=(-1,)`, there divided by k.
+        [n, m, k, k]; with `trace_axes=(-1,)` [n, m], the trace divided by k.
 
     Raises:
-        ValueError: unknown implementation.
+        ValueError: if the implementation is unknown.
 
     Source: Novak, Sohl-Dickstein and Schoenholz, "Fast finite width neural tangent kernel", 2022.
     """
@@ -116,8 +114,8 @@ def empirical_ntk(
 @functools.cache
 def _load() -> types.ModuleType:
     module = sys.modules.get(_NAME) or _import()
-    # It asks jax.numpy for the size of abstract arrays, which JAX deprecates; NumPy reads any
-    # object's size and shape. Only neural-tangents' own name for jax.numpy changes.
+    # neural-tangents asks jax.numpy for the size of abstract arrays, which JAX deprecates; NumPy
+    # reads any object's size and shape. Only its own reference to jax.numpy is replaced.
     repaired = types.ModuleType("jax.numpy")
     vars(repaired).update(size=np.size, shape=np.shape, __getattr__=functools.partial(getattr, jnp))
     vars(importlib.import_module(f"{_NAME}._src.empirical"))["jnp"] = repaired
@@ -128,7 +126,7 @@ def _import() -> types.ModuleType:
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=_NAME)
-        # Its docstrings hold backslashes; newer Pythons say so if they have to compile it.
+        # Its docstrings hold backslashes; newer Pythons warn when they compile them.
         warnings.filterwarnings("ignore", message="invalid escape", category=SyntaxWarning)
         for target, names in _missing_names():
             stack.enter_context(_attributes(target, names))
@@ -140,7 +138,7 @@ def _import() -> types.ModuleType:
 
 
 def _missing_names() -> Iterator[tuple[types.ModuleType, dict[str, Any]]]:
-    """What this JAX lacks, or only has as a deprecated alias."""
+    """Yields names that this JAX lacks or only has as deprecated aliases."""
     yield (
         jax.core,
         {
@@ -174,7 +172,7 @@ def _safe_zip(*args: Any) -> list[tuple[Any, ...]]:
 
 @contextmanager
 def _attributes(target: types.ModuleType, names: dict[str, Any]) -> Iterator[None]:
-    """Adds names that `target` does not define, for a while."""
+    """Adds missing names to `target` while the context lasts."""
     vars(target).update(names)
     try:
         yield
@@ -185,7 +183,7 @@ def _attributes(target: types.ModuleType, names: dict[str, Any]) -> Iterator[Non
 
 @contextmanager
 def _modules(modules: dict[str, types.ModuleType]) -> Iterator[None]:
-    """Registers modules that are not loaded, for a while."""
+    """Registers modules that are not loaded while the context lasts."""
     sys.modules.update(modules)
     try:
         yield

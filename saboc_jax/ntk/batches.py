@@ -1,4 +1,4 @@
-"""Batches of images: kernels of several at once, a chunk of one at a time."""
+"""Kernels of several batches at once, and computation in chunks of a batch."""
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -13,25 +13,25 @@ from jaxtyping import Array, Float
 def split_batches(
     kernel: Float[Array, "total ..."], batches: Sequence[Array]
 ) -> list[Float[Array, "n ..."]]:
-    """The rows of a kernel of all batches, which stand one after another, for each batch."""
+    """Splits the rows of a kernel of concatenated batches into one kernel for each batch."""
     *ends, _ = accumulate(len(batch) for batch in batches)
     return jnp.split(kernel, ends)
 
 
 def symmetric(kernels: Sequence[Array]) -> list[Array]:
-    """The same kernels, of which the first, the columns' own, is symmetric to the last bit."""
+    """Returns the kernels; the first (columns with themselves) is made exactly symmetric."""
     square = kernels[0]
     transposed = square.transpose(1, 0, 3, 2) if square.ndim == 4 else square.T
     return [(square + transposed) / 2, *kernels[1:]]
 
 
 def in_chunks(run: Callable[[Array], Any], batch: Array, chunk: int | None) -> Any:
-    """What `run` gives for each image, `chunk` images at a time, one chunk after another.
+    """Applies `run` to a batch, one chunk of images after another.
 
     Args:
-        run: gives a tree of arrays whose first axis counts the images.
+        run: gives a tree of arrays with a leading axis of images.
         batch: the images.
-        chunk: None: all at once.
+        chunk: the number of images in a chunk; None: all at once.
     """
     if chunk is None or chunk >= batch.shape[0]:
         return run(batch)

@@ -1,8 +1,8 @@
 """The empirical neural tangent kernel: one signature, several engines.
 
 The kernel of images x_i (rows) and x_j (columns) is H_ij = <df(x_i)/dw, df(x_j)/dw> over the
-chosen parameters w, where f is the sum of the network's outputs unless said otherwise. How it is
-computed stands in `NTKOptions`.
+chosen parameters w; f is the sum of the network's outputs unless `outputs` says otherwise.
+`NTKOptions` chooses how it is computed.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,12 +23,12 @@ def empirical_ntk(
     x2: Float[Array, "m ..."] | None = None,
     options: NTKOptions = DEFAULTS,
 ) -> Float[Array, "n m ..."]:
-    """The empirical NTK of x1 (rows) with x2 (columns), or of x1 with itself.
+    """Computes the empirical NTK of x1 (rows) with x2 (columns), or of x1 with itself.
 
     Args:
         network: the network at fixed weights.
-        x1: rows.
-        x2: columns; frozen batch-norm statistics are theirs. None: x1.
+        x1: images of the rows.
+        x2: images of the columns, which give frozen batch norm statistics. None: x1.
         options: engine, parameters, outputs, batch norm, memory.
 
     Returns:
@@ -48,16 +48,16 @@ def empirical_ntks(
     rows: Sequence[Float[Array, "n ..."]] = (),
     options: NTKOptions = DEFAULTS,
 ) -> list[Float[Array, "n m ..."]]:
-    """The NTKs of the columns with themselves and of each batch of rows with the columns.
+    """Computes the NTKs of the columns with themselves and of each batch of rows with the columns.
 
-    One call shares the columns' part of the work. Arguments and errors as `empirical_ntk`.
+    One call shares the work on the columns. Arguments and errors as in `empirical_ntk`.
 
     Returns:
         [[m, m], [n_1, m], ...]: first the columns' own kernel.
     """
     check_options(options)
     predicate = parameter_predicate(network, options.params)
-    split_parameters(network.variables["params"], predicate)  # raises if it chooses none
+    split_parameters(network.variables["params"], predicate)  # raises if no parameter is chosen
     engine = choose_engine(network, columns, predicate, options)
     return symmetric(_ENGINES[engine](network, columns, rows, predicate, options))
 
@@ -65,10 +65,10 @@ def empirical_ntks(
 def choose_engine(
     network: Network, images: Array, predicate: Predicate, options: NTKOptions
 ) -> str:
-    """The engine that runs: the one that is named; for "auto" `one_backward`, else `jacobian`.
+    """Returns the engine: the named one; for "auto" `one_backward` if it applies, else `jacobian`.
 
     Raises:
-        ValueError: if `one_backward` is named and does not apply.
+        ValueError: if `one_backward` is asked for and does not apply.
     """
     if options.engine == "one_backward":
         check_supported(network, images, predicate)

@@ -1,4 +1,4 @@
-"""A network as a function of its chosen parameters, for engines that differentiate it whole."""
+"""A network as a function of its chosen parameters, for engines that differentiate all of it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ Function = Callable[[list[Array], Any], Array]
 def network_function(
     network: Network, columns: Array, predicate: Predicate, options: NTKOptions, fast: bool
 ) -> tuple[Function, list[Array]]:
-    """f(chosen parameters, images) -> [n, k] with batch norm as asked, and the parameters."""
+    """Returns f(parameters, images) -> [n, k], with the chosen batch norm, and the parameters."""
     variables = dict(network.variables)
     leaves, restore = split_parameters(variables.pop("params"), predicate)
     rules = fast_rules() if fast else ()
@@ -38,7 +38,7 @@ def network_function(
 
 
 def record_statistics(network: Network, images: Array) -> Any:
-    """Batch-norm statistics of a batch at every batch norm, as a collection (maybe empty)."""
+    """Records the statistics of a batch at every batch norm, as a collection (maybe empty)."""
     with nn.intercept_methods(batch_norm_rule("frozen")):
         state = network.apply(network.variables, images, ("batch_stats",))[1]
     return lax.stop_gradient(state.get("batch_stats", {}))
@@ -52,7 +52,7 @@ def by_outputs(
     block: Callable[[Array], list[Array]],
     pairs: blocks_of.Pairs,
 ) -> list[Array]:
-    """Kernels of all outputs at once where they are few, else of blocks of them."""
+    """Computes kernels of all outputs at once if they are few, else block by block."""
     if options.outputs == "sum":
         return whole()
     size, width = blocks_of.block_size(network, images, options.outputs_chunk)

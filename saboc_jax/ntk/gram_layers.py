@@ -1,8 +1,8 @@
-"""Layers that know the Gram matrix of their per-example gradients, and a tap that hands it out.
+"""Layers that compute the Gram matrix of their per-example gradients, and a tap that returns it.
 
 A layer has three functions: its output, the cotangent of its input, and the Gram matrix of the
-gradients of its chosen parameters, one gradient for each example. `tapped` joins them into one
-function of JAX whose extra argument, an array of zeros, has the Gram matrix as its cotangent.
+per-example gradients of its chosen parameters. `tapped` joins them into one JAX function with an
+extra argument, an array of zeros; the cotangent of this argument is the Gram matrix.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Columns(NamedTuple):
 
     Attributes:
         here: how many this device has.
-        axis: of a mesh over whose devices they are shared out alike; None: all are here.
+        axis: the mesh axis that divides them evenly over devices; None: one device has all.
     """
 
     here: int
@@ -33,17 +33,17 @@ class Columns(NamedTuple):
 
     @property
     def number(self) -> int:
-        """How many all devices have."""
+        """The number of columns on all devices."""
         return self.here if self.axis is None else self.here * lax.psum(1, self.axis)
 
     def of(self, a: Float[Array, "n p"]) -> Float[Array, "m p"]:
-        """The columns' rows, those of all devices in the order of devices."""
+        """Returns the columns' rows of all devices, in the order of devices."""
         rows = a[: self.here]
         return rows if self.axis is None else lax.all_gather(rows, self.axis, tiled=True)
 
 
 def gram(a: Float[Array, "n p"], columns: Columns) -> Float[Array, "n m"]:
-    """Inner products of all rows with those of the columns."""
+    """Computes the inner products of all rows with the columns' rows."""
     return inner_products(a, columns.of(a))
 
 
@@ -89,7 +89,7 @@ class DenseLayer:
         return g @ params["kernel"].T
 
     def gram(self, params: Any, x: Array, g: Array) -> Array:
-        """(x x' + 1) * (g g'), the 1 for the bias."""
+        """(x x' + 1) * (g g'); the 1 is for the bias."""
         inner = gram(x, self.columns) if self.with_kernel else 0.0
         return (inner + float(self.with_bias)) * gram(g, self.columns)
 
@@ -103,7 +103,7 @@ class AffineLayer:
     with_bias: bool
 
     def forward(self, params: Any, x: Array) -> Array:
-        """[n, ..., c] to the same."""
+        """[n, ..., c] to [n, ..., c]."""
         y = (x - params["mean"]) * params["inverse"]
         y = y * params["scale"] if "scale" in params else y
         return y + params["bias"] if "bias" in params else y
@@ -126,9 +126,9 @@ class AffineLayer:
 class ConvNormLayer:
     """A convolution without bias and the frozen batch norm of its output.
 
-    The gradient of the scale needs no output of the convolution, which would have to be kept or
-    computed again: the sum over positions of output times cotangent is the inner product of the
-    kernel with its own gradient.
+    The gradient of the scale does not need the convolution's output, which would have to be kept
+    or recomputed: the sum over positions of output times cotangent equals the inner product of
+    the kernel with its own gradient.
     """
 
     geometry: tuple[Any, ...]
@@ -168,7 +168,7 @@ class ConvNormLayer:
 
 @dataclass(frozen=True)
 class GenericLayer:
-    """Any layer whose examples do not interact: per-example gradients by vmap."""
+    """Any layer that treats examples independently: per-example gradients by vmap."""
 
     module: nn.Module
     columns: Columns
@@ -210,7 +210,7 @@ def _tapped_forward(layer: Any, params: Any, x: Array, tap: Array) -> tuple[Arra
 
 def _tapped_backward(layer: Any, saved: Any, g: Array) -> tuple[Any, Array, Array]:
     params, x, tap = saved
-    # Parameters are constants here: their gradient is the sum over examples that nobody asks.
+    # Parameters are constants here: their gradient, summed over examples, is not needed.
     no_gradient = jax.tree.map(jnp.zeros_like, params)
     back = layer.input_gradient(params, x, g)
     back = back.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.inexact) else back

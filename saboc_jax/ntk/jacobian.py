@@ -1,11 +1,11 @@
 """The NTK from the Jacobian: the gradient of every output of every image, then their products.
 
-Asked for by name, each output of each image takes a backward pass through the whole batch, whatever
-images have to do with each other: it is the oracle of the tests.
+If the engine is chosen by name, each output of each image takes a backward pass through the whole
+batch. So it is right even if images interact, and the tests use it as their oracle.
 
-Where `auto` takes it with frozen batch norm, each image's gradient is that of a batch of this image
-alone, all of them at once under `jax.vmap`, as neural-tangents has it. A module that mixes images
-in another way than by batch norm is then seen with batches of one image.
+If `auto` chooses it with frozen batch norm, each gradient is that of a batch of one image, for all
+images at once under `jax.vmap`, as in neural-tangents. A module that mixes images in another way
+than by batch norm then sees batches of one image.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ def jacobian_kernels(
     predicate: Predicate,
     options: NTKOptions,
 ) -> list[Array]:
-    """The kernels of the engine `jacobian`; arguments as `empirical.empirical_ntks`."""
+    """Computes kernels with the engine `jacobian`; arguments as in `empirical.empirical_ntks`."""
     function, leaves = network_function(network, columns, predicate, options, fast=True)
     independent = options.is_frozen and options.engine == "auto"
     differentiate = image_by_image if independent else output_by_output
@@ -66,12 +66,12 @@ def jacobian_kernels(
 def image_by_image(
     function: Function, leaves: list[Array], images: Array, chunk: int | None
 ) -> Jacobian:
-    """The Jacobian of a function whose images do not interact, `chunk` images at once."""
+    """Computes the Jacobian if images do not interact, `chunk` images at a time."""
 
     def of_image(image: Array) -> list[Float[Array, "k ..."]]:
         return jax.jacrev(lambda leaves: function(leaves, image[None])[0])(leaves)
 
-    jax.eval_shape(function, leaves, images)  # refuses outputs of another shape by that of all
+    jax.eval_shape(function, leaves, images)  # its error shows the whole batch's shape
     jacobian: Jacobian = in_chunks(jax.vmap(of_image), images, chunk)
     return jacobian
 
@@ -79,7 +79,7 @@ def image_by_image(
 def output_by_output(
     function: Function, leaves: list[Array], images: Array, chunk: int | None
 ) -> Jacobian:
-    """The Jacobian of a function of a batch, `chunk` of its backward passes at once."""
+    """Computes the Jacobian of a function of a batch, `chunk` backward passes at a time."""
     y, pull = jax.vjp(lambda leaves: function(leaves, images), leaves)
     cotangents = jnp.eye(y.size, dtype=y.dtype).reshape(-1, *y.shape)
     rows = lax.map(lambda g: pull(g)[0], cotangents, batch_size=chunk or _passes_at_once(y.size))
@@ -87,16 +87,16 @@ def output_by_output(
 
 
 def _passes_at_once(passes: int) -> int:
-    """How many of so many passes to run at once: a divisor, for a rest would be compiled too.
+    """Returns how many passes to run at once: a divisor, because a remainder is compiled too.
 
-    On a busy CPU four took half the time of one after another, and all of them no less than four.
+    On a busy CPU four at once took half the time of one at a time; all at once took no less.
     """
     most = 4 if jax.default_backend() == "cpu" else 64
     return max(number for number in range(1, most + 1) if passes % number == 0)
 
 
 def _contract(left: list[Array], right: list[Array], outputs: str) -> Array:
-    """Inner products of Jacobians, leaf by leaf."""
+    """Sums the inner products of Jacobians leaf by leaf."""
     equation = "nkp,mlp->nmkl" if outputs == "full" else "nkp,mkp->nm"
     total: Any = 0.0
     for a, b in zip(left, right, strict=True):

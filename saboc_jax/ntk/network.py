@@ -1,4 +1,4 @@
-"""What an NTK engine sees: a network bound to its variables, and which parameters count."""
+"""The input of an NTK engine: a network at fixed weights, and a choice of parameters."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ class Network(NamedTuple):
     Attributes:
         apply: `apply(variables, images, mutable=())` gives (outputs [n, k], state).
         variables: {"params": ...}.
-        in_cells: does a parameter path lie in the searched cells? None: it has no cells.
+        in_cells: does a parameter path lie in the searched cells? None: the network has no cells.
         layers_per_leaf: how many leading axes of a parameter count layers.
     """
 
@@ -33,7 +33,7 @@ class Network(NamedTuple):
 
 
 def bind(space: SearchSpace, variables: Variables, gates: Gates) -> Network:
-    """The network of one architecture or supernet of a space."""
+    """Returns the network of one architecture or supernet of a space."""
     program = space.one_program
 
     def apply(variables: Variables, images: Array, mutable: Sequence[str] = ()) -> Any:
@@ -43,7 +43,7 @@ def bind(space: SearchSpace, variables: Variables, gates: Gates) -> Network:
 
 
 def from_module(module: nn.Module, variables: Variables, **kwargs: Any) -> Network:
-    """The network of anybody's Flax module; `kwargs` go to its call."""
+    """Returns the network of any Flax module; `kwargs` go to its call."""
 
     def apply(variables: Variables, images: Array, mutable: Sequence[str] = ()) -> Any:
         return module.apply(variables, images, mutable=list(mutable), **kwargs)
@@ -52,7 +52,7 @@ def from_module(module: nn.Module, variables: Variables, **kwargs: Any) -> Netwo
 
 
 def check_outputs(y: Array) -> Array:
-    """The outputs as they are.
+    """Returns the outputs unchanged.
 
     Raises:
         ValueError: unless they are [n, k].
@@ -65,20 +65,20 @@ def check_outputs(y: Array) -> Array:
 
 
 def parameter_predicate(network: Network, params: str | Predicate) -> Predicate:
-    """Which parameters of a network the NTK is taken over; see `named_predicate`."""
+    """Returns which parameters of a network the NTK is over; see `named_predicate`."""
     return named_predicate(params, network.in_cells)
 
 
 def named_predicate(params: str | Predicate, in_cells: Predicate | None) -> Predicate:
-    """Which parameters the NTK is taken over.
+    """Returns a predicate that tells which parameters the NTK is over.
 
     Args:
-        params: "weights" (kernels and scales, no biases: what the peers' codes take),
-            "all", "cells" (weights inside the searched cells), or a predicate of a path.
+        params: "weights" (kernels and scales, no biases, as in the peers' codes), "all", "cells"
+            (weights inside the searched cells), or a predicate of a path.
         in_cells: tells which paths lie in cells; None: the network has no cells.
 
     Raises:
-        ValueError: if the name is unknown, or "cells" of a network without cells.
+        ValueError: if the name is unknown, or if "cells" is asked of a network without cells.
     """
     if callable(params):
         return params
@@ -94,13 +94,13 @@ def named_predicate(params: str | Predicate, in_cells: Predicate | None) -> Pred
 
 
 class NoParameterError(ValueError):
-    """A predicate chooses no parameter of a network."""
+    """Raised if a predicate chooses no parameter of a network."""
 
 
 def split_parameters(
     params: Mapping[str, Any], predicate: Predicate
 ) -> tuple[list[Array], Callable[[list[Array]], Any]]:
-    """The chosen leaves, and a function that puts (other) leaves back in their place.
+    """Returns the chosen leaves, and a function that puts (other) leaves back in their places.
 
     Raises:
         NoParameterError: if no parameter is chosen.

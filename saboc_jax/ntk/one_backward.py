@@ -1,18 +1,18 @@
 """The exact empirical NTK in one forward and one backward pass.
 
-For a layer with per-example parameter gradient G_i, its part of the NTK is <G_i, G_j>. Every
-layer gets an extra argument, an n x m array of zeros that does not affect its output, and a
-reverse rule that gives the Gram matrix of its per-example gradients as that argument's
-cotangent. JAX adds cotangents, so the gradient with respect to the one array that all layers
-share is the whole NTK. Nothing of size n x P is kept for more than one layer, and an operation
-that `lax.cond` skips costs nothing.
+A layer with per-example parameter gradients G_i contributes <G_i, G_j> to the NTK. Every layer gets
+an extra argument, an n x m array of zeros that does not affect its output, and a reverse rule that
+returns the Gram matrix of its per-example gradients as that argument's cotangent. All layers share
+the same array and JAX adds cotangents, so the gradient with respect to this array is the whole NTK.
+Nothing of size n x P is kept for more than one layer, and an operation that `lax.cond` skips costs
+nothing.
 
-Exact when examples do not interact: batch norm must take its statistics as constants
+The result is exact if examples do not interact: batch norm must treat its statistics as constants
 ("frozen"), and each layer must be called once.
 
-Images may be shared out over the devices of a mesh axis (`sharded`). A device then has its own
-rows of every Gram matrix, for which it gets the gradients of all columns from the others, and the
-statistics of the columns are means over all devices.
+A mesh axis can divide the images over devices (`sharded`). Each device then computes its own rows
+of every Gram matrix, receives the gradients of the other columns from the other devices, and takes
+the statistics of the columns as means over all devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,15 +41,15 @@ def one_backward_kernels(
     options: NTKOptions,
     axis: str | None = None,
 ) -> list[Array]:
-    """The kernels of the engine `one_backward`, a chunk of rows at a time.
+    """Computes kernels with the engine `one_backward`, a chunk of rows at a time.
 
     Args:
-        network: that the engine applies to, see `choose_engine`.
-        columns: all, or this device's share of them.
-        rows: of each batch all, or this device's share of them.
+        network: one that the engine supports, see `choose_engine`.
+        columns: all columns, or this device's share.
+        rows: batches of rows, or this device's share of each.
         predicate: which parameters count.
-        options: outputs and memory; their chunk is that of one device.
-        axis: of a mesh over whose devices images are shared out; None: all are here.
+        options: outputs and memory; `chunk` is that of one device.
+        axis: the mesh axis that divides images over devices; None: one device has all.
     """
     count = columns.shape[0]
 
@@ -78,9 +78,9 @@ def one_backward(
     outputs: str = "sum",
     axis: str | None = None,
 ) -> Float[Array, "n m"]:
-    """The NTK of all images with the first `columns` of them.
+    """Computes the NTK of all images with the first `columns` images.
 
-    Where images are shared out over devices: of this device's images with the columns of all.
+    With a mesh axis: of this device's images with the columns of all devices.
 
     Args:
         network: at fixed weights; batch norm is frozen at the statistics of the columns.
@@ -89,7 +89,7 @@ def one_backward(
         predicate: which parameters count.
         outputs: "sum" (NTK of the sum of outputs), "trace" (mean over outputs of each
             output's NTK) or "full" (every pair of outputs).
-        axis: of a mesh over whose devices images are shared out; None: all are here.
+        axis: the mesh axis that divides images over devices; None: one device has all.
 
     Returns:
         [n, m], or [n, m, k, k] for "full".
@@ -111,7 +111,7 @@ def one_backward(
 
 
 def _full(network: Network, images: Array, columns: Columns, predicate: Predicate) -> Array:
-    """Every output of every example becomes an example of its own: still one backward pass."""
+    """Treats every output of every example as its own example: still one backward pass."""
 
     def run(tap: Array, images: Array) -> Array:
         with nn.intercept_methods(tap_rule(tap, predicate, axis=columns.axis)):
@@ -136,9 +136,9 @@ def _full_in_blocks(
     size: int,
     axis: str | None = None,
 ) -> Float[Array, "n m k k"]:
-    """`one_backward` of every pair of outputs: a backward pass for each pair of blocks.
+    """Computes the "full" NTK with one backward pass for each pair of blocks of outputs.
 
-    The columns stand in the batch twice, once for either block.
+    The batch holds the columns twice, once for either block.
 
     Args:
         network: at fixed weights; batch norm is frozen at the statistics of the columns.
@@ -146,7 +146,7 @@ def _full_in_blocks(
         columns: m, or this device's share of them.
         predicate: which parameters count.
         size: outputs of a block.
-        axis: of a mesh over whose devices images are shared out; None: all are here.
+        axis: the mesh axis that divides images over devices; None: one device has all.
     """
     shape, number = blocks_of.output_shape(network, images), images.shape[0]
     all_columns = Columns(columns, axis).number
@@ -173,14 +173,14 @@ def _full_in_blocks(
 
 
 def _dtype(network: Network, images: Array) -> Any:
-    """Of the kernel, float32 or better; images may be integers (tokens)."""
+    """Returns the kernel's type, float32 or better; images can be integers (tokens)."""
     leaves = jax.tree.leaves(network.variables["params"])
     inputs = [images] if jnp.issubdtype(images.dtype, jnp.inexact) else []
     return jnp.promote_types(jnp.result_type(*leaves, *inputs), jnp.float32)
 
 
 def _uses(network: Network, number: int, images: Array, predicate: Predicate) -> Uses:
-    """What a forward pass of `number` images does, by its shapes alone."""
+    """Traces how a forward pass of `number` images uses parameters, by shapes alone."""
     uses = Uses()
 
     def run(tap: Array, images: Array) -> Array:
@@ -193,9 +193,9 @@ def _uses(network: Network, number: int, images: Array, predicate: Predicate) ->
 
 
 def unsupported_reason(network: Network, images: Array, predicate: Predicate) -> str | None:
-    """Why the engine does not apply to a network; None: it applies."""
+    """Returns why the engine does not apply to a network; None: it applies."""
     uses = _uses(network, images.shape[0], images, predicate)
-    # An axis of positions may be as long as the batch; it does not grow with it.
+    # An axis of positions can be as long as the batch; only the batch axis grows with the batch.
     more = _uses(network, images.shape[0] + 1, images, predicate)
     if obstacles := uses.obstacles + more.obstacles:
         return obstacles[0]

@@ -1,20 +1,20 @@
-"""How an NTK is computed, and what that allows: engine, parameters, outputs, batch norm, memory.
+"""Options of an NTK and their consequences: engine, parameters, outputs, batch norm, memory.
 
 Batch norm couples the images of a batch. There are two protocols:
 
-    frozen: the statistics are those of the columns (the training batch) and constants. Images
-        do not interact and the kernel costs one backward pass. This is the default.
+    frozen: the statistics are those of the columns (the training batch) and are constants.
+        Images do not interact, and the kernel costs one backward pass. This is the default.
     batch: every batch is normalised by its own statistics and gradients flow through them,
-        as TE-NAS, TEG-NAS and the others do: n backward passes.
+        as in TE-NAS, TEG-NAS and others: n backward passes.
 
 Engines:
 
     one_backward: one forward and one backward pass (`ntk.one_backward`); frozen batch norm and
-        layers it knows only.
-    jacobian: the Jacobian, then its products (`ntk.jacobian`); any Flax module.
+        known layers only.
+    jacobian: the Jacobian, then its inner products (`ntk.jacobian`); any Flax module.
     neural_tangents: `empirical_ntk_fn` of neural-tangents (`ntk.reference`); any Flax module. It
-        is the reference that the others are checked against, and need not be installed.
-    auto: one_backward where it applies, else jacobian.
+        is the reference for checks of the other engines; its installation is optional.
+    auto: one_backward if it applies, else jacobian.
 """
 
 from typing import NamedTuple
@@ -39,10 +39,10 @@ class NTKOptions(NamedTuple):
         batch_norm: "frozen" or "batch".
         implementation: of neural-tangents: 1 (Jacobian contraction) or 2 (NTK-vector
             products). Its automatic choice fails on current JAX.
-        chunk: images of one pass, to bound memory; None: all at once. Where batch norm couples
-            the images, backward passes that run at once; None: as `ntk.jacobian` chooses.
-        outputs_chunk: for "trace" and "full", outputs that are differentiated at once, to bound
-            memory; None: as many as make 256 gradients with the images (`output_blocks`).
+        chunk: images in one pass, to bound memory; None: all at once. If batch norm couples the
+            images: backward passes that run at once; None: `ntk.jacobian` chooses.
+        outputs_chunk: for "trace" and "full": outputs that are differentiated at once, to bound
+            memory; None: as many as give 256 gradients, images times outputs (`output_blocks`).
     """
 
     engine: str = "auto"
@@ -60,7 +60,7 @@ class NTKOptions(NamedTuple):
 
     @property
     def may_take_one_backward(self) -> bool:
-        """May the engine `one_backward` run, where the network allows it?"""
+        """May the engine `one_backward` run if the network allows it?"""
         return self.is_frozen and self.engine in ("auto", "one_backward")
 
     @property
@@ -72,8 +72,8 @@ class NTKOptions(NamedTuple):
     def takes_chunks(self) -> bool:
         """Does `chunk` bound the images of a pass?
 
-        Batch statistics need all of them together; the Jacobian asked for by name takes the whole
-        batch and bounds its backward passes.
+        Batch statistics need all images together. The engine "jacobian", if chosen by name, takes
+        the whole batch; there `chunk` bounds the backward passes that run at once.
         """
         return self.is_frozen and self.engine != "jacobian"
 
@@ -83,10 +83,10 @@ class NTKOptions(NamedTuple):
         return self.may_take_one_backward and self.outputs == "sum" and self.chunk is None
 
     def passes(self, batches: int = 1) -> Passes:
-        """What the kernels of so many batches cost, the training images among them.
+        """Returns the cost of the kernels of this many batches, including the training images.
 
-        Where images do not interact, one backward pass of a batch gives all its gradients. With
-        batch statistics, and by the engine "jacobian", each image has a pass of its own.
+        If images do not interact, one backward pass of a batch gives all its gradients. With
+        batch statistics or the engine "jacobian", each image takes its own pass.
         """
         apart = not self.is_frozen or self.engine == "jacobian"
         return Passes(batches, 0, batches) if apart else Passes(batches, batches)
@@ -96,11 +96,11 @@ DEFAULTS = NTKOptions()
 
 
 def check_options(options: NTKOptions) -> NTKOptions:
-    """The options as they are.
+    """Returns the options unchanged.
 
     Raises:
-        ValueError: at the first option that does not exist.
-        MissingExtraError: if the engine "neural_tangents" is asked for and is not installed.
+        ValueError: at the first invalid option.
+        MissingExtraError: if the engine "neural_tangents" is chosen and not installed.
     """
     allowed = {
         "engine": ENGINES,

@@ -1,10 +1,10 @@
 """Kernels of every output, a few outputs at a time.
 
-K_ij^ab = <df_a(x_i)/dw, df_b(x_j)/dw> of all pairs of k outputs needs, at once, n k gradients
-of P parameters. Outputs enter linearly: with weights W [b, k] the network W f has the kernel of a
-block of outputs. So `full` goes over pairs of blocks and `trace` over blocks, one after another,
-and no more than n b gradients live at a time. The price for `full` is that the gradients of a
-block are computed again for every block that it is paired with.
+Computing K_ij^ab = <df_a(x_i)/dw, df_b(x_j)/dw> for all pairs of k outputs at once needs n k
+gradients of P parameters. The kernel is linear in the outputs: for weights W [b, k] the network W f
+has the kernel of a block of outputs. So `full` loops over pairs of blocks and `trace` over blocks,
+and at most n b gradients exist at a time. The price of `full` is that the gradients of a block are
+recomputed for every block that it is paired with.
 """
 
 from collections.abc import Callable
@@ -19,20 +19,20 @@ from jaxtyping import Array, Float
 from saboc_jax.layers.rules import batch_norm_rule
 from saboc_jax.ntk.network import Network, check_outputs
 
-ROWS = 256  # gradients at once where nothing else is asked for: images times outputs
+ROWS = 256  # default number of gradients at once: images times outputs
 Weights = Float[Array, "b k"]
 Pairs = Callable[[Weights], Callable[[Weights], list[Array]]]
 
 
 def output_shape(network: Network, images: Float[Array, "n ..."]) -> jax.ShapeDtypeStruct:
-    """Shape and type of the outputs, without running the network.
+    """Returns shape and type of the outputs, without running the network.
 
     Raises:
         ValueError: unless the outputs are [n, k].
     """
 
     def run(images: Array) -> Array:
-        with nn.intercept_methods(batch_norm_rule("batch")):  # else Flax asks for statistics
+        with nn.intercept_methods(batch_norm_rule("batch")):  # else Flax requires stored statistics
             return network.apply(network.variables, images)[0]
 
     shape: Any = jax.eval_shape(run, images)
@@ -43,12 +43,12 @@ def output_shape(network: Network, images: Float[Array, "n ..."]) -> jax.ShapeDt
 def block_size(
     network: Network, images: Float[Array, "n ..."], asked: int | None
 ) -> tuple[int, int]:
-    """(Outputs of a block, all outputs), so that the blocks are alike.
+    """Returns (outputs of a block, all outputs) for blocks of equal size.
 
     Args:
-        network: whose outputs they are.
-        images: of which each has a gradient for every output.
-        asked: the most outputs of a block; None: as many as make `ROWS` gradients.
+        network: the network.
+        images: each image has a gradient for every output.
+        asked: the maximal block size; None: as many outputs as give `ROWS` gradients.
     """
     width = output_shape(network, images).shape[-1]
     most = max(1, ROWS // images.shape[0]) if asked is None else asked
@@ -57,16 +57,16 @@ def block_size(
 
 
 def block_weights(width: int, size: int) -> Float[Array, "blocks b k"]:
-    """Weights that select `size` outputs each; what is over in the last block selects none."""
+    """Returns weights that select `size` outputs each; surplus rows of the last block are zero."""
     blocks = -(-width // size)
     return jnp.eye(blocks * size, width).reshape(blocks, size, width)
 
 
 def trace(kernels: Callable[[Weights], list[Array]], width: int, size: int) -> list[Array]:
-    """The mean over outputs of each output's kernel.
+    """Computes the mean over outputs of each output's kernel.
 
     Args:
-        kernels: the [n, m] kernels of weights [b, k], as means over b.
+        kernels: gives the [n, m] kernels of weights [b, k], as means over b.
         width: k.
         size: b.
     """
@@ -76,7 +76,7 @@ def trace(kernels: Callable[[Weights], list[Array]], width: int, size: int) -> l
 
 
 def full(pairs: Pairs, width: int, size: int) -> list[Float[Array, "n m k k"]]:
-    """The kernels of every pair of outputs.
+    """Computes the kernels of every pair of outputs.
 
     Args:
         pairs: `pairs(left)(right)` gives the [n, m, b, b] kernels of two blocks of outputs.

@@ -1,13 +1,13 @@
-"""The NTK of a chain of modules, link by link: forward, then one backward, as `one_backward`.
+"""The NTK of a chain of modules, link by link: a forward and a backward pass as in `one_backward`.
 
-Every link is a program of its own, forward and backward. Backward it takes the cotangent of its
-output and gives those of its inputs and its own part of the NTK, which is the sum of its layers'
-parts; links before the first with a chosen parameter have none, and do not run backward. So the
-arithmetic is that of `one_backward` on the whole network, plus a second forward pass of each link,
-and what is compiled is small and shared, also by links of other widths, which are padded with
-zeros: see `saboc_jax.layers.chain`.
+Each link has its own forward and backward program. The backward program takes the cotangent of its
+output and returns the cotangents of its inputs and its part of the NTK (the sum over its layers).
+Links before the first link with a chosen parameter do not run backward. The arithmetic is that of
+`one_backward` on the whole network plus a second forward pass of each link. The compiled programs
+are small and shared, also by links of other widths, which are padded with zeros: see
+`saboc_jax.layers.chain`.
 
-Exact with frozen batch norm only, as `one_backward` is.
+As for `one_backward`, the result is exact with frozen batch norm only.
 """
 
 from collections.abc import Sequence
@@ -37,18 +37,18 @@ def piecewise_ntks(
     rows: Sequence[Float[Array, "n ..."]],
     predicate: Predicate,
 ) -> list[Float[Array, "n m"]]:
-    """The NTKs of the sum of outputs: as `empirical.empirical_ntks` gives them.
+    """Computes the NTKs of the sum of outputs, in the order of `empirical.empirical_ntks`.
 
     Args:
         chain: the network.
-        pieces: where compiled links are kept.
+        pieces: the cache of compiled links.
         key: seeds the weights.
-        columns: images whose statistics every batch norm takes.
+        columns: images that give the statistics of every batch norm.
         rows: further batches.
         predicate: which parameters count, by their path in the whole network.
 
     Raises:
-        NoParameterError: if it chooses none.
+        NoParameterError: if the predicate chooses no parameter.
     """
     count = columns.shape[0]
     images = jnp.concatenate([columns, *rows])
@@ -65,7 +65,7 @@ def piecewise_ntks(
     if not any(chosen_of):
         raise NoParameterError("the predicate chooses no parameter of the chain")
     last = outputs.pop()
-    del outputs  # what a link has read goes when it has run backward
+    del outputs  # frees a link's inputs once it has run backward
     cotangents: list[Any] = [None] * len(chain.links) + [jnp.ones_like(last)]
     kernel = jnp.zeros((images.shape[0], count), last.dtype)
     first = next(place for place, chosen in enumerate(chosen_of) if chosen)
@@ -83,7 +83,7 @@ def piecewise_ntks(
 
 
 def _chosen(link: Link, params: Any, predicate: Predicate) -> frozenset[Path]:
-    """The chosen paths within a link."""
+    """Returns the chosen paths within a link."""
     return frozenset(path for path in flatten(params) if predicate(link.path(path)))
 
 
@@ -96,7 +96,7 @@ def _forward(link: Link, count: int, params: Any, *xs: Array) -> Array:
 def _backward(
     link: Link, chosen: frozenset[Path], params: Any, xs: tuple[Array, ...], g: Array, kernel: Array
 ) -> tuple[tuple[Array, ...], Array]:
-    """(Cotangents of the inputs, the kernel with the link's part added)."""
+    """Returns (cotangents of the inputs, the kernel plus the link's part)."""
 
     def run(xs: tuple[Array, ...], tap: Array) -> Array:
         with nn.intercept_methods(tap_rule(tap, lambda path: path in chosen)):

@@ -1,4 +1,4 @@
-"""The one entry to kernels that places the work: one program, several devices, or link by link."""
+"""Places the work of kernels: one program, several devices, or link by link."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,7 +21,7 @@ class LinkedNetwork(NamedTuple):
 
     Attributes:
         chain: its links.
-        pieces: where compiled links are kept.
+        pieces: the cache of compiled links.
         key: seeds the weights; consumed.
         in_cells: as in `Network`.
     """
@@ -39,11 +39,11 @@ def place_ntks(
     options: NTKOptions = DEFAULTS,
     devices: int = 1,
 ) -> list[Float[Array, "n m ..."]]:
-    """The NTKs of the columns with themselves and of each batch of rows with the columns.
+    """Computes the NTKs of the columns with themselves and of each batch of rows with the columns.
 
     Args:
         network: at fixed weights; a `LinkedNetwork` runs link by link.
-        columns: images whose statistics frozen batch norms take.
+        columns: images that give the statistics of frozen batch norms.
         rows: further batches.
         options: how the kernels are computed.
         devices: how many local devices share the images; 1: one device has all.
@@ -52,7 +52,7 @@ def place_ntks(
         [[m, m], [n_1, m], ...]: first the columns' own kernel.
 
     Raises:
-        ValueError: if an option does not exist, or the options allow no such placement.
+        ValueError: if an option does not exist, or the options do not allow the placement.
     """
     check_options(options)
     if isinstance(network, LinkedNetwork):

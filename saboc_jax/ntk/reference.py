@@ -1,4 +1,4 @@
-"""The engine `neural_tangents`: the reference that the other engines are checked against."""
+"""The engine `neural_tangents`: the reference for checks of the other engines."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,12 +24,12 @@ def reference_kernels(
     predicate: Predicate,
     options: NTKOptions,
 ) -> list[Array]:
-    """The kernels of the engine `neural_tangents`; arguments as `empirical.empirical_ntks`.
+    """Computes kernels with neural-tangents; arguments as in `empirical.empirical_ntks`.
 
     Raises:
         MissingExtraError: if neural-tangents is not installed.
     """
-    # Implementation 2 differentiates forwards, which the fast rule does not allow.
+    # Implementation 2 uses forward mode, which the fast rule does not support.
     function, leaves = network_function(
         network, columns, predicate, options, fast=options.implementation == 1
     )
@@ -73,5 +73,5 @@ def _images_alone(images: Array) -> Array:
 
 
 def _with_weights(weights: Float[Array, "b k"]) -> Inputs:
-    """Images, each with the same weights of outputs: neural-tangents takes any tree of inputs."""
+    """Pairs every image with the same output weights; neural-tangents takes any tree of inputs."""
     return lambda images: (images, jnp.broadcast_to(weights, (len(images), *weights.shape)))

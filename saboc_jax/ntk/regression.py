@@ -1,4 +1,4 @@
-"""Kernel regression with an NTK, and what is read from its predictions (SABoC-NAS Eq. 6-10)."""
+"""Kernel regression with an NTK, and scores of its predictions (SABoC-NAS Eq. 6-10)."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ LABEL_ENCODINGS = ("centred", "onehot")
 
 
 def encode_labels(labels: Int[Array, " n"], num_classes: int, encoding: str = "centred") -> Outputs:
-    """One-hot labels, minus their mean over the batch when "centred" (decision D5)."""
+    """Returns one-hot labels, minus their mean over the batch if "centred" (decision D5)."""
     if encoding not in LABEL_ENCODINGS:
         raise ValueError(f"label_encoding={encoding!r}; allowed: {LABEL_ENCODINGS}")
     targets = jax.nn.one_hot(labels, num_classes)
@@ -24,8 +24,8 @@ def encode_labels(labels: Int[Array, " n"], num_classes: int, encoding: str = "c
 def dual_coefficients(spectrum: Spectrum, targets: Outputs, jitter: float) -> Outputs:
     """(H + jitter * tr(H)/n * I)^-1 Y, from the eigen-decomposition of H (decision D10).
 
-    The relative jitter caps degenerate kernels and leaves well-conditioned ones unchanged; it
-    must stay small, for conditioning is the signal. 0: the plain inverse. Negative
+    The relative jitter bounds the inverse of degenerate kernels and leaves well-conditioned
+    kernels unchanged. Keep it small: conditioning is the signal. 0: the plain inverse. Negative
     eigenvalues (round-off) count as zero.
     """
     values = jnp.maximum(spectrum.values, 0) if jitter else spectrum.values
@@ -43,8 +43,8 @@ def predict(
 
     Args:
         rows: the NTK of X with the training images.
-        spectrum: of the training images' own NTK.
-        targets: of the training images.
+        spectrum: the spectrum of the training images' NTK.
+        targets: encoded labels of the training images.
         jitter: see `dual_coefficients`.
     """
     return rows @ dual_coefficients(spectrum, targets, jitter)
@@ -62,7 +62,7 @@ def _entropy(f: Outputs) -> Float[Array, ""]:
     return _softmax_cross_entropy(f, f)
 
 
-# Decision D8: what "cross-entropy of two outputs" may mean, and two diagnostics.
+# Decision D8: readings of "cross-entropy of two outputs", and diagnostics.
 EXPRESSIVITIES: dict[str, Callable[[Outputs, Outputs], Float[Array, ""]]] = {
     "softmax": lambda f, g: -_softmax_cross_entropy(f, g),
     "torch_raw": lambda f, g: -_raw_cross_entropy(f, g),
@@ -80,10 +80,11 @@ def expressivity(f: Outputs, perturbed: Outputs, kind: str = "softmax") -> Float
     Args:
         f: predictions for the test images.
         perturbed: predictions for the same images with noise.
-        kind: "softmax": both outputs through a softmax, a true cross-entropy. "torch_raw":
-            the second taken as target probabilities as it stands; with centred labels that is
-            minus the mean inner product. "torch_raw_swapped". Diagnostics: "kl" (minus the
-            divergence), "l2" (minus the squared change), "relative" (minus the relative change).
+        kind: "softmax": both outputs pass a softmax, a true cross-entropy. "torch_raw": the raw
+            second output is the target probabilities; with centred labels that is minus the
+            mean inner product. "torch_raw_swapped": the same with f as target.
+            Diagnostics: "kl" (minus the divergence), "l2" (minus the squared change),
+            "relative" (minus the relative change).
 
     Returns:
         Lower is better for every kind.

@@ -1,15 +1,15 @@
-"""One NTK over several devices: its images are shared out, in the order of the devices.
+"""One NTK over several devices: the images are divided in the order of the devices.
 
-Every device runs the one forward and backward pass of `one_backward` on its own images: its
-share of the columns, then its share of every batch of rows. Two things join the devices:
+Every device runs the forward and backward pass of `one_backward` on its own images: its share of
+the columns, then its share of every batch of rows. The devices communicate twice:
 
     Statistics of frozen batch norms are those of all columns: means over the devices of the
         means, then of the squared deviations from them.
     A layer's Gram matrix has the device's own images as rows and all columns as columns: the
-        devices give each other the per-example gradients of their columns, layer by layer.
+        devices exchange the per-example gradients of their columns, layer by layer.
 
-So the time of the passes is divided by the number of devices, and so is the memory for what they
-keep; the gradients of all columns for one layer are on every device.
+This divides the time of the passes and the memory for residuals by the number of devices; every
+device holds the gradients of all columns for one layer.
 """
 
 from collections.abc import Sequence
@@ -35,30 +35,30 @@ def sharded_ntks(
     options: NTKOptions = DEFAULTS,
     devices: Sequence[jax.Device] | None = None,
 ) -> list[Float[Array, "n m ..."]]:
-    """The kernels of `empirical.empirical_ntks`, to rounding, with the images over devices.
+    """Computes the kernels of `empirical.empirical_ntks`, to rounding, on several devices.
 
     Args:
-        network: the network at fixed weights, which every device has.
-        columns: images of the columns; the devices divide m.
-        rows: further batches; the devices divide each n.
-        options: of the engine `one_backward`, which `auto` is here too. `chunk` is of all
-            devices together.
-        devices: to run on; None: all local ones. Under `jax.distributed` those of all hosts
-            (`jax.devices()`), where each host makes the same call.
+        network: the network at fixed weights, copied to every device.
+        columns: images of the columns; m is a multiple of the number of devices.
+        rows: further batches; so is each n.
+        options: for the engine `one_backward`; `auto` means `one_backward` here. `chunk` is the
+            total of all devices.
+        devices: the devices to run on; None: all local ones. Under `jax.distributed`: those of
+            all hosts (`jax.devices()`), and each host makes the same call.
 
     Returns:
         [[m, m], [n_1, m], ...]; each device has the rows of its own images.
 
     Raises:
-        ValueError: if the devices do not divide a batch, an option does not exist, or the
-            engine does not apply.
+        ValueError: if the number of devices does not divide a batch, an option does not exist, or
+            the engine does not apply.
     """
     devices = find_devices() if devices is None else devices
     for batch in (columns, *rows):
         check_divides(len(devices), batch.shape[0])
     options = _checked(options, len(devices))
     predicate = parameter_predicate(network, options.params)
-    split_parameters(network.variables["params"], predicate)  # raises if it chooses none
+    split_parameters(network.variables["params"], predicate)  # raises if no parameter is chosen
     check_supported(network, columns, predicate)
 
     def one_device(columns: Array, rows: Sequence[Array]) -> list[Array]:
@@ -70,7 +70,7 @@ def sharded_ntks(
 
 
 def _checked(options: NTKOptions, devices: int) -> NTKOptions:
-    """The options of one device."""
+    """Returns the options for one device."""
     if not options.shares_images:
         raise ValueError(
             f"engine={options.engine!r}, batch_norm={options.batch_norm!r} with images over "

@@ -1,4 +1,4 @@
-"""What is read from an NTK's eigenvalues."""
+"""Scores of an NTK's eigenvalues."""
 
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ class Spectrum(NamedTuple):
 
 
 def decompose(kernel: Float[Array, "n n"]) -> Spectrum:
-    """Eigen-decomposition, largest first. Non-finite kernels give NaN, not an error."""
+    """Computes the eigen-decomposition, largest first; NaN, not an error, if not finite."""
     finite = jnp.isfinite(kernel).all()
     values, vectors = jnp.linalg.eigh(jnp.where(finite, kernel, jnp.eye(kernel.shape[0])))
     return Spectrum(
@@ -32,14 +32,14 @@ def decompose(kernel: Float[Array, "n n"]) -> Spectrum:
 
 
 def number_of_top(n: int, top: Top) -> int:
-    """How many of n eigenvalues count as large (decision D2).
+    """Returns how many of n eigenvalues count as large (decision D2).
 
     Args:
-        n: eigenvalues.
+        n: the number of eigenvalues.
         top: "ceil" or "floor" of the square root of n, a number, or a fraction below 1.
 
     Raises:
-        ValueError: if it is none of these.
+        ValueError: if `top` is none of these.
     """
     root = np.sqrt(n)
     if isinstance(top, str):
@@ -54,7 +54,7 @@ def number_of_top(n: int, top: Top) -> int:
 
 
 def trainability(values: Float[Array, " n"], top: Top = "ceil") -> Float[Array, ""]:
-    """S_t, the share of the largest eigenvalues in their sum (SABoC-NAS Eq. 5).
+    """S_t, the share of the largest eigenvalues in the sum of all (SABoC-NAS Eq. 5).
 
     Args:
         values: eigenvalues, largest first; negative ones (round-off) count as zero.
@@ -76,8 +76,8 @@ def condition_number(
 
     Args:
         values: eigenvalues, largest first.
-        precision: relative round-off of the kernel. A smallest eigenvalue below n times it is
-            noise, and kappa is then infinite rather than noise or negative. 0: no guard.
+        precision: relative round-off of the kernel. If the smallest eigenvalue is at most
+            n * precision * the largest, it is noise and kappa is infinite. 0: no guard.
     """
     guard = values.shape[0] * precision * values[0]
     smallest = values[-1]

@@ -1,7 +1,6 @@
-"""A rule that gives every layer of a network its tap: see `ntk.one_backward`.
+"""An interceptor that gives every layer of a network its tap: see `ntk.one_backward`.
 
-The layers are reached through Flax interceptors, so this works for anybody's module made of the
-layers in `LAYERS`.
+It works for any Flax module that is built from the layers in `LAYERS`.
 """
 
 from collections import Counter
@@ -58,7 +57,7 @@ GENERIC = tuple(
     if hasattr(nn, name)
 )
 LAYERS = (nn.BatchNorm, *GENERIC)
-_FREE = "__tapped__"  # name of a layer run on its own, which the rule must not tap again
+_FREE = "__tapped__"  # name of a layer that runs by itself; the rule must not tap it again
 
 
 @dataclass
@@ -66,8 +65,8 @@ class Uses:
     """How a forward pass uses parameters.
 
     Attributes:
-        calls: calls of a layer, per parameter path.
-        obstacles: calls that have no tap although they need one, in words.
+        calls: the number of layer calls, per parameter path.
+        obstacles: descriptions of calls that need a tap but cannot have one.
     """
 
     calls: Counter[Path] = field(default_factory=Counter)
@@ -77,13 +76,13 @@ class Uses:
 def tap_rule(
     tap: Array, predicate: Predicate, uses: Uses | None = None, axis: str | None = None
 ) -> Interceptor:
-    """An interceptor that gives every layer its tap.
+    """Returns an interceptor that gives every layer its tap.
 
     Args:
-        tap: [n, m] zeros; m is the number of leading examples that are columns, on all devices.
+        tap: [n, m] zeros; m is the number of columns (leading examples) on all devices.
         predicate: which parameters count, by path.
-        uses: takes down what the pass does, where given.
-        axis: of a mesh over whose devices images are shared out; None: all are here.
+        uses: records how the pass uses parameters; None: not recorded.
+        axis: the mesh axis that divides images over devices; None: one device has all.
     """
     columns = Columns(tap.shape[1] // Columns(1, axis).number, axis)
 
@@ -116,7 +115,7 @@ def tap_rule(
 
 
 def _obstacle(method: str, x: Any, number: int) -> str | None:
-    """Why one call can have no tap."""
+    """Returns why a call cannot have a tap; None: it can."""
     if x is None:
         return f"is used through {method!r} with more than its input"
     if x.shape[:1] != (number,):
@@ -132,10 +131,10 @@ def _tapped_conv_norm(
     predicate: Predicate,
     uses: Uses | None,
 ) -> Array | None:
-    """Runs the two layers as one; None: each needs its own tap."""
+    """Runs convolution and batch norm as one layer; None: each needs its own tap."""
     conv = module.conv
     kernel = conv.variables["params"]["conv"]["kernel"]
-    if module.is_mutable_collection("batch_stats"):  # the batch norm by itself records them
+    if module.is_mutable_collection("batch_stats"):  # the batch norm records them by itself
         return None
     if conv.groups != 1 or conv.use_bias or x.shape[:1] != tap.shape[:1] or kernel.dtype != x.dtype:
         return None
@@ -165,7 +164,7 @@ def _tapped_call(
     tap: Array,
     columns: Columns,
 ) -> Array | None:
-    """Runs one layer with its tap, by the cheapest rule that fits it; None: it needs none."""
+    """Runs one layer with its tap by the cheapest rule that fits; None: it needs no tap."""
     if isinstance(module, nn.BatchNorm):
         mean, variance = batch_norm_statistics(module, x, "frozen", *columns)
         scale, bias = batch_norm_parameters(module)
