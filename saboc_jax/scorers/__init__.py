@@ -31,17 +31,17 @@ SCORERS = {
     "random": "saboc_jax.scorers.costs:random",
     "latency": "saboc_jax.scorers.latency:latency",
 }
-# Those that are a measurement (`Scorer.measured`): `--scorers=all` leaves them out.
+# Scorers that measure this machine (`Scorer.measured`): `--scorers=all` leaves them out.
 MEASURED = frozenset({"latency"})
 
 
 def make_scorer(name: str, space: SearchSpace, **options: Any) -> Scorer:
-    """A scorer by name.
+    """Makes a scorer by name.
 
     Args:
         name: a key of `SCORERS`.
         space: the search space it scores.
-        **options: of that scorer's factory.
+        **options: options of that scorer's factory.
 
     Raises:
         ValueError: if the name is unknown or an option does not exist.

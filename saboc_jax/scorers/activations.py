@@ -1,9 +1,9 @@
-"""Looking into a forward pass: ReLU patterns, block outputs, batch-norm variances, layer costs.
+"""Observes a forward pass: ReLU patterns, block outputs, batch norm variances, layer costs.
 
-Every quantity is recorded by a Flax interceptor into the collection "observed", so the gated
-supernet, its specialised modules and anybody's module are looked at by the same code. In the
-supernet a leaf is stacked [cells, edges, ...] and zero where an operation did not run; what is
-recorded here therefore either adds up over layers or says itself that it is there.
+Flax interceptors record every quantity into the collection "observed", so the same code works for
+the gated supernet, its specialised modules and any other module. In the supernet a leaf is stacked
+[cells, edges, ...] and zero where an operation did not run. So a recorded value either adds up over
+layers or marks that it was recorded.
 """
 
 import operator
@@ -34,16 +34,15 @@ from saboc_jax.scorers.plain_relus import plain_relus
 from saboc_jax.types import Images, PRNGKey, SearchSpace, Variables
 
 OBSERVED = "observed"
-DRAWN = ("kernel", "scale", "bias")  # names of what an initialiser draws or sets
-WORD = 32  # bits of a code's words
+DRAWN = ("kernel", "scale", "bias")  # parameters that an initialiser draws or sets
+WORD = 32  # bits in a word of a code
 
 
 def redraw(space: SearchSpace, key: PRNGKey, init: str | None) -> Variables:
-    """The supernet's weights with a scorer's own initialiser (None: the space's).
+    """Draws the supernet's weights with a scorer's own initialiser (None: the space's).
 
-    The same key draws the same normal numbers for every initialiser that is normal. Parameters
-    that are no kernel, scale or bias (embeddings of tokens or positions) stay as the space draws
-    them.
+    The same key draws the same normal numbers for every normal initialiser. Other parameters than
+    kernels, scales and biases (embeddings of tokens or positions) are drawn by the space.
 
     Raises:
         ValueError: if the initialiser is unknown.
@@ -68,7 +67,7 @@ def redraw(space: SearchSpace, key: PRNGKey, init: str | None) -> Variables:
 
 
 def check_init(init: str | None) -> str | None:
-    """Raises ValueError if there is no initialiser of that name."""
+    """Returns the name unchanged; ValueError if there is no such initialiser."""
     if init is not None:
         find_initialiser(init)
     return init
@@ -77,15 +76,15 @@ def check_init(init: str | None) -> str | None:
 def record(
     network: Network, images: Images, *rules: Interceptor, batch_norm: str = "batch"
 ) -> tuple[Float[Array, "n ..."], Variables]:
-    """Runs a network and gives (its outputs, what the rules recorded).
+    """Runs a network and returns (its outputs, the recorded values).
 
     Args:
         network: at fixed weights.
         images: one batch.
-        *rules: interceptors that record with `put`; they see a layer before its rules act.
+        *rules: interceptors that record with `put`; they wrap the layer rules.
         batch_norm: "batch" (train mode, as the proxies' released codes run) or "frozen".
     """
-    # The first interceptor is the outermost, and those of `layers` call no further one.
+    # The first interceptor is the outermost; the rules of `layers` do not call the next one.
     with rules_in_force(*rules, *fast_rules(), batch_norm_rule(batch_norm)):
         outputs, state = network.apply(network.variables, images, (OBSERVED,))
     return outputs, state.get(OBSERVED, {})
@@ -97,7 +96,7 @@ def put(
     value: Array,
     merge: Callable[[Array, Array], Array] = operator.add,
 ) -> None:
-    """Records an array at a module; `merge` joins those of several calls of one module."""
+    """Records an array at a module; `merge` joins the arrays of several calls."""
     module.sow(
         OBSERVED,
         name,
@@ -108,15 +107,15 @@ def put(
 
 
 def recorded(observed: Variables, name: str) -> list[Array]:
-    """Everything recorded under a name, in the order of the paths."""
+    """Returns everything recorded under a name, in the order of the paths."""
     return [leaf for path, leaf in flatten(observed).items() if path[-1] == name]
 
 
 def require_recorded(observed: Variables, name: str, what: str) -> list[Array]:
-    """What `recorded` gives.
+    """Returns the values of `recorded`.
 
     Raises:
-        ValueError: if it is nothing; `what` names the layers that are looked for.
+        ValueError: if nothing was recorded; `what` names the missing layers.
     """
     values = recorded(observed, name)
     if not values:
@@ -130,12 +129,12 @@ def require_recorded(observed: Variables, name: str, what: str) -> list[Array]:
 def relu_rule(
     name: str, measure: Callable[[Bool[Array, "n units"]], Array], axis: int | None
 ) -> Interceptor:
-    """An interceptor that records `measure(active)` of every ReLU on feature maps.
+    """Returns an interceptor that records `measure(active)` of every ReLU on feature maps.
 
     Args:
-        name: under which it is recorded.
-        measure: of [n, units], which units of the ReLU are above zero.
-        axis: along which several calls of one ReLU are joined; None: they are added.
+        name: the name of the recorded value.
+        measure: a function of [n, units]: which units of the ReLU are above zero.
+        axis: the axis that joins several calls of one ReLU; None: they are added.
     """
 
     def merge(old: Array, new: Array) -> Array:
@@ -161,16 +160,16 @@ def measure_relus(
     axis: int | None,
     *rules: Interceptor,
 ) -> tuple[list[Array], Variables]:
-    """`measure(active)` of every ReLU on feature maps, and what further rules recorded.
+    """Returns `measure(active)` of every ReLU on feature maps, and all recorded values.
 
-    Where there are `ops.Relu` modules, these are the ReLUs; else calls of `nn.relu` are.
+    The ReLUs are the `ops.Relu` modules or, if there are none, the calls of `nn.relu`.
 
     Args:
         network: at fixed weights; train-mode batch norm.
         images: one batch.
         measure: see `relu_rule`.
         axis: see `relu_rule`.
-        *rules: of the same forward pass.
+        *rules: further recording interceptors of the same forward pass.
 
     Raises:
         ValueError: if there is no ReLU on feature maps.
@@ -189,9 +188,9 @@ def measure_relus(
 
 
 def cost_rule() -> Interceptor:
-    """An interceptor that records the multiply-accumulates and parameters of every layer.
+    """Returns an interceptor that records multiply-accumulates and parameters of every layer.
 
-    The supernet's operations that do not run count nothing, so the cost of an architecture is
+    Operations of the supernet that do not run cost nothing, so the cost of an architecture is
     data like the architecture itself. Layers: convolutions, dense layers, batch norms.
     """
 
@@ -209,9 +208,9 @@ def cost_rule() -> Interceptor:
 
 
 def layer_costs(observed: Variables) -> Float[Array, "layers 2"]:
-    """(multiply-accumulates, parameters) of every layer that ran, zeros for the others.
+    """Returns (multiply-accumulates, parameters) of every layer that ran, zeros for the others.
 
-    They are not added here: a layer's count is exact in float32, a network's may not be.
+    They are not summed here: a layer's count is exact in float32, a network's may not be.
     """
     costs = require_recorded(observed, "cost", "convolution, dense layer or batch norm")
     return jnp.concatenate([leaf.reshape(-1, 2) for leaf in costs])
@@ -221,7 +220,7 @@ def layer_costs(observed: Variables) -> Float[Array, "layers 2"]:
 
 
 def pack_bits(bits: Bool[Array, "codes bits"]) -> UInt32[Array, "codes words"]:
-    """Codes as words of 32 bits."""
+    """Packs codes into words of 32 bits."""
     codes, length = bits.shape
     words = -(-length // WORD)
     padded = jnp.pad(bits, ((0, 0), (0, words * WORD - length)))
@@ -232,7 +231,7 @@ def pack_bits(bits: Bool[Array, "codes bits"]) -> UInt32[Array, "codes words"]:
 
 
 def count_distinct(codes: UInt32[Array, "codes words"]) -> Int[Array, ""]:
-    """The number of distinct codes, exactly: sorts them and counts the changes."""
+    """Counts distinct codes exactly: sorts them and counts the changes."""
     columns = lax.sort(tuple(codes.T), num_keys=codes.shape[1])
     changes = [column[1:] != column[:-1] for column in columns]
     return 1 + jnp.stack(changes).any(0).sum()

@@ -6,12 +6,12 @@ F_0 the stem's output and F_1 ... F_L the outputs of the cells and reductions:
     expressivity: sum over l of S_l, the entropy of the normalised eigenvalues of the channels'
         covariance of F_l.
     progressivity: min over l of S_l - S_(l-1).
-    trainability: mean over l of 2 - s - 1 / s, s the largest singular value of
-        G_in' G_out / positions, where G_out is a random sign for every element of F_l and G_in
-        its pull-back to F_(l-1): best at s = 1, gradients that neither grow nor shrink.
+    trainability: mean over l of 2 - s - 1 / s, where s is the largest singular value of
+        G_in' G_out / positions, G_out is a random sign for every element of F_l, and G_in is its
+        pull-back to F_(l-1). It is best at s = 1: gradients neither grow nor shrink.
     complexity: multiply-accumulates.
 
-They are meant to be ranked together by `ranking.log_rank`.
+`ranking.log_rank` ranks them together.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,15 +42,15 @@ from saboc_jax.types import (
 )
 
 METRICS = ("expressivity", "progressivity", "trainability", "complexity")
-HEAD = "features"  # the block that is no stem, cell or reduction
-Signs = Mapping[Path, Float[Array, "..."]]  # by the path of a block; stacked as its outputs
+HEAD = "features"  # the only block that is not a stem, cell or reduction
+Signs = Mapping[Path, Float[Array, "..."]]  # by path of a block, stacked like its output
 
 
 class BlockStatistics(NamedTuple):
-    """What AZ-NAS reads from a network; blocks in the order of the network.
+    """The statistics that AZ-NAS reads from a network; blocks in the order of the network.
 
     Attributes:
-        covariances: of the channels of every block's output, [channels, channels].
+        covariances: channel covariances of every block's output, [channels, channels].
         maps: G_in' G_out / positions of every block but the first, [rows, channels].
         identical: [blocks - 1] is G_in equal to G_out?
         costs: [layers, 2], see `activations.layer_costs`.
@@ -64,7 +64,7 @@ class BlockStatistics(NamedTuple):
 
 @jax.custom_vjp
 def cut(x: Array, tap: Array, signs: Array) -> Array:
-    """The identity in x; backwards it hands the cotangent to `tap` and emits `signs` instead."""
+    """The identity in x; its reverse rule gives the cotangent to `tap` and `signs` to x."""
     return x
 
 
@@ -80,7 +80,7 @@ cut.defvjp(_cut_forward, _cut_backward)
 
 
 def covariance(x: Float[Array, "n h w c"]) -> Float[Array, "c c"]:
-    """Of the channels over all positions of all images."""
+    """Computes the channel covariance over all positions of all images."""
     rows = x.reshape(-1, x.shape[-1])
     rows = rows - rows.mean(0)
     return inner_products(rows.T, rows.T) / rows.shape[0]
@@ -89,7 +89,7 @@ def covariance(x: Float[Array, "n h w c"]) -> Float[Array, "c c"]:
 def _block_rule(
     name: str, measure: Callable[[Array], Array], order: dict[Path, None]
 ) -> Interceptor:
-    """Records `measure(output)` of every block, notes their order, cuts the backward pass."""
+    """Returns a rule that records `measure(output)` and order of blocks, and cuts gradients."""
 
     def rule(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
         y, module = next_fun(*args, **kwargs), context.module
@@ -106,7 +106,7 @@ def _block_rule(
 
 
 def draw_signs(network: Network, images: Images, key: PRNGKey) -> dict[Path, Array]:
-    """Random signs for every element of every block's output. `key` is consumed.
+    """Draws random signs for every element of every block's output. `key` is consumed.
 
     Raises:
         ValueError: if the network marks fewer than two blocks.
@@ -120,7 +120,7 @@ def draw_signs(network: Network, images: Images, key: PRNGKey) -> dict[Path, Arr
             "`saboc_jax.layers.ops.Block`, after the stem and after each block"
         )
 
-    def draw(key: PRNGKey, like: Any) -> Array:  # from float32, whatever the network computes in
+    def draw(key: PRNGKey, like: Any) -> Array:  # always from float32 probabilities
         return 2 * jax.random.bernoulli(key, jnp.float32(0.5), like.shape).astype(like.dtype) - 1
 
     return {
@@ -130,7 +130,7 @@ def draw_signs(network: Network, images: Images, key: PRNGKey) -> dict[Path, Arr
 
 
 def nested(leaves: Mapping[Path, Any]) -> Variables:
-    """{path: leaf} as a nested mapping."""
+    """Turns {path: leaf} into a nested mapping."""
     tree: dict[str, Any] = {}
     for path, leaf in leaves.items():
         node = tree
@@ -143,9 +143,9 @@ def nested(leaves: Mapping[Path, Any]) -> Variables:
 def gradient_map(
     g_in: Float[Array, "n H W c_in"], g_out: Float[Array, "n h w c"]
 ) -> tuple[Float[Array, "rows c"], Bool[Array, ""]]:
-    """(G_in' G_out / positions, are they equal?).
+    """Returns (G_in' G_out / positions, are G_in and G_out equal?).
 
-    Where the block halves the image, the pixels of G_in that one pixel of G_out covers become
+    If the block halves the image, the pixels of G_in that one pixel of G_out covers become
     channels.
     """
     n, height, width, channels = g_out.shape
@@ -160,11 +160,11 @@ def gradient_map(
 
 
 def block_statistics(network: Network, images: Images, signs: Signs) -> BlockStatistics:
-    """One forward and one backward pass, train-mode batch norm.
+    """Runs one forward and one backward pass with train-mode batch norm.
 
     Args:
         network: at fixed weights.
-        images: the input, noise in the paper.
+        images: the input (noise in the paper).
         signs: see `draw_signs`.
     """
     order: dict[Path, None] = {}
@@ -178,7 +178,7 @@ def block_statistics(network: Network, images: Images, signs: Signs) -> BlockSta
 
     taps = {path: jnp.zeros_like(sign) for path, sign in signs.items()}
     outputs, pull, observed = jax.vjp(run, taps, has_aux=True)
-    # Every block emits its own cotangent, so what enters at the outputs does not matter.
+    # Every block emits its own cotangent, so the cotangent of the outputs does not matter.
     g_in, g_out = unstacked(pull(jnp.zeros_like(outputs))[0], order), unstacked(signs, order)
     pairs = [gradient_map(g, out) for g, out in zip(g_in[:-1], g_out[1:], strict=True)]
     leaves = flatten(observed)
@@ -192,12 +192,12 @@ def block_statistics(network: Network, images: Images, signs: Signs) -> BlockSta
 
 
 def unstacked(leaves: Mapping[Path, Array], order: Mapping[Path, None]) -> list[Array]:
-    """Arrays [n, h, w, c] of all blocks in order, out of maybe stacked [cells, n, h, w, c]."""
+    """Splits (stacked) leaves [cells, n, h, w, c] into [n, h, w, c] of all blocks in order."""
     return [one for path in order for one in leaves[path].reshape(-1, *leaves[path].shape[-4:])]
 
 
 def entropy(matrix: Float[Array, "c c"]) -> Float[Array, ""]:
-    """-sum p log(p + 1e-8) over the eigenvalues p, which are divided by their sum."""
+    """Returns -sum p log(p + 1e-8) over the eigenvalues p, normalised to sum 1."""
     values = jnp.linalg.eigvalsh(matrix)
     p = values / values.sum()
     return -(p * jnp.log(p + 1e-8)).sum()
@@ -214,7 +214,7 @@ def progressivity(statistics: BlockStatistics) -> Float[Array, ""]:
 
 
 def trainability(statistics: BlockStatistics) -> Float[Array, ""]:
-    """Mean of 2 - s - 1 / s; minus infinity if a block passes its cotangent on unchanged."""
+    """Mean of 2 - s - 1 / s; minus infinity if a block leaves its cotangent unchanged."""
     largest = jnp.stack([jnp.linalg.svd(m, compute_uv=False)[0] for m in statistics.maps])
     terms = 2 - largest - 1 / (largest + 1e-6)
     return jnp.where(statistics.identical, -jnp.inf, terms).mean()
@@ -243,10 +243,10 @@ class NoiseStatistics:
 
 
 def az_nas(space: SearchSpace, *, init: str | None = "kaiming_normal_fan_in") -> Scorer:
-    """AZ-NAS's four scores, all higher is better. Of the batch it reads only the shape.
+    """AZ-NAS's four scores; higher is better for all. It reads only the shape of the batch.
 
-    NaN becomes minus infinity, as in the released code, where a cell that is the identity also
-    gets a trainability of minus infinity.
+    NaN becomes minus infinity, and a network with an identity cell gets a trainability of minus
+    infinity, both as in the released code.
 
     Args:
         space: the search space.

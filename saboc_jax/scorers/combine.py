@@ -1,4 +1,4 @@
-"""Scorers together: quantities that are observed once, direction and policy."""
+"""Combines scorers, so that shared quantities are observed once, and adapts them to programs."""
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ from saboc_jax.types import (
 
 
 def check_storable(scorer: Scorer) -> None:
-    """Raises ValueError if an option has no text that tells it from others."""
+    """Raises ValueError if an option cannot be identified by a text."""
     for part in scorer.parts or (scorer,):
         for name, value in part.options.items():
             if callable(value):
@@ -38,12 +38,12 @@ def check_storable(scorer: Scorer) -> None:
 
 
 def on_space(scorer: Scorer, space: SearchSpace, pieces: ProgramCache | None = None) -> Scorer:
-    """The scorer whose observables look at another space, as `SearchSpace.program` gives it.
+    """Returns the scorer with observables of another space, see `SearchSpace.program`.
 
     Args:
-        scorer: of a space where architectures have their own programs.
-        space: of one of them.
-        pieces: where compiled links of a chain are kept; None: kernels are one program.
+        scorer: a scorer of a space in which each architecture has its own program.
+        space: the space of one program.
+        pieces: the cache of compiled links of a chain; None: kernels are one program.
     """
 
     def move(observable: Any) -> Any:
@@ -56,16 +56,17 @@ def on_space(scorer: Scorer, space: SearchSpace, pieces: ProgramCache | None = N
 
 
 def shared_by(scorer: Scorer, shard: str, devices: int) -> Scorer:
-    """The scorer as several devices share it: one of `saboc_jax.devices.SHARDS`.
+    """Returns the scorer for use on several devices.
 
     Args:
-        scorer: any for "architectures", which leaves it as it is.
-        shard: "images": every kernel shares its images over the devices.
-        devices: how many local ones.
+        scorer: any scorer for "architectures", which leaves it unchanged.
+        shard: one of `saboc_jax.devices.SHARDS`; "images" divides the images of every kernel over
+            the devices.
+        devices: the number of local devices.
 
     Raises:
-        ValueError: if there is no such way, or images are to be shared where anything is observed
-            but kernels of frozen batch norm in one backward pass.
+        ValueError: if `shard` is unknown, or is "images" and the scorer observes anything but
+            kernels with frozen batch norm in one backward pass.
     """
     if shard not in SHARDS:
         raise ValueError(f"shard={shard!r}; allowed: {SHARDS}")
@@ -81,7 +82,7 @@ def shared_by(scorer: Scorer, shard: str, devices: int) -> Scorer:
     kernels: dict[str, Any] = {
         name: replace(kernel, devices=devices)
         for name, kernel in scorer.observables.items()
-        if isinstance(kernel, KernelRequest)  # all are
+        if isinstance(kernel, KernelRequest)  # true for all
     }
     return scorer._replace(observables=kernels)
 
@@ -91,7 +92,7 @@ def _shares_images(observable: object) -> bool:
 
 
 def split_apart(scorer: Scorer) -> tuple[Scorer, Scorer]:
-    """The scorer with the observables that are one program, and with those that run apart."""
+    """Splits a scorer by observables: those of one program, and those that run apart."""
     apart = {
         name: observable
         for name, observable in scorer.observables.items()
@@ -102,7 +103,7 @@ def split_apart(scorer: Scorer) -> tuple[Scorer, Scorer]:
 
 
 def with_program(scorer: Scorer, gates: Gates) -> Scorer:
-    """The scorer on the program of these gates; as it is where one program serves all.
+    """Returns the scorer on the program of these gates; unchanged if one program serves all.
 
     Raises:
         ValueError: if each architecture has its own program and the gates are traced.
@@ -120,9 +121,9 @@ def with_program(scorer: Scorer, gates: Gates) -> Scorer:
 
 
 def observe(scorer: Scorer, key: PRNGKey, gates: Gates, batch: Batch) -> dict[str, Any]:
-    """The quantities a scorer reads; equal ones are computed once.
+    """Computes the quantities that a scorer reads; equal observables are computed once.
 
-    Kernels are also read from wider ones that are computed anyway.
+    A kernel request is also served by a wider request that is computed anyway.
     """
     scorer = with_program(scorer, gates)
     wanted = dict.fromkeys(scorer.observables.values())
@@ -139,9 +140,9 @@ def observe(scorer: Scorer, key: PRNGKey, gates: Gates, batch: Batch) -> dict[st
 
 
 def labels_only(batch: Batch) -> Batch:
-    """The batch without its images: what `finish` may read."""
+    """Returns the batch without its images, as `finish` may read it."""
     return batch._replace(
-        images=None,  # type: ignore[arg-type]  # nobody reads them there
+        images=None,  # type: ignore[arg-type]  # `finish` does not read them
         test_images=None,
         perturbed_images=None,
         more_images=None,
@@ -157,15 +158,14 @@ def check_needs(scorer: Scorer, batch: Batch) -> None:
 
 
 def combine(scorers: Sequence[Scorer], name: str | None = None) -> Scorer:
-    """Several scorers as one, whose metrics are all of theirs.
+    """Combines several scorers into one with all their metrics.
 
-    They are named "scorer.metric", or just as the scorer where both names are equal.
-
-    Observables that are equal (the same NTK, the same forward pass) are computed once. The
-    parts of a combination among them are taken by themselves.
+    A metric is named "scorer.metric", or "scorer" if both names are equal. Equal observables (the
+    same NTK, the same forward pass) are computed once. A combination among the scorers is split
+    into its parts.
 
     Raises:
-        ValueError: if two have the same name.
+        ValueError: if two scorers have the same name.
     """
     if len(scorers) == 1 and name is None:
         return scorers[0]
@@ -209,10 +209,10 @@ def combine(scorers: Sequence[Scorer], name: str | None = None) -> Scorer:
 
 
 def load_factory(registry: Mapping[str, str], name: str) -> Callable[..., Scorer]:
-    """The factory registered under a name as "module:function".
+    """Returns the factory registered under a name as "module:function".
 
     Raises:
-        ValueError: if there is none of that name.
+        ValueError: if the name is unknown.
     """
     if name not in registry:
         raise ValueError(f"scorer {name!r} is unknown; allowed: {', '.join(sorted(registry))}")
@@ -225,8 +225,8 @@ def score(
 ) -> tuple[Float[Array, " k"], Diagnostics]:
     """Scores one architecture or supernet in one pure function.
 
-    `saboc_jax.evaluation` does the same for many, with the second
-    half in float64 on the host.
+    `saboc_jax.evaluation` does the same for many architectures, with `finish` in float64 on the
+    host.
 
     Args:
         scorer: any scorer.

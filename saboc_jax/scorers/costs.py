@@ -1,9 +1,9 @@
 """Baselines without a network: parameters, multiply-accumulates, depth, and chance.
 
-The costs come from the space's formulas. Where the cost of an architecture is a sum over its
-decisions (parameters and multiply-accumulates of NAS-Bench-201), the scorer holds one number for
-each option, and a supernet scores the mean of its architectures. Other costs (depth, the longest
-path) are asked of the space on the host, and a supernet scores NaN.
+The costs come from the space's formulas. If the cost of an architecture is a sum over its decisions
+(parameters and multiply-accumulates of NAS-Bench-201), the scorer holds one number for each option,
+and a supernet scores the mean of its architectures. For other costs (depth, the longest path) the
+scorer calls the space's formula on the host, and a supernet scores NaN.
 """
 
 from collections.abc import Callable, Mapping
@@ -66,10 +66,10 @@ def _cost_scorer(space: SearchSpace, quantity: str) -> Scorer:
 def additive_table(
     space: SearchSpace, quantity: str
 ) -> tuple[float, Float[np.ndarray, "decisions options"]] | None:
-    """A cost as (base, what each option adds), or None if it is not such a sum.
+    """Returns a cost as (base, the increment of each option); None if it is not such a sum.
 
     Args:
-        space: asked for the cost of one architecture for each option, and of some random ones.
+        space: its formula is called once for each option, and for some random architectures.
         quantity: a field of `Cost`.
     """
     cost = partial(_cost, space, quantity)
@@ -94,10 +94,10 @@ def _cost(space: SearchSpace, quantity: str, arch: Any) -> float:
 
 
 def _ask(space: SearchSpace, quantity: str, gates: Gates) -> Float[Array, ""]:
-    """The space's formula, called on the host; NaN unless every decision has one option.
+    """Calls the space's formula on the host; NaN unless every decision has one option.
 
-    The whole number comes back as two of 32 bits: JAX runs the callback in a thread of its own,
-    which knows nothing of an x64 mode set in ours and would round a double.
+    The integer is returned as two 32-bit integers: JAX runs the callback in another thread, where
+    our x64 mode is not set, and a double would be rounded.
     """
 
     def host(gates: Any) -> np.ndarray:

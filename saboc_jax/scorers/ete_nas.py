@@ -27,14 +27,14 @@ RIDGES = np.logspace(-7, 2, 20)  # relative to the mean eigenvalue
 
 
 def correlation_norm(outputs: Float[Array, "n k"]) -> Float[Array, ""]:
-    """Frobenius norm of the correlations of all images' outputs over the k outputs.
+    """Returns the Frobenius norm of the images' correlations over the k outputs.
 
     Returns:
         Between sqrt(n) and n; NaN if an image's outputs are all equal.
     """
     rows = outputs - outputs.mean(1, keepdims=True)
     rows = rows / jnp.linalg.norm(rows, axis=1, keepdims=True)
-    # |R R'| = |R' R|, the smaller of the two.
+    # |R R'| = |R' R|; R' R is smaller.
     return jnp.linalg.norm(inner_products(rows.T, rows.T))
 
 
@@ -46,10 +46,10 @@ def _pool_rule(next_fun: Any, args: tuple, kwargs: dict, context: Any) -> Any:
 
 
 def pooled_features(network: Network, images: Images) -> Float[Array, "n width"]:
-    """The last feature map, averaged over pixels; train-mode batch norm.
+    """Returns the last feature map, averaged over pixels; train-mode batch norm.
 
     Raises:
-        ValueError: if the network marks no feature map.
+        ValueError: unless the network marks exactly one feature map.
     """
     features = recorded(record(network, images, _pool_rule)[1], FEATURES)
     if len(features) != 1:
@@ -63,10 +63,10 @@ def best_ridge_error(
     targets: Float[Array, "n k"],
     test_targets: Float[Array, "m k"],
 ) -> Float[Array, ""]:
-    """The test error of regression with the NNGP kernel, at the best of 20 ridges.
+    """Returns the test error of regression with the NNGP kernel, at the best of 20 ridges.
 
-    The kernel is the inner product of features over their number, the NNGP kernel of one draw
-    of weights. Lower is better.
+    The kernel is the inner product of features divided by their number: the NNGP kernel of one
+    draw of weights. Lower is better.
     """
     width = features.shape[1]
     decomposed = spectrum.decompose(features @ features.T / width)
@@ -82,7 +82,7 @@ def best_ridge_error(
 
 @dataclass(frozen=True)
 class Outputs:
-    """Observable: outputs of the training images and of the further batches, each on its own."""
+    """Observable: outputs of the training batch and of each further batch, in separate passes."""
 
     space: SearchSpace
     init: str | None
@@ -96,7 +96,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class PooledFeatures:
-    """Observable: `pooled_features` of the training and of the test images."""
+    """Observable: `pooled_features` of the training and the test images."""
 
     space: SearchSpace
     init: str | None

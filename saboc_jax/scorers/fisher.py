@@ -9,7 +9,7 @@ cross-entropy of one batch in train mode, a channel c is worth
 As a proxy: Abdelfattah et al. 2021, "Zero-Cost Proxies for Lightweight NAS", whose code spreads
 D_c over the channel's weights before it sums; ETE-NAS sums D_c itself.
 
-Deviation: weights come from the space's initialiser, where the released code keeps PyTorch's
+Deviation: weights come from the space's initialiser; the released code keeps PyTorch's default
 ("torch_default").
 """
 
@@ -26,7 +26,7 @@ WEIGHTINGS = ("per_weight", "per_channel")
 def fisher_value(
     network: Network, images: Images, labels: Labels, weighting: str = "per_weight"
 ) -> Float[Array, ""]:
-    """Fisher of a network at its weights.
+    """Returns Fisher of a network at its weights.
 
     Raises:
         ValueError: if the weighting does not exist.

@@ -7,8 +7,8 @@
 
 L is the mean cross-entropy of one batch in train mode.
 
-Deviation: "global" reads the batch's images and labels, where the released code draws both at
-random; weights come from the space's initialiser.
+Deviations: "global" reads the batch's images and labels (the released code draws both at random);
+weights come from the space's initialiser.
 """
 
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ VARIANTS = ("layer_sum", "global")
 def grad_norm_value(
     network: Network, images: Images, labels: Labels, variant: str = "layer_sum"
 ) -> Float[Array, ""]:
-    """GradNorm of a network at its weights.
+    """Returns GradNorm of a network at its weights.
 
     Raises:
         ValueError: if the variant does not exist.

@@ -1,14 +1,14 @@
-"""GraSP: what a step along the gradient does to the gradient's norm (Wang et al. 2020, "GraSP").
+"""GraSP: how a gradient step changes the gradient's norm (Wang et al. 2020, "GraSP").
 
     score = - sum_w w * (H g)_w,    g = dL/dw,    H = d^2 L / dw^2
 
-over the kernels of convolutions and dense layers, L the mean cross-entropy of one batch in train
+over the kernels of convolutions and dense layers. L is the mean cross-entropy of one batch in train
 mode. H g is the gradient of ||g||^2 / 2, so two reverse passes over one forward pass give it.
 
 As a proxy: Abdelfattah et al. 2021, "Zero-Cost Proxies for Lightweight NAS"; the minus sign,
-with which higher is better, is theirs.
+which makes higher better, is theirs.
 
-Deviation: weights come from the space's initialiser, where the released code keeps PyTorch's
+Deviation: weights come from the space's initialiser; the released code keeps PyTorch's default
 ("torch_default").
 """
 
@@ -35,7 +35,7 @@ from saboc_jax.types import (
 
 
 def grasp_layers(network: Network, images: Images, labels: Labels) -> Float[Array, " layers"]:
-    """Each layer's part of GraSP at the network's weights."""
+    """Returns each layer's part of GraSP at the network's weights."""
     loss, kernels = training_loss(network, images, labels)
 
     def half_squared_norm(kernels: list[Array]) -> Array:
@@ -47,7 +47,7 @@ def grasp_layers(network: Network, images: Images, labels: Labels) -> Float[Arra
 
 
 def grasp_value(network: Network, images: Images, labels: Labels) -> Float[Array, ""]:
-    """GraSP of a network at its weights."""
+    """Returns GraSP of a network at its weights."""
     return grasp_layers(network, images, labels).sum()
 
 
@@ -62,7 +62,7 @@ class HessianGradient:
     space: SearchSpace
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> Float[Array, " layers"]:
-        """Two reverse passes, one over the other."""
+        """Runs two nested reverse passes."""
         network = bind_drawn(self.space, key, gates)
         return grasp_layers(network, require(batch, "images"), require(batch, "labels"))
 

@@ -5,12 +5,13 @@ eigenvalues of the correlation matrix of the rows and k = 1e-5:
 
     score = - sum_v ( log(v + k) + 1 / (v + k) )
 
-High where images have dissimilar gradients (all v = 1). Batch norm is in train mode, as in
-Abdelfattah et al. 2021, "Zero-Cost Proxies for Lightweight NAS". NaN where no gradient arrives.
+The score is high if images have dissimilar gradients (all v = 1), and NaN if an image gets no
+gradient. Batch norm is in train mode, as in Abdelfattah et al. 2021, "Zero-Cost Proxies for
+Lightweight NAS".
 
-Deviation: the released code reads `x.grad` without clearing it, so that on one image tensor a
-network's J holds the sum of those of all networks scored before; here it is the network's own.
-Weights come from the space's initialiser, where the released code keeps PyTorch's
+Deviations: the released code reads `x.grad` without clearing it, so on a reused image tensor a
+network's J also sums the gradients of all networks scored before; here J is the network's own.
+Weights come from the space's initialiser; the released code keeps PyTorch's default
 ("torch_default").
 """
 
@@ -40,7 +41,7 @@ OFFSET = 1e-5  # k
 
 
 def input_gradients(network: Network, images: Images) -> Float[Array, "n pixels"]:
-    """The gradient of the sum of all outputs with respect to each image."""
+    """Returns the gradient of the sum of all outputs with respect to each image."""
 
     def total(images: Array) -> Array:
         with training_rules():
@@ -50,8 +51,8 @@ def input_gradients(network: Network, images: Images) -> Float[Array, "n pixels"
 
 
 def correlation(rows: Float[Array, "n pixels"]) -> Float[Array, "n n"]:
-    """Correlations of all pairs of rows; NaN for a row of zeros."""
-    # Every row by its largest entry first: its sum of squares must not underflow.
+    """Returns the correlations of all pairs of rows; NaN for a row of zeros."""
+    # Divide each row by its largest entry first, so that its sum of squares does not underflow.
     rows = rows / jnp.abs(rows).max(1, keepdims=True)
     rows = rows - rows.mean(1, keepdims=True)
     rows = rows / jnp.linalg.norm(rows, axis=1, keepdims=True)
@@ -59,7 +60,7 @@ def correlation(rows: Float[Array, "n pixels"]) -> Float[Array, "n n"]:
 
 
 def jacob_cov_value(network: Network, images: Images) -> Float[Array, ""]:
-    """Jacobian covariance of a network at its weights."""
+    """Returns the Jacobian covariance of a network at its weights."""
     return spectrum_score(correlation(input_gradients(network, images)))
 
 
@@ -74,7 +75,7 @@ class InputCorrelation:
     space: SearchSpace
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> Float[Array, "n n"]:
-        """One forward and one backward pass."""
+        """Runs one forward and one backward pass."""
         network = bind_drawn(self.space, key, gates)
         return correlation(input_gradients(network, require(batch, "images")))
 
@@ -94,7 +95,7 @@ def jacob_cov(space: SearchSpace) -> Scorer:
 
 
 def spectrum_score(correlation: Kernel) -> Float[Array, ""]:
-    """The score of a correlation matrix."""
-    # Rounding may put an eigenvalue of a singular matrix below -k, where the logarithm ends.
+    """Returns the score of a correlation matrix."""
+    # Rounding can put an eigenvalue of a singular matrix below -k, where the logarithm is NaN.
     shifted = jnp.maximum(jnp.linalg.eigvalsh(correlation), 0.0) + OFFSET
     return -(jnp.log(shifted) + 1 / shifted).sum()

@@ -1,4 +1,4 @@
-"""The observable that most scorers share: NTKs of the training images and of others with them."""
+"""The observable that most scorers share: NTKs of the training images and of further images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from saboc_jax.types import Batch, Gates, PRNGKey
 
 @dataclass(frozen=True)
 class Kernels(KernelRequest):
-    """Observable: the NTKs that are requested; attributes as `KernelRequest`."""
+    """Observable: the requested NTKs; attributes as in `KernelRequest`."""
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> dict[str, Array]:
-        """{"images": [n, n], and for each name in `rows`: [n, n]}.
+        """Returns {"images": [n, n], and for each name in `rows`: [n, n]}.
 
-        A network without any of the named parameters, say without cells, has kernels of zeros.
+        A network without any of the named parameters (such as one without cells) has zero kernels.
         """
         rows = [getattr(batch, name) for name in self.rows]
         network = self._network(key, gates)

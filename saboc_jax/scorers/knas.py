@@ -27,7 +27,7 @@ from saboc_jax.types import (
     SearchSpace,
 )
 
-# Of the sum-of-logits NTK [n, n].
+# Functions of the NTK [n, n] of the sum of logits.
 NTK_VARIANTS: Mapping[str, Callable[[Array], Array]] = {
     "ntk_fro": jnp.linalg.norm,
     "ntk_mean": jnp.mean,
@@ -38,7 +38,7 @@ VARIANTS = (*NTK_VARIANTS, "mgm")
 def mean_gram(
     network: Network, images: Images, labels: Int[Array, " n"], params: Any = "all"
 ) -> Float[Array, ""]:
-    """The mean of the Gram matrix of the images' loss gradients, train-mode batch norm.
+    """Returns the mean of the Gram matrix of the images' loss gradients, train-mode batch norm.
 
     (1/n^2) sum_ij <g_i, g_j> = |mean g|^2, so one gradient of the mean cross-entropy is enough.
     """
@@ -55,7 +55,7 @@ class MeanGram:
     params: Any
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> Float[Array, ""]:
-        """A scalar."""
+        """Returns a scalar."""
         network = bind_drawn(self.space, key, gates)
         return mean_gram(network, batch.images, batch.labels, self.params)
 
@@ -73,7 +73,7 @@ def knas(
 
     Deviation: the released code computes none of the three (single images, the first 100
     coordinates of the first layers, a centred cross-covariance). "mgm" is the paper's
-    definition; the comparison in SABoC-NAS takes the Frobenius norm of the NTK.
+    definition; the comparison in SABoC-NAS uses the Frobenius norm of the NTK.
 
     Args:
         space: the search space.

@@ -1,16 +1,16 @@
-"""Measured latency of an architecture's plain network on the device at hand.
+"""Measured latency of an architecture's plain network on this machine's device.
 
-The network is compiled by itself (`SearchSpace.specialise`), run in inference mode on images of
-noise until it is warm, and then timed:
+The specialised network (`SearchSpace.specialise`) is compiled, warmed up in inference mode on noise
+images, and then timed:
 
     latency = median over runs of (time at which the outputs are ready - time of the call), in ms.
 
-Its time does not depend on the values of the weights, so they are noise of the size that keeps
-activations near 1, whatever the space's initialiser.
+The time does not depend on the values of the weights. So the weights are noise, scaled to keep
+activations near 1, for every initialiser of the space.
 
-Unlike every other score it is a measurement: the same key gives another value the next time
-(`Scorer.measured`). A store makes a search with it repeatable, for a stored value is served. The
-options, which are a part of what identifies a stored value, name the device.
+Unlike every other score it is a measurement: the same key gives a different value each time
+(`Scorer.measured`). A store makes a search repeatable, because it returns the stored value. The
+options, which are part of the key of a stored value, name the device.
 """
 
 import inspect
@@ -42,17 +42,17 @@ from saboc_jax.types import (
     SearchSpace,
 )
 
-KEPT = 4  # compiled networks that are kept: repeats of one architecture follow each other
+KEPT = 4  # cached compiled networks: repeats of an architecture follow each other
 
 
 class Timing(NamedTuple):
     """How the runs are made.
 
     Attributes:
-        batch_size: images of one run.
-        image_size: height and width of them; None: those of the space.
-        runs: timed runs.
-        warmup: runs before them.
+        batch_size: the number of images in a run.
+        image_size: height and width of the images; None: those of the space.
+        runs: the number of timed runs.
+        warmup: the number of runs before them.
     """
 
     batch_size: int = 1
@@ -71,11 +71,11 @@ def latency(
     """Median latency of warm runs in milliseconds; lower is better. Supernets score NaN.
 
     Args:
-        space: whose specialised networks are timed.
-        batch_size: images of one run.
+        space: the search space; its specialised networks are timed.
+        batch_size: the number of images in a run.
         image_size: height and width of the images; None: those of the space.
-        runs: timed runs.
-        warmup: runs before them.
+        runs: the number of timed runs.
+        warmup: the number of runs before them.
 
     Raises:
         ValueError: if a number is less than 1.
@@ -104,17 +104,17 @@ def latency(
 
 @dataclass(frozen=True)
 class Latency:
-    """Observable: quartiles of the milliseconds of a run, and the seconds of compiling it."""
+    """Observable: quartiles of the milliseconds of a run, and the compile time in seconds."""
 
     space: SearchSpace
     timing: Timing
     runs_apart: ClassVar[bool] = True
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> dict[str, Any]:
-        """{"quartiles": [3] ms, "compile_seconds": 0 where the program was kept}.
+        """Returns {"quartiles": [3] ms, "compile_seconds": 0 if the program was cached}.
 
         Raises:
-            ValueError: if the gates are traced: a clock inside a compiled program tells nothing.
+            ValueError: if the gates are traced: a clock inside a compiled program is meaningless.
         """
         if isinstance(gates, jax.core.Tracer):
             raise ValueError(
@@ -136,12 +136,12 @@ class Latency:
 
 
 def timed(run: Callable[[], Any], runs: int, warmup: int) -> Float[np.ndarray, " runs"]:
-    """Seconds of each of `runs` calls, until what they give is ready.
+    """Measures the seconds of each of `runs` calls, until the outputs are ready.
 
     Args:
         run: the call.
-        runs: timed calls.
-        warmup: calls before them.
+        runs: the number of timed calls.
+        warmup: the number of calls before them.
     """
     for _ in range(warmup):
         jax.block_until_ready(run())
@@ -157,7 +157,7 @@ def timed(run: Callable[[], Any], runs: int, warmup: int) -> Float[np.ndarray, "
 def _compiled(
     space: SearchSpace, arch: tuple[int, ...], batch_size: int, image_size: int | None
 ) -> tuple[Callable[[], Any], float]:
-    """The compiled network on its arguments, and the seconds that compiling took."""
+    """Returns a call of the compiled network, and the seconds of compiling it."""
     module, call = inference(space, np.array(arch, np.int32))
     height, width, channels = space.image_shape
     size = (image_size, image_size) if image_size else (height, width)
@@ -171,7 +171,7 @@ def _compiled(
 
 
 def inference(space: SearchSpace, arch: Architecture) -> tuple[nn.Module, dict[str, Any]]:
-    """The plain module of an architecture, and the keyword arguments of a call in inference."""
+    """Returns an architecture's plain module, and the keyword arguments of inference calls."""
     module, call = space.specialise(arch), space.networks.call()
     if "train" in inspect.signature(type(module).__call__).parameters:
         call.setdefault("train", False)
@@ -179,7 +179,7 @@ def inference(space: SearchSpace, arch: Architecture) -> tuple[nn.Module, dict[s
 
 
 def _weights(module: nn.Module, call: dict[str, Any], shape: tuple[int, ...]) -> Any:
-    """Variables of the right shapes: weights of variance 1 / inputs, variances of 1, else 0."""
+    """Returns variables: weights of variance 1 / inputs, batch norm variances of 1, else 0."""
     keys = dict(zip(("params", "dropout"), jax.random.split(jax.random.key(0)), strict=True))
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
     shapes: Any = jax.eval_shape(lambda x: nn.unbox(module.init(keys, x, **call)), images)
@@ -198,7 +198,7 @@ def _weights(module: nn.Module, call: dict[str, Any], shape: tuple[int, ...]) ->
 
 @lru_cache(1)
 def device_name() -> str:
-    """Names the device that programs run on, for the record; a CPU by its model and cores."""
+    """Returns the name of the device for the record; a CPU by its model and cores."""
     device = jax.devices()[0]
     if device.platform != "cpu":
         return f"{device.platform}: {device.device_kind}"
@@ -206,7 +206,7 @@ def device_name() -> str:
 
 
 def _cpu_model() -> str:
-    """What Linux calls the processor, else its architecture."""
+    """Returns the processor's name on Linux, else its architecture."""
     listed = Path("/proc/cpuinfo")
     text = listed.read_text(errors="replace") if listed.is_file() else ""
     match = re.search(r"^model name\s*:\s*(.+)$", text, re.M)

@@ -17,14 +17,14 @@ from saboc_jax.types import Scorer, SearchSpace
 
 
 def alignment(kernel: Float[Array, "n n"], labels: Int[Array, " n"]) -> Float[Array, ""]:
-    """The correlation over all pairs of images of the NTK with +1 (same class) or -1.
+    """Returns the correlation, over all pairs of images, of the NTK with +1 (same class) or -1.
 
     Returns:
         Between -1 and 1; higher is better. NaN if the kernel or the labels are constant.
     """
     same = jnp.where(labels[:, None] == labels[None, :], 1.0, -1.0).astype(kernel.dtype)
     a, b = kernel - kernel.mean(), same - same.mean()
-    # Divided by its largest entry first: squares of large kernels overflow float32.
+    # Divide by the largest entry first: squares of large kernels overflow float32.
     a = a / jnp.abs(a).max()
     return (a * b).sum() / jnp.sqrt(jnp.square(a).sum() * jnp.square(b).sum())
 
@@ -39,8 +39,8 @@ def lga(
 ) -> Scorer:
     """LGA; higher is better.
 
-    Deviation: the paper evaluates it after some epochs of training; here, as in SABoC-NAS's
-    comparison, at initialisation. Batch norm as in `te_nas`. No code was released.
+    Deviation: the paper evaluates it after some epochs of training; here it is evaluated at
+    initialisation, as in SABoC-NAS's comparison. Batch norm as in `te_nas`. No code was released.
 
     Args:
         space: the search space.

@@ -1,10 +1,10 @@
-"""Gradients of the cross-entropy at initialisation, layer by layer, for the scorers that read them.
+"""Gradients of the cross-entropy at initialisation, layer by layer, for several scorers.
 
-SNIP, GradNorm and Fisher are sums over layers of a statistic of one forward and one backward
-pass. The pass and the statistics are one observable here, so that these scorers combined cost one
-pass; each scorer's file holds its formula. A layer is a convolution or a dense layer and its
-weights are its kernel: batch norm and biases do not count. In the supernet, where a parameter
-stacks the layers of a stage, every layer has its own statistics, zero for those that do not run.
+SNIP, GradNorm and Fisher sum a statistic of one forward and one backward pass over layers. The pass
+and the statistics are one observable, so that these scorers together cost one pass; each scorer's
+file holds its formula. A layer is a convolution or a dense layer and its weights are its kernel:
+batch norm and biases do not count. In the supernet a parameter stacks the layers of a stage; every
+layer has its own statistics, which are zero if it does not run.
 """
 
 import math
@@ -43,9 +43,10 @@ def is_kernel(path: Path) -> bool:
 def training_rules(
     *outer: Interceptor, batch_norm: Interceptor | None = None
 ) -> AbstractContextManager[None]:
-    """Train-mode batch norm (or another rule for it), fast convolutions, and `outer` before them.
+    """Applies train-mode batch norm (or the given rule), fast convolutions, and `outer` first.
 
-    The first interceptor is the outermost; those for convolutions and batch norm call no other.
+    The first interceptor is the outermost. `outer` comes first because the rules for convolutions
+    and batch norm do not call the next interceptor.
     """
     norm = batch_norm_rule("batch") if batch_norm is None else batch_norm
     return rules_in_force(*outer, *fast_rules(), norm)
@@ -54,12 +55,12 @@ def training_rules(
 def training_loss(
     network: Network, images: Images, labels: Labels, predicate: Predicate = is_kernel
 ) -> tuple[Callable[[list[Array]], Float[Array, ""]], list[Array]]:
-    """The mean cross-entropy in train mode as a function of parameters, and those parameters.
+    """Returns the mean cross-entropy in train mode as a function of parameters, and the parameters.
 
     Args:
         network: at fixed weights.
         images: one batch.
-        labels: of the images.
+        labels: labels of the images.
         predicate: chooses the parameters; the others are constants.
     """
     leaves, restore = split_parameters(network.variables["params"], predicate)
@@ -76,11 +77,11 @@ def training_loss(
 def sum_per_layer(
     network: Network, values: Sequence[Float[Array, "..."]]
 ) -> Float[Array, " layers"]:
-    """Sums an array for each kernel over the weights of each layer.
+    """Sums one array per kernel over the weights of each layer.
 
     Args:
         network: tells which leading axes of a kernel count layers.
-        values: of the kernels' shapes, in the order of the kernels' paths.
+        values: arrays of the kernels' shapes, in the order of the kernels' paths.
     """
     paths = [path for path in flatten(network.variables["params"]) if is_kernel(path)]
     sums = []
@@ -90,12 +91,12 @@ def sum_per_layer(
     return jnp.concatenate(sums)
 
 
-# --- what a layer puts out, times its gradient -------------------------------------------------
+# --- a layer's output times its gradient -------------------------------------------------------
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _fisher_tap(fan_in: int, y: Array, tap: Float[Array, "2"]) -> Array:
-    """Y itself; the cotangent of `tap` is the layer's Fisher information."""
+    """Returns y; the cotangent of `tap` is the layer's Fisher information."""
     return y
 
 
@@ -114,7 +115,7 @@ _fisher_tap.defvjp(_fisher_forward, _fisher_backward)
 
 
 def _fisher_rule(tap: Float[Array, "2"], tapped: list[Path]) -> Interceptor:
-    """Taps the output of every layer and notes its path."""
+    """Returns an interceptor that taps every layer's output and adds its path to `tapped`."""
 
     def rule(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
         y = next_fun(*args, **kwargs)
@@ -137,9 +138,9 @@ class LayerStatistics(NamedTuple):
         saliency: [layers] sum |w dL/dw| over the layer's weights.
         squared_norm: [layers] sum (dL/dw)^2 over the layer's weights.
         squared_norm_all: sum (dL/dp)^2 over all parameters p of the network.
-        fisher: over all channels c of all layers, with a the layer's output and
-            D_c = 1/2 mean_b (sum_pixels a dL/da)^2: (sum D_c times the number of weights that
-            feed c, sum D_c); NaN if no layer is seen (Linen's `Conv` and `Dense` are).
+        fisher: (sum of D_c times the number of weights that feed c, sum of D_c) over all channels
+            c of all layers, where D_c = 1/2 mean_b (sum_pixels a dL/da)^2 and a is the layer's
+            output. NaN if no layer is observed (only Linen's `Conv` and `Dense` are).
     """
 
     saliency: Float[Array, " layers"]
@@ -149,7 +150,7 @@ class LayerStatistics(NamedTuple):
 
 
 def layer_statistics(network: Network, images: Images, labels: Labels) -> LayerStatistics:
-    """One forward and one backward pass in train mode, summarised layer by layer."""
+    """Runs one forward and one backward pass in train mode; returns statistics of layers."""
     params = network.variables["params"]
     tapped: list[Path] = []
 
@@ -181,11 +182,11 @@ class LossGradients:
     space: SearchSpace
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> LayerStatistics:
-        """One forward and one backward pass."""
+        """Runs one forward and one backward pass."""
         network = bind_drawn(self.space, key, gates)
         return layer_statistics(network, require(batch, "images"), require(batch, "labels"))
 
 
 def bind_drawn(space: SearchSpace, key: PRNGKey, gates: Gates) -> Network:
-    """The network of an architecture at the key's weights."""
+    """Returns the network of an architecture at the key's weights."""
     return bind(space, draw_weights(space, key), gates)

@@ -1,8 +1,8 @@
 """NASWOT: how differently the ReLUs see the images of a batch.
 
-Mellor, Turner, Storkey, Crowley (2021), "Neural Architecture Search without Training". For
-the binary codes c_i of image i at every ReLU, K_ij counts the units on which images i and j
-agree; the score is log |det K|.
+Mellor, Turner, Storkey, Crowley (2021), "Neural Architecture Search without Training". With
+c_i the binary code of image i at every ReLU, K_ij counts the units on which images i and j agree;
+the score is log |det K|.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from saboc_jax.types import Batch, Gates, Images, Passes, PRNGKey, Scorer, Searc
 
 
 def agreement(active: Bool[Array, "n units"]) -> Float[Array, "n n"]:
-    """On how many units two images agree: c c' + (1 - c)(1 - c)'. Exact: small integers."""
+    """Counts the units on which two images agree: c c' + (1 - c)(1 - c)'. Exact: small integers."""
     c = active.astype(jnp.float32)
     both = inner_products(c, c)
     on = c.sum(1)
@@ -26,20 +26,20 @@ def agreement(active: Bool[Array, "n units"]) -> Float[Array, "n n"]:
 
 
 def agreement_kernel(network: Network, images: Images) -> Float[Array, "n n"]:
-    """The agreement of all ReLUs on feature maps, train-mode batch norm."""
+    """Sums `agreement` over all ReLUs on feature maps, train-mode batch norm."""
     n = images.shape[0]
     kernels = measure_relus(network, images, agreement, None)[0]
     return sum((leaf.reshape(-1, n, n).sum(0) for leaf in kernels), jnp.zeros((n, n)))
 
 
 def log_determinant(kernel: Float[Array, "n n"]) -> Float[Array, ""]:
-    """The log of |det K|; minus infinity if K is singular."""
+    """Returns log |det K|; minus infinity if K is singular."""
     value = jnp.linalg.slogdet(kernel)[1]
     return jnp.where(jnp.isnan(value), -jnp.inf, value)
 
 
 def naswot_value(network: Network, images: Images) -> Float[Array, ""]:
-    """NASWOT of a network at fixed weights; higher is better."""
+    """Returns NASWOT of a network at fixed weights; higher is better."""
     return log_determinant(agreement_kernel(network, images))
 
 
@@ -51,7 +51,7 @@ class AgreementKernel:
     init: str | None
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> Float[Array, "n n"]:
-        """[n, n]."""
+        """Returns [n, n]."""
         network = bind(self.space, redraw(self.space, key, self.init), gates)
         return agreement_kernel(network, batch.images)
 
@@ -59,10 +59,9 @@ class AgreementKernel:
 def naswot(space: SearchSpace, *, init: str | None = "torch_default") -> Scorer:
     """NASWOT (the version of the released `hook_logdet`): higher is better.
 
-    Deviation: the released code leaves out ReLUs that no gradient reaches. In NAS-Bench-201 it
-    leaves out none, for every node feeds the output and `none` multiplies by zero, through
-    which a (zero) gradient passes; so every ReLU that runs is counted here, and no backward
-    pass is needed to find them.
+    Deviation: the released code leaves out ReLUs that no gradient reaches. In NAS-Bench-201 there
+    are none: every node feeds the output, and `none` multiplies by zero, which passes a (zero)
+    gradient. So every ReLU that runs is counted here, without a backward pass.
 
     Args:
         space: the search space.

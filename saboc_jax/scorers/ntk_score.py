@@ -1,8 +1,7 @@
 """The NTK-score of SABoC-NAS: trainability, expressivity, generalisation (Eq. 5-10).
 
 All three are read from the empirical NTK at initialisation, and lower is better for all three
-(decision D1): a flat spectrum, dissimilar outputs for similar inputs, a
-small regression error.
+(decision D1): a flat spectrum, dissimilar outputs for similar inputs, a small regression error.
 """
 
 from collections.abc import Mapping
@@ -37,13 +36,13 @@ def ntk_score(
 ) -> Scorer:
     """The NTK-score: S_t (Eq. 5), S_e (Eq. 6-9), S_g (Eq. 10).
 
-    Deviations: batch norm is frozen at the statistics of the training batch by default, which
-    costs one backward pass instead of n and keeps the ranking; `batch_norm="batch"` is what
-    the paper's peers run. The kernel is over the weights of the searched cells, for those of
-    stem, reductions and classifier, which all candidates share, hide the differences (decision
-    D22); `params="weights"` is the whole network, as the paper has it. A candidate
-    without such weights on a path to the output then has no kernel: not finite, ranked last,
-    counted.
+    Deviations: by default batch norm is frozen at the statistics of the training batch, which
+    costs one backward pass instead of n and keeps the ranking; the paper's peers use
+    `batch_norm="batch"`. By default the kernel is over the weights of the searched cells, because
+    all candidates share stem, reductions and classifier, whose weights hide the differences
+    (decision D22); `params="weights"` is the whole network, as in the paper. A candidate without
+    cell weights on a path to the output then has no kernel: its score is not finite, ranked last,
+    and counted.
 
     Args:
         space: the search space.
@@ -129,7 +128,7 @@ def trainability(
 ) -> Scorer:
     """S_t alone (Eq. 5): one kernel instead of the NTK-score's three, and no labels.
 
-    Args and errors are those of `ntk_score`.
+    Arguments and errors as in `ntk_score`.
     """
     options = check_options(NTKOptions(engine, params, "sum", batch_norm, implementation, chunk))
     _check_choices(top, "mse", "centred")
@@ -151,7 +150,7 @@ def trainability(
 
 
 def _check_choices(top: spectrum.Top, norm: str, label_encoding: str) -> None:
-    """Raises ValueError now for what `finish` would refuse later."""
+    """Raises ValueError now for options that `finish` would reject later."""
     spectrum.number_of_top(1 << 30, top)
     regression.generalisation(jnp.ones((1, 2)), jnp.ones((1, 2)), norm)
     regression.encode_labels(jnp.zeros(1, jnp.int32), 2, label_encoding)

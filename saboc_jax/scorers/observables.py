@@ -1,4 +1,4 @@
-"""What several scorers observe of a network: weights drawn from a key, and NTKs of images."""
+"""Parts that observables share: weights drawn from a key, and requests of NTKs."""
 
 import inspect
 from dataclasses import dataclass, field, replace
@@ -13,21 +13,21 @@ from saboc_jax.types import Batch, PRNGKey, SearchSpace, Variables
 
 
 def draw_weights(space: SearchSpace, key: PRNGKey) -> Variables:
-    """The supernet's weights for a scoring key: the same for every scorer and architecture."""
+    """Draws the supernet's weights of a scoring key; all scorers and architectures share them."""
     return space.init(key_for(key, Purpose.WEIGHTS))
 
 
 @dataclass(frozen=True)
 class KernelRequest:
-    """Which NTKs are wanted, and what may be done with them; `kernels.Kernels` computes them.
+    """A request of NTKs; `kernels.Kernels` computes them.
 
     Attributes:
         space: the search space.
-        options: how they are computed.
-        rows: `Batch` fields whose kernels with the training images are wanted.
-        pieces: where the space is a chain: run it link by link, each compiled once and kept
-            here; None: one program.
-        devices: how many local devices share the images; with several it is one program.
+        options: how the NTKs are computed.
+        rows: `Batch` fields whose kernels with the training images are requested.
+        pieces: the cache of compiled links; a space with a chain then runs link by link. None: one
+            program.
+        devices: how many local devices share the images; several devices run one program.
     """
 
     space: SearchSpace
@@ -38,12 +38,12 @@ class KernelRequest:
 
     @property
     def runs_apart(self) -> bool:
-        """Does it compile its own pieces, so that it is not to be traced with the rest?"""
+        """Does it compile its own pieces, so that it must not be traced with the rest?"""
         has_pieces = self.pieces is not None and self.space.one_program.chain is not None
         return has_pieces and self.devices == 1 and self.options.runs_by_links
 
     def covers(self, other: object) -> bool:
-        """Does its value hold everything that another observable's value holds?"""
+        """Does its value contain another observable's value?"""
         return (
             isinstance(other, KernelRequest)
             and (self.space, self.options) == (other.space, other.options)
@@ -51,7 +51,7 @@ class KernelRequest:
         )
 
     def in_passes(self, images: int) -> Self:
-        """The same with at most so many images in one pass, where that bounds memory."""
+        """Returns the request with at most this many images per pass, if that bounds memory."""
         if not self.options.takes_chunks:
             return self
         chunk = min(images, self.options.chunk or images)
@@ -59,10 +59,10 @@ class KernelRequest:
 
 
 def params_option(params: Any) -> Any:
-    """What stands for a choice of parameters in `Scorer.options`.
+    """Returns the entry of `Scorer.options` for a choice of parameters.
 
-    A function at the top of a module is named by its place. Any other callable stands for
-    itself: no text tells it from others, so a store refuses it (`check_storable`).
+    A function at the top of a module is named by module and name. Any other callable is returned
+    unchanged: no text identifies it, so a store rejects it (`check_storable`).
     """
     if not inspect.isfunction(params) or "<" in params.__qualname__:
         return params
@@ -70,7 +70,7 @@ def params_option(params: Any) -> Any:
 
 
 def require(batch: Batch, name: str) -> Array:
-    """A field of the batch.
+    """Returns a field of the batch.
 
     Raises:
         ValueError: if it is None.

@@ -1,8 +1,8 @@
-"""ReLUs that a module calls as functions: found in its traced program, whoever wrote it.
+"""Finds ReLUs that any module calls as functions, in its traced program.
 
-`nn.relu`, `nnx.relu` and `jax.nn.relu` are one function, which leaves its name in the program. So
-they are seen however the module got hold of them. Programs inside of loops and branches are not
-run again here: a ReLU in there is an error, for it would be counted wrongly.
+`nn.relu`, `nnx.relu` and `jax.nn.relu` are the same function, which leaves its name in the program.
+So its calls are found however the module imports it. Programs inside loops and branches are not
+evaluated here: a ReLU in one is an error, because it would be counted wrongly.
 """
 
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ from saboc_jax.types import Images
 
 NAME = "relu"
 INLINE = ("jit", "pjit", "closed_call", "custom_jvp_call", "checkpoint", "remat2")
-"""Primitives whose inner program runs once, as if it stood outside."""
+"""Primitives whose inner program runs exactly once, as if it were inlined."""
 
 
 def plain_relus(run: Any, images: Images) -> list[Array]:
-    """Outputs of every ReLU function that a forward pass calls, in its order.
+    """Returns the output of every ReLU function that a forward pass calls, in order.
 
     Args:
         run: a function of the images.
@@ -34,7 +34,7 @@ def plain_relus(run: Any, images: Images) -> list[Array]:
 
 
 def _evaluate(program: Any, consts: Any, inputs: Any, relu_outputs: list[Array]) -> list[Any]:
-    """Runs a program's equations; appends what its ReLUs give."""
+    """Runs a program's equations and appends the outputs of its ReLUs."""
     known: dict[Any, Any] = {}
     read = lambda v: known[v] if _is_variable(v) else v.val  # noqa: E731
     known.update(zip(program.constvars, consts, strict=True))
@@ -66,11 +66,11 @@ def _call(program: Any, equation: Any, values: list[Any], relu_outputs: list[Arr
 
 
 def _is_variable(v: Any) -> bool:
-    return not hasattr(v, "val")  # a literal has its value
+    return not hasattr(v, "val")  # only literals have a value
 
 
 def _programs(params: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
-    """The programs among an equation's parameters, with their constants."""
+    """Yields the programs among an equation's parameters, with their constants."""
     for value in params.values():
         for program in value if isinstance(value, (tuple, list)) else (value,):
             if hasattr(program, "jaxpr") and hasattr(program, "consts"):

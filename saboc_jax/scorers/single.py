@@ -23,13 +23,13 @@ def single_metric(
     """Makes a scorer of one metric.
 
     Args:
-        name: of the scorer.
-        observable: what it reads.
-        finish: `finish(observed, batch)` gives (the score, diagnostics), pure. It may read the
-            batch's labels, not its images.
+        name: the name of the scorer.
+        observable: the quantity that it reads.
+        finish: `finish(observed, batch)` gives (the score, diagnostics), pure. It can read the
+            batch's labels but not its images.
         passes: its cost.
         needs: the fields of `Batch` that the observable and `finish` read.
-        options: what distinguishes it from the scorer of the same name.
+        options: the options that distinguish it from scorers of the same name.
         metric: the name of its metric; None: that of the scorer.
         higher_is_better: the metric's direction.
         measured: see `Scorer`.
@@ -55,10 +55,10 @@ def single_metric(
 
 
 def check_choice(option: str, value: str, allowed: Sequence[str]) -> str:
-    """The value of an option as it is.
+    """Returns the value of an option unchanged.
 
     Raises:
-        ValueError: names the option and what is allowed, if the value is none of it.
+        ValueError: if the value is not allowed; the message names option and allowed values.
     """
     if value not in allowed:
         raise ValueError(f"{option}={value!r}; allowed: {tuple(allowed)}")

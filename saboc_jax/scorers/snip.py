@@ -2,12 +2,12 @@
 
     score = sum_w |w dL/dw|
 
-over the kernels of convolutions and dense layers, L the mean cross-entropy of one batch in train
-mode: the derivative of L with respect to a mask that multiplies the weights.
+over the kernels of convolutions and dense layers. L is the mean cross-entropy of one batch in train
+mode; w dL/dw is the derivative of L with respect to a mask that multiplies the weights.
 
 As a proxy: Abdelfattah et al. 2021, "Zero-Cost Proxies for Lightweight NAS".
 
-Deviation: weights come from the space's initialiser, where the released code keeps PyTorch's
+Deviation: weights come from the space's initialiser; the released code keeps PyTorch's default
 ("torch_default").
 """
 
@@ -20,7 +20,7 @@ from saboc_jax.types import Images, Labels, Passes, Scorer, SearchSpace
 
 
 def snip_value(network: Network, images: Images, labels: Labels) -> Float[Array, ""]:
-    """SNIP of a network at its weights."""
+    """Returns SNIP of a network at its weights."""
     return layer_statistics(network, images, labels).saliency.sum()
 
 

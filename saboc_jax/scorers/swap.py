@@ -1,4 +1,4 @@
-"""SWAP: how many different patterns over the images the units of a network show.
+"""SWAP: the number of distinct activation patterns of a network's units over the images.
 
 Peng, Song, Fang, Yu (2024), "SWAP-NAS: Sample-Wise Activation Patterns for Ultra-Fast NAS".
 A unit (one pixel of one channel of a ReLU's output) has a pattern of n bits, one for each
@@ -27,33 +27,33 @@ from saboc_jax.types import Batch, Diagnostics, Gates, Images, Passes, PRNGKey, 
 
 
 def unit_codes(active: Bool[Array, "n units"]) -> UInt32[Array, "units words"]:
-    """The patterns of all units; their first bit is always set, so that a code is not zero."""
+    """Returns the patterns of all units; the first bit is always set, so that no code is zero."""
     there = jnp.ones((1, active.shape[1]), bool)
     return pack_bits(jnp.concatenate([there, active]).T)
 
 
 def count_patterns(network: Network, images: Images) -> tuple[Array, Float[Array, "layers 2"]]:
-    """(Number of distinct patterns, `layer_costs`), train-mode batch norm.
+    """Returns (number of distinct patterns, `layer_costs`), train-mode batch norm.
 
-    The costs are zero where no layer can be seen.
+    The costs are zero if no layer can be observed.
     """
     codes_of_relus, observed = measure_relus(network, images, unit_codes, 0, cost_rule())
     codes = jnp.concatenate([leaf.reshape(-1, leaf.shape[-1]) for leaf in codes_of_relus])
-    # Units of operations that did not run are zero words; together they look like one pattern.
+    # Units of operations that did not run have zero words, which together count as one pattern.
     idle = (codes[:, 0] == 0).any()
     costs = layer_costs(observed) if recorded(observed, "cost") else jnp.zeros((1, 2))
     return (count_distinct(codes) - idle).astype(jnp.float32), costs
 
 
 def swap_value(network: Network, images: Images) -> Float[Array, ""]:
-    """The SWAP-score of a network at fixed weights; higher is better."""
+    """Returns the SWAP-score of a network at fixed weights; higher is better."""
     return count_patterns(network, images)[0]
 
 
 def regularise(
     patterns: Float[Array, ""], params: Float[Array, ""], mu: float, sigma: float
 ) -> Float[Array, ""]:
-    """SWAP * exp(-(P - mu)^2 / sigma), with P, mu in thousands; NaN if no parameter was seen."""
+    """Returns SWAP * exp(-(P - mu)^2 / sigma); P, mu in thousands; NaN without parameters."""
     value = patterns * jnp.exp(-jnp.square(params / 1e3 - mu) / sigma)
     return jnp.where(params > 0, value, jnp.nan)
 
@@ -67,7 +67,7 @@ class Patterns:
     images: int | None
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> dict[str, Array]:
-        """Looks at the first `images` training images (None: at all)."""
+        """Reads the first `images` training images (None: all)."""
         network = bind(self.space, redraw(self.space, key, self.init), gates)
         patterns, costs = count_patterns(network, batch.images[: self.images])
         return {"patterns": patterns, "costs": costs}
@@ -81,16 +81,16 @@ def swap(
     mu: float | None = None,
     sigma: float | None = None,
 ) -> Scorer:
-    """The SWAP-score, regularised by size where `mu` and `sigma` are given; higher is better.
+    """The SWAP-score, regularised by size if `mu` and `sigma` are given; higher is better.
 
-    Deviation: one draw of weights; the released code averages 32, which here are repeats.
+    Deviation: one draw of weights. The released code averages 32 draws; here use repeats.
 
     Args:
         space: the search space.
         init: a name in `saboc_jax.layers.initialise.INITIALISERS`; None: the space's own.
-        images: how many of the batch's images are looked at (None: all).
-        mu: thousands of parameters that are preferred.
-        sigma: tolerance around them, thousands of parameters squared.
+        images: how many of the batch's images are read (None: all).
+        mu: the preferred number of parameters, in thousands.
+        sigma: the tolerance around it, in squared thousands of parameters.
 
     Raises:
         ValueError: if an option is out of range, or only one of mu and sigma is given.

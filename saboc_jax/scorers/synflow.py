@@ -1,27 +1,26 @@
-"""SynFlow: the flow of synapses without data (Tanaka et al. 2020, "SynFlow").
+"""SynFlow: the synaptic flow without data (Tanaka et al. 2020, "SynFlow").
 
-Batch norm becomes the identity, every parameter its absolute value and the input an image of
-ones; R is the sum of outputs and
+Batch norm becomes the identity, every parameter its absolute value, and the input an image of ones.
+R is the sum of outputs and
 
     score = sum_w |w dR/dw|
 
 over the kernels of convolutions and dense layers. As a proxy: Abdelfattah et al. 2021,
 "Zero-Cost Proxies for Lightweight NAS".
 
-R grows exponentially with depth and leaves float32 in networks of ordinary size, so the default
-is the logarithm of the score, which orders alike, computed without forming R. Two ways:
+R grows exponentially with depth and overflows float32 in networks of ordinary size. So the default
+is the logarithm of the score, which ranks equally and is computed without R, in one of two ways:
 
     blocks: at the output of every block (`ops.Block`) the features are divided by s, a power of
-        their maximum. If every path passes through every block and no layer between the
-        first block and the last layer has a bias, all that follows scales along, so the true
-        gradient is the rescaled network's times the product of all s:
+        their maximum. If every path passes through every block, and no layer between the first
+        block and the last layer has a bias, all later features scale equally. The true gradient
+        is then the rescaled network's gradient times the product of all s:
         log score = sum log s + log sum |w dR'/dw|, for any depth.
-    ends: as defined; or, where that overflows, with the input, the biases and the output's
-        gradient divided by 1e30. True of every network made of convolutions, ReLU and pooling,
-        for scores up to about 1e60 in float32.
+    ends: by definition; or, if that overflows, with the input, the biases and the output's gradient
+        divided by 1e30. Valid for every network of convolutions, ReLU and pooling, for scores up
+        to about 1e60 in float32.
 
-Whether "blocks" holds is seen by computing it with two powers, which agree only then. All passes
-are of one image.
+"blocks" is computed with two powers; it is valid if both agree. All passes are of one image.
 """
 
 from collections.abc import Callable
@@ -44,14 +43,14 @@ from saboc_jax.scorers.single import check_choice, single_metric
 from saboc_jax.types import Batch, Diagnostics, Gates, Passes, PRNGKey, Scorer, SearchSpace
 
 VARIANTS = ("log", "plain")
-# (power of a block's maximum, unit of the ends): blocks twice, then ends twice.
+# (power of a block's maximum, unit of the ends): "blocks" twice, then "ends" twice.
 SCALINGS = ((1.0, 1.0), (0.5, 1.0), (0.0, 1.0), (0.0, 1e-30))
-AGREEMENT = 1e-3  # of the two logarithms; rounding is a hundred times smaller
+AGREEMENT = 1e-3  # tolerance for the two logarithms; rounding is a hundred times smaller
 
 
 @jax.custom_vjp
 def _rescaled(x: Array, power: Float[Array, ""], tap: Float[Array, ""]) -> Array:
-    """Divides by a power of the maximum, a constant; the cotangent of `tap` is its logarithm."""
+    """Divides by a constant power of the maximum; the cotangent of `tap` is its logarithm."""
     return x / _scale(x, power)
 
 
@@ -66,7 +65,7 @@ def _rescaled_forward(x: Array, power: Array, tap: Array) -> tuple[Array, Any]:
 
 
 def _rescaled_backward(saved: Any, g: Array) -> tuple[Array, Array, Array]:
-    scale, power, tap = saved  # features may have another dtype than the weights
+    scale, power, tap = saved  # features can have another dtype than the weights
     return g / scale, jnp.zeros_like(power), jnp.log(scale).astype(tap.dtype)
 
 
@@ -74,12 +73,12 @@ _rescaled.defvjp(_rescaled_forward, _rescaled_backward)
 
 
 def _without_norm(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
-    """Batch norm as the identity."""
+    """Replaces batch norm by the identity."""
     return args[0] if is_call(context, nn.BatchNorm) else next_fun(*args, **kwargs)
 
 
 def _rescale_rule(power: Float[Array, ""], tap: Float[Array, ""]) -> Interceptor:
-    """Rescales the output of every block."""
+    """Returns an interceptor that rescales the output of every block."""
 
     def rule(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
         y = next_fun(*args, **kwargs)
@@ -91,13 +90,13 @@ def _rescale_rule(power: Float[Array, ""], tap: Float[Array, ""]) -> Interceptor
 def synaptic_flow(
     network: Network, image_shape: tuple[int, ...], power: Any = 0.0, unit: Any = 1.0
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(f, l) of which f * exp(l) is the SynFlow score, where the scaling is allowed.
+    """Returns (f, l); f * exp(l) is the SynFlow score if the scaling is valid.
 
     Args:
-        network: its parameters' absolute values are taken here.
+        network: this function takes the absolute values of its parameters.
         image_shape: (height, width, channels).
-        power: of the maximum by which every block is divided.
-        unit: of the input, the biases and the output's gradient.
+        power: every block is divided by this power of its maximum.
+        unit: the scale of the input, the biases and the output's gradient.
     """
 
     def prepare(path: Any, leaf: Array) -> Array:
@@ -122,7 +121,7 @@ def synaptic_flow(
 def synaptic_flows(
     network: Network, image_shape: tuple[int, ...]
 ) -> tuple[Float[Array, "4"], Float[Array, "4"]]:
-    """`synaptic_flow` by each of `SCALINGS`."""
+    """Computes `synaptic_flow` with each of `SCALINGS`."""
     dtype = jnp.result_type(*jax.tree.leaves(network.variables["params"]))
     scalings = jnp.asarray(np.array(SCALINGS), dtype)
     return lax.map(lambda s: synaptic_flow(network, image_shape, s[0], s[1]), scalings)
@@ -131,7 +130,7 @@ def synaptic_flows(
 def synflow_value(
     network: Network, image_shape: tuple[int, ...], variant: str = "log"
 ) -> Float[Array, ""]:
-    """SynFlow of a network at its weights.
+    """Returns SynFlow of a network at its weights.
 
     Args:
         network: at fixed weights.
@@ -150,7 +149,7 @@ def synflow_value(
 def log_score(
     flows: Float[Array, "4"], log_scales: Float[Array, "4"]
 ) -> tuple[Float[Array, ""], Bool[Array, ""]]:
-    """The logarithm of the score, and whether "blocks" held."""
+    """Returns the logarithm of the score, and whether "blocks" is valid."""
     logs = jnp.log(flows) + log_scales
     blocks = jnp.abs(logs[0] - logs[1]) < AGREEMENT
     ends = jnp.where(jnp.isfinite(logs[2]), logs[2], logs[3])
@@ -168,7 +167,7 @@ class SynapticFlows:
     space: SearchSpace
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> tuple[Array, Array]:
-        """Four times one forward and one backward pass, of one image."""
+        """Runs four forward and backward passes of one image."""
         return synaptic_flows(bind_drawn(self.space, key, gates), self.space.image_shape)
 
 
@@ -177,8 +176,7 @@ def synflow(space: SearchSpace, *, variant: str = "log") -> Scorer:
 
     Args:
         space: the search space.
-        variant: "log"; or "plain", its exponential, which is formed where scores are finished:
-            in float64 it reaches 1e308.
+        variant: "log"; or "plain", its exponential, computed in `finish`: in float64 up to 1e308.
 
     Raises:
         ValueError: if the variant does not exist.

@@ -40,11 +40,11 @@ from saboc_jax.types import (
 
 Crops = Float[Array, "r size size 1"]
 MIN_CROPS = 2  # batch norm of one crop is constant
-CROPS = 3000  # as many as `data.draw` gives, and the paper takes
+CROPS = 3000  # of `data.draw` and of the paper
 
 
 def activation_codes(network: Network, crops: Crops) -> Bool[Array, "r units"]:
-    """Which units of all ReLUs on feature maps are above zero; units that do not run are not.
+    """Returns which ReLU units on feature maps are above zero; False for units that do not run.
 
     Train-mode batch norm over all crops.
     """
@@ -55,12 +55,12 @@ def activation_codes(network: Network, crops: Crops) -> Bool[Array, "r units"]:
 
 
 def linear_regions(network: Network, crops: Crops, batch_size: int = 1000) -> Float[Array, ""]:
-    """In how many linear regions of a network the crops lie; higher is better.
+    """Counts the linear regions of a network that contain crops; higher is better.
 
     Args:
         network: at fixed weights.
         crops: the inputs.
-        batch_size: batch norm takes its statistics over this many (fewer if there are fewer).
+        batch_size: the number of crops per batch norm batch (all crops if there are fewer).
 
     Returns:
         Between 1 and the number of crops.
@@ -76,7 +76,7 @@ def linear_regions(network: Network, crops: Crops, batch_size: int = 1000) -> Fl
             f"at least {MIN_CROPS}"
         )
     batches = crops.reshape(-1, size, *crops.shape[1:])
-    # Units that did not run are zero for every crop and distinguish none.
+    # Units that did not run are zero for every crop, so they do not change the count.
     codes = lax.map(lambda batch: pack_bits(activation_codes(network, batch)), batches)
     return count_distinct(codes.reshape(number, -1)).astype(jnp.float32)
 
@@ -97,10 +97,10 @@ class LinearRegions:
 
 
 def thin_space(space: SearchSpace) -> SearchSpace:
-    """The space with its tiny network.
+    """Returns the space with its tiny network.
 
     Raises:
-        ValueError: if it has none.
+        ValueError: if the space has no tiny network.
     """
     thin = thin_cell(space)
     if thin is None:
@@ -112,12 +112,12 @@ def thin_space(space: SearchSpace) -> SearchSpace:
 
 
 def thin_cell(space: SearchSpace) -> OneProgram | None:
-    """The space's tiny network of one cell; None: it has none."""
+    """Returns the space's tiny network of one cell, or None."""
     return space.networks.thin_cell if isinstance(space.networks, OneProgram) else None
 
 
 def region_passes(others: Passes, wanted: bool, batch_size: int) -> Passes:
-    """Other passes, and those of `CROPS` crops through the thin cell, in batches."""
+    """Adds the passes of `CROPS` crops through the thin cell, in batches, to other passes."""
     more = max(1, CROPS // batch_size) if wanted else 0
     return others._replace(forward=others.forward + more)
 
@@ -125,11 +125,11 @@ def region_passes(others: Passes, wanted: bool, batch_size: int) -> Passes:
 def region_observables(
     space: SearchSpace, wanted: bool, init: str | None, batch_size: int
 ) -> dict[str, Observable]:
-    """{"regions": the observable}, or nothing where linear regions are not wanted.
+    """Returns {"regions": the observable}, or {} if linear regions are not wanted.
 
     Raises:
-        ValueError: if they are wanted and the space has no thin cell, or there is no such
-            initialiser.
+        ValueError: if they are wanted and the space has no thin cell, or if the initialiser is
+            unknown.
     """
     init = check_init(init)
     if not wanted:
@@ -139,7 +139,7 @@ def region_observables(
 
 
 def region_options(wanted: bool, init: str | None, batch_size: int) -> dict[str, Any]:
-    """What the record says of the regions: how they are counted, or that they are not."""
+    """Returns the options of linear regions for the record; {"regions": False} if not counted."""
     return {"init": init, "batch_size": batch_size} if wanted else {"regions": False}
 
 
@@ -157,12 +157,11 @@ def te_nas(
 ) -> Scorer:
     """Kappa (lower is better) and linear regions (higher is better).
 
-    Without regions it is kappa alone, for spaces without a thin cell; Zen-NAS's search by TE-NAS
-    is kappa alone, too.
+    `regions=False` gives kappa alone, for spaces without a thin cell; Zen-NAS's search by TE-NAS
+    also uses kappa alone.
 
-    Deviation: batch norm in the NTK is frozen by default, see `ntk_score`; a smallest
-    eigenvalue that is noise makes kappa infinite, where the released code lets a negative kappa
-    look like the best.
+    Deviations: batch norm in the NTK is frozen by default, see `ntk_score`. If the smallest
+    eigenvalue is noise, kappa is infinite; in the released code a negative kappa ranks best.
 
     Args:
         space: the search space.
@@ -170,11 +169,11 @@ def te_nas(
         batch_norm: "frozen", or "batch" as in the released code.
         params: which parameters the NTK is over.
         chunk: rows per pass, to bound memory.
-        init: of the thin cell, a name in `saboc_jax.layers.initialise.INITIALISERS`;
+        init: the thin cell's initialiser, a name in `saboc_jax.layers.initialise.INITIALISERS`;
             None: the space's own.
         batch_size: crops that share batch-norm statistics.
         precision: see `spectrum.condition_number`; None: its default.
-        regions: False: kappa alone.
+        regions: whether to count linear regions; False: kappa alone.
 
     Raises:
         ValueError: if an option does not exist, or regions are wanted of a space without a thin

@@ -25,11 +25,11 @@ def regression_error(
     test_targets: Float[Array, "m k"],
     jitter: float = 0.0,
 ) -> Float[Array, ""]:
-    """Mean over test images of the squared distance of kernel regression to their labels.
+    """Returns the mean squared distance of kernel regression to the test images' labels.
 
     Args:
-        kernel: of the training images.
-        rows: of the test images with the training images.
+        kernel: the NTK of the training images.
+        rows: the NTK of the test images with the training images.
         targets: encoded training labels.
         test_targets: encoded test labels.
         jitter: relative to the mean eigenvalue; 0: the plain inverse, as released.
@@ -59,11 +59,11 @@ def teg_nas(
 ) -> Scorer:
     """Kappa and mse (lower is better), linear regions (higher is better).
 
-    Without regions it is kappa and mse, for spaces without a thin cell.
+    `regions=False` gives kappa and mse alone, for spaces without a thin cell.
 
-    Deviations: "cells" are the searched cells, where the released code's choice by name also
-    takes the reduction blocks between them; a singular kernel gives NaN, which ranks last, where
-    it gives -1. Batch norm as in `te_nas`.
+    Deviations: "cells" are the searched cells; the released code selects by name and includes the
+    reduction blocks between them. A singular kernel gives NaN, which ranks last; the released
+    code gives -1. Batch norm as in `te_nas`.
 
     Args:
         space: the search space.
@@ -73,10 +73,10 @@ def teg_nas(
         error_params: which parameters the regression's NTK is over.
         chunk: rows per pass, to bound memory.
         jitter: see `regression_error`.
-        init: of the thin cell, a name in `saboc_jax.layers.initialise.INITIALISERS`;
+        init: the thin cell's initialiser, a name in `saboc_jax.layers.initialise.INITIALISERS`;
             None: the space's own.
         batch_size: crops that share batch-norm statistics.
-        regions: False: kappa and mse alone.
+        regions: whether to count linear regions; False: kappa and mse alone.
 
     Raises:
         ValueError: if an option does not exist, or regions are wanted of a space without a thin
@@ -108,7 +108,7 @@ def teg_nas(
         needs=frozenset(
             {"images", "labels", "test_images", "test_labels", *(["crops"] if regions else [])}
         ),
-        # Over the same parameters, one kernel of the training images serves both.
+        # If the parameters are the same, one kernel of the training images serves both.
         passes=region_passes(
             options.passes(2 if error_params == params else 3), regions, batch_size
         ),

@@ -1,8 +1,8 @@
 """Scorers with options as text: `knas:variant=mgm`, `ntk_score:norm=fro:jitter=1e-4`.
 
-Each option follows a colon. A variant has a name of its own, its text with options in the order of
-the factory's signature, so that variants of one scorer can be compared in one run and are kept
-apart in a store.
+Each option follows a colon. The name of a variant is its text with options in the order of the
+factory's signature, so that variants of a scorer can be compared in one run and have separate
+entries in a store.
 """
 
 import inspect
@@ -16,8 +16,8 @@ from saboc_jax.scorers.combine import combine, load_factory
 from saboc_jax.types import Scorer, SearchSpace
 
 AScorer = str | Scorer | Callable[[SearchSpace], Scorer]
-"""A name from `saboc_jax.SCORERS`, maybe with options as in "knas:variant=mgm"; a scorer of the
-space; or a factory of one."""
+"""A name from `saboc_jax.SCORERS`, optionally with options as in "knas:variant=mgm"; a scorer of
+the space; or a factory of a scorer."""
 Scorers = AScorer | Sequence[AScorer]
 """One, or several whose metrics are used together."""
 FORM = "SCORER, or SCORER:OPTION=VALUE, further options after further colons"
@@ -31,7 +31,7 @@ KINDS: Mapping[type, str] = {
 
 
 def split_variant(text: str) -> tuple[str, dict[str, str]]:
-    """The scorer's name and its options, as they are written.
+    """Splits a text into the scorer's name and its options as text.
 
     Raises:
         ValueError: if the text has another form, or names an option twice.
@@ -47,7 +47,7 @@ def split_variant(text: str) -> tuple[str, dict[str, str]]:
 
 
 def options_of(name: str) -> dict[str, inspect.Parameter]:
-    """The options of a scorer's factory, in order.
+    """Returns the options of a scorer's factory, in order.
 
     Raises:
         ValueError: if there is no scorer of that name.
@@ -60,10 +60,10 @@ def options_of(name: str) -> dict[str, inspect.Parameter]:
 
 
 def read_options(name: str, given: Mapping[str, str]) -> dict[str, Any]:
-    """Options of their types, in the order of the factory's signature.
+    """Converts options to their types, in the order of the factory's signature.
 
     Raises:
-        ValueError: names an option or a value that does not exist, and what is allowed.
+        ValueError: if an option or a value does not exist; the message says what is allowed.
     """
     known = options_of(name)
     if unknown := [option for option in given if option not in known]:
@@ -80,15 +80,15 @@ def read_options(name: str, given: Mapping[str, str]) -> dict[str, Any]:
 
 
 def make_variant(text: str, space: SearchSpace, **shared: Any) -> Scorer:
-    """A scorer by its name and options.
+    """Makes a scorer from its name and options.
 
     Args:
-        text: `FORM`.
+        text: a text of the form `FORM`.
         space: the search space it scores.
-        **shared: further options, which the text's own go before.
+        **shared: further options; options in the text override them.
 
     Raises:
-        ValueError: says what is wrong and what is allowed.
+        ValueError: if the text is invalid; the message says what is allowed.
     """
     name, given = split_variant(text)
     chosen = read_options(name, given)
@@ -106,17 +106,17 @@ def make_scorers(
     shared: Mapping[str, Any] = MappingProxyType({}),
     options: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> Scorer:
-    """One scorer of everything that is asked for.
+    """Makes one scorer of all requested scorers.
 
     Args:
         scorers: one, or several that are scored together.
         space: the search space they score.
         shared: options for every named scorer that has them.
-        options: further ones of single scorers, by their names. Those in a scorer's text go
-            before both.
+        options: further options of single scorers, by name. Options in a scorer's text override
+            both.
 
     Raises:
-        ValueError: says which scorer or option is wrong and what is allowed.
+        ValueError: if a scorer or option is invalid; the message says what is allowed.
     """
     several = not isinstance(scorers, str | Scorer) and isinstance(scorers, Sequence)
     given: Any = scorers if several else [scorers]
@@ -137,9 +137,9 @@ def make_scorers(
 
 
 def _kinds(parameter: inspect.Parameter) -> tuple[type, ...]:
-    """What an option may be, by its annotation, else by its default."""
+    """Returns the types of an option, from its annotation, else from its default."""
     annotation: Any = parameter.annotation
-    if annotation is Any:  # a name, or what cannot be written as text
+    if annotation is Any:  # a name, or an object that has no text form
         return (str,)
     if annotation is inspect.Parameter.empty:
         annotation = str if parameter.default is None else type(parameter.default)
@@ -147,10 +147,10 @@ def _kinds(parameter: inspect.Parameter) -> tuple[type, ...]:
 
 
 def _value(text: str, kinds: tuple[type, ...]) -> Any:
-    """The text as the first of the kinds that it is.
+    """Converts a text to the first type that fits.
 
     Raises:
-        ValueError: lists the kinds.
+        ValueError: if no type fits; the message lists them.
     """
     words = {"true": (bool, True), "false": (bool, False), "none": (NoneType, None)}
     kind, value = words.get(text.lower(), (None, None))

@@ -1,12 +1,12 @@
 """Zen-score: how far the last feature map moves when the input does.
 
 Lin, Wang, Sun, Chen, Sun, Qian, Li, Jin (2021), "Zen-NAS: A Zero-Shot NAS for
-High-Performance Image Recognition". With x and e drawn from N(0, 1) and weights from N(0, 1):
+High-Performance Image Recognition". With x, e and the weights drawn from N(0, 1):
 
     log mean_b sum |F(x) - F(x + 0.01 e)| + sum over batch norms of log sqrt(mean variance),
 
-where F is the feature map before global pooling and the second term gives back the scale that
-batch norm takes away.
+where F is the feature map before global pooling. The second term restores the scale that batch norm
+removes.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from saboc_jax.scorers.single import single_metric
 from saboc_jax.types import Batch, Diagnostics, Gates, Images, Passes, PRNGKey, Scorer, SearchSpace
 
 FEATURES = "features"  # the name of the block before global pooling
-MOMENTUM = 0.1  # of the running variance, PyTorch's
+MOMENTUM = 0.1  # PyTorch's, of the running variance
 
 
 def _rule(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
@@ -52,7 +52,7 @@ def _rule(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
 def feature_change(
     network: Network, images: Images, others: Images
 ) -> tuple[Float[Array, ""], Float[Array, "norms 3"]]:
-    """What the Zen-score is made of.
+    """Computes the quantities of the Zen-score.
 
     Args:
         network: at fixed weights; train-mode batch norm, each batch on its own.
@@ -64,7 +64,7 @@ def feature_change(
         zeros if it did not run.
 
     Raises:
-        ValueError: if the network marks no feature map.
+        ValueError: unless the network marks exactly one feature map.
     """
 
     def run(images: Images) -> tuple[Array, Array]:
@@ -84,9 +84,9 @@ def feature_change(
 
 
 def zen_score(change: Float[Array, ""], variances: Float[Array, "norms 3"]) -> Float[Array, ""]:
-    """The score of what `feature_change` gives.
+    """Computes the score from the values of `feature_change`.
 
-    A batch norm's variance is PyTorch's running one after both batches, starting from 1.
+    A batch norm's variance is PyTorch's running variance after both batches, starting from 1.
     """
     keep = 1 - MOMENTUM
     running = keep * keep + keep * MOMENTUM * variances[:, 0] + MOMENTUM * variances[:, 1]
@@ -95,7 +95,7 @@ def zen_score(change: Float[Array, ""], variances: Float[Array, "norms 3"]) -> F
 
 
 def zen_value(network: Network, images: Images, others: Images) -> Float[Array, ""]:
-    """The Zen-score of a network at fixed weights and given inputs; higher is better."""
+    """Returns the Zen-score of a network at fixed weights and inputs; higher is better."""
     return zen_score(*feature_change(network, images, others))
 
 
@@ -108,7 +108,7 @@ class FeatureChange:
     perturbation: float
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> tuple[Array, Array]:
-        """(change, variances)."""
+        """Returns (change, variances)."""
         network = bind(self.space, redraw(self.space, key, self.init), gates)
         shape, dtype = batch.images.shape, batch.images.dtype
         x = jax.random.normal(key_for(key, Purpose.ZEN_INPUTS), shape, dtype)
@@ -119,10 +119,10 @@ class FeatureChange:
 def zen(
     space: SearchSpace, *, init: str | None = "standard_normal", perturbation: float = 0.01
 ) -> Scorer:
-    """The Zen-score; higher is better. Of the batch it reads only the images' shape.
+    """The Zen-score; higher is better. It reads only the shape of the images.
 
-    Deviation: the released search scores a network without its residual links; this scores
-    the network as it is.
+    Deviation: the released search scores a network without its residual links; this scores the
+    complete network.
 
     Args:
         space: the search space.

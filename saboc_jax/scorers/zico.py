@@ -1,14 +1,14 @@
 """ZiCo: the inverse coefficient of variation of gradients (Li et al. 2023, "ZiCo").
 
-With g^(1..M) the gradients of the mean cross-entropy of M batches, train mode, at one w:
+Let g^(1..M) be the gradients of the mean cross-entropy of M batches, in train mode at the same w:
 
     score = sum_layers log sum_w mean_m |g_w^(m)| / std_m g_w^(m)
 
-over the kernels of convolutions and dense layers, the standard deviation without Bessel's
-correction. Weights of zero deviation do not count, nor layers whose sum is zero: those that no
-gradient reaches.
+over the kernels of convolutions and dense layers; the standard deviation is without Bessel's
+correction. Weights of zero deviation do not count, nor do layers whose sum is zero (no gradient
+reaches them).
 
-Deviation: weights come from the space's initialiser, where the released code keeps PyTorch's
+Deviation: weights come from the space's initialiser; the released code keeps PyTorch's default
 ("torch_default").
 """
 
@@ -31,7 +31,7 @@ def zico_layers(
     images: Float[Array, "m n height width channels"],
     labels: Int[Array, "m n"],
 ) -> Float[Array, " layers"]:
-    """Each layer's sum of mean |g| / std g over M batches at the network's weights.
+    """Returns each layer's sum of mean |g| / std g over M batches at the network's weights.
 
     Raises:
         ValueError: if there are fewer than two batches.
@@ -51,7 +51,7 @@ def zico_value(
     images: Float[Array, "m n height width channels"],
     labels: Int[Array, "m n"],
 ) -> Float[Array, ""]:
-    """ZiCo of a network at its weights; arguments and errors as `zico_layers`."""
+    """Returns ZiCo of a network at its weights; arguments and errors as in `zico_layers`."""
     return _score(zico_layers(network, images, labels))
 
 
@@ -66,7 +66,7 @@ class GradientVariation:
     space: SearchSpace
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> Float[Array, " layers"]:
-        """One forward and one backward pass for each batch."""
+        """Runs one forward and one backward pass for each batch."""
         network = bind_drawn(self.space, key, gates)
         images, labels = (
             jnp.concatenate([require(batch, name)[None], require(batch, f"more_{name}")])
@@ -91,14 +91,14 @@ def zico(space: SearchSpace) -> Scorer:
 
 
 def _ratio(gradients: Float[Array, "m *shape"]) -> Float[Array, "*shape"]:
-    """Mean |g| / std g of every weight, 0 where the deviation is."""
+    """Returns mean |g| / std g of every weight; 0 if the deviation is 0."""
     deviation = gradients.std(0)
     varies = deviation > 0
     return jnp.where(varies, jnp.abs(gradients).mean(0), 0.0) / jnp.where(varies, deviation, 1.0)
 
 
 def _score(layers: Float[Array, " layers"]) -> Float[Array, ""]:
-    """The sum of logarithms over layers that a gradient reaches; -inf if none is."""
+    """Returns the sum of logarithms over layers that a gradient reaches; -inf if there are none."""
     reached = layers > 0
     total = jnp.where(reached, jnp.log(jnp.where(reached, layers, 1.0)), 0.0).sum()
     return jnp.where(reached.any(), total, -jnp.inf)
