@@ -1,1 +1,1 @@
-"""DARTS: cells of seven nodes, and all genotypes."""
+"""The DARTS space: cells, genotypes, networks and costs."""

@@ -1,14 +1,14 @@
-"""The combinatorics of a DARTS cell: edges, decisions, and which inputs a node keeps.
+"""DARTS cells as data: edges, decisions, and the inputs that a node keeps.
 
 A cell (Liu, Simonyan and Yang 2019, "DARTS") has two inputs, nodes 0 and 1, and four
 intermediate nodes, 2 to 5. Node i may read every node before it: 14 edges, each with one of
-eight operations. A genotype keeps two of the inputs of every node, and a network has two
-genotypes, of its normal and of its reduction cells. The output joins the intermediate nodes.
+eight operations. A genotype keeps two inputs of every node, for the normal and for the reduction
+cell of a network. The output of a cell concatenates the intermediate nodes.
 
-An architecture is 36 decisions: the operation of the 14 edges of the normal cell, those of
-the reduction cell, then for each node of the normal and of the reduction cell which pair of
-distinct inputs it keeps (1, 3, 6 and 10 options). Operations and inputs are decisions of their
-own, so that a search can settle the first before the second, as TE-NAS does.
+An architecture has 36 decisions: the operation of the 14 edges of the normal cell, those of
+the reduction cell, then for each node of the normal and of the reduction cell the pair of
+distinct inputs that it keeps (1, 3, 6 and 10 options). Operations and inputs are separate
+decisions, so that a search can decide the operations first, as TE-NAS does.
 """
 
 import itertools
@@ -47,15 +47,15 @@ Edge = tuple[str, int]
 
 
 class Genotype(NamedTuple):
-    """Two cells as lists of (operation, input), two for each intermediate node in turn.
+    """Two cells as lists of (operation, input), two entries per intermediate node.
 
     More general than an architecture: both edges of a node may have the same input.
 
     Attributes:
         normal: eight edges of the normal cell.
-        normal_concat: the nodes its output joins.
+        normal_concat: the nodes concatenated in its output.
         reduce: eight edges of the reduction cell.
-        reduce_concat: the nodes its output joins.
+        reduce_concat: the nodes concatenated in its output.
     """
 
     normal: tuple[Edge, ...]
@@ -64,34 +64,34 @@ class Genotype(NamedTuple):
     reduce_concat: tuple[int, ...]
 
     def cells(self) -> tuple[tuple[Edge, ...], tuple[Edge, ...]]:
-        """The edges of the normal and of the reduction cell."""
+        """Returns the edges of the normal and of the reduction cell."""
         return self.normal, self.reduce
 
 
 def edge_number(source: int, target: int) -> int:
-    """The place of an edge in `EDGES`."""
+    """Returns the index of an edge in `EDGES`."""
     return EDGES.index((source, target))
 
 
 def make_genotype(normal: tuple[Edge, ...], reduce: tuple[Edge, ...]) -> Genotype:
-    """A checked genotype whose outputs join all intermediate nodes.
+    """Makes a checked genotype; the cell outputs concatenate all intermediate nodes.
 
     Raises:
-        ValueError: if a cell has not eight edges, an operation is unknown or an input does
-            not come before its node.
+        ValueError: if a cell does not have eight edges, an operation is unknown, or an input
+            does not come before its node.
     """
     joined = tuple(range(2, 2 + STEPS))
     return Genotype(_checked("normal", normal), joined, _checked("reduce", reduce), joined)
 
 
 def to_genotype(arch: Architecture) -> Genotype:
-    """The genotype of an architecture: only the edges that its nodes keep.
+    """Returns the genotype of an architecture: only the edges that its nodes keep.
 
     Args:
         arch: [36] options.
 
     Raises:
-        ValueError: if it is no architecture.
+        ValueError: if `arch` is not an architecture.
     """
     values = check_architecture(arch, CHOICES)
     found = []
@@ -106,11 +106,11 @@ def to_genotype(arch: Architecture) -> Genotype:
 
 
 def from_genotype(genotype: Genotype) -> Architecture:
-    """The architecture of a genotype; edges that no node keeps are `none`.
+    """Returns the architecture of a genotype; edges that no node keeps become `none`.
 
     Raises:
-        ValueError: if both edges of a node have one input and neither is `none`: an architecture
-            has one operation on an edge.
+        ValueError: if both edges of a node have the same input and neither is `none`, because an
+            architecture has one operation per edge.
     """
     arch = np.zeros(len(CHOICES), np.int32)
     for cell, edges in enumerate(genotype.cells()):
@@ -133,13 +133,13 @@ def from_genotype(genotype: Genotype) -> Architecture:
 
 
 def is_connected(mask: Any) -> bool:
-    """Do active operations other than `none` join an input and the output of both cells?
+    """Returns whether both cells connect an input to the output by operations other than `none`.
 
     Args:
-        mask: [36, 10] booleans, or gates, of which the non-zero ones are active.
+        mask: [36, 10] booleans or gates; non-zero entries are active.
 
     Raises:
-        ValueError: if the shape is another.
+        ValueError: if the mask has another shape.
     """
     active = active_options(mask, CHOICES)
     some = active[:FIRST_PAIR, 1 : len(OPERATIONS)].any(1).reshape(len(CELLS), NUM_EDGES)
@@ -148,7 +148,7 @@ def is_connected(mask: Any) -> bool:
 
 
 def active_options(mask: Any, choices: tuple[int, ...]) -> np.ndarray:
-    """A mask, or gates, as booleans; ValueError if the shape is not that of the choices."""
+    """Returns a mask or gates as booleans; ValueError if the shape does not fit the choices."""
     active = np.asarray(mask) != 0
     allowed = (len(choices), max(choices))
     if active.shape != allowed:
@@ -157,7 +157,7 @@ def active_options(mask: Any, choices: tuple[int, ...]) -> np.ndarray:
 
 
 def reaches_a_node(edges: np.ndarray) -> bool:
-    """Does any node of a cell come to see an input? Edges [k, 2] in the order of their targets."""
+    """Returns whether an input reaches any node; edges [k, 2] are in order of their targets."""
     reached = {0, 1}
     for source, target in edges:
         if source in reached:
@@ -166,7 +166,7 @@ def reaches_a_node(edges: np.ndarray) -> bool:
 
 
 def kept_edges(active: Any) -> np.ndarray:
-    """[2, 14] which edges of each cell lie in an active pair of inputs of a [36, 10] mask."""
+    """Returns [2, 14]: the edges of each cell in an active pair of inputs of a [36, 10] mask."""
     kept = np.zeros((len(CELLS), NUM_EDGES), bool)
     for cell in range(len(CELLS)):
         for node, pairs in enumerate(PAIRS):
@@ -190,9 +190,10 @@ def _checked(cell: str, edges: tuple[Edge, ...]) -> tuple[Edge, ...]:
 
 
 def removals() -> Removals:
-    """Operations go one by one; once each edge has one, inputs of nodes, with all their pairs.
+    """Returns the removal bundles for pruning, in the order of TE-NAS's search in this space.
 
-    That is the order of TE-NAS's search in this space.
+    First operations are removed one by one until each edge has one. Then inputs of nodes are
+    removed, each with all pairs that contain it.
     """
     bundles = np.repeat(np.eye(max(CHOICES), dtype=bool)[None], len(CHOICES), axis=0)
     bundles[FIRST_PAIR:] = False

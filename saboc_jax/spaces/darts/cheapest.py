@@ -1,9 +1,9 @@
-"""The cheapest genotypes that a supernet of DARTS holds, for budgets.
+"""Finds the cheapest architecture in a DARTS supernet, for budgets.
 
-Parameters and multiply-accumulates are sums over the edges that nodes keep, so each node takes the
-pair of inputs that is cheapest with the cheapest operations on it: exact. Depth is a longest path;
-each node takes the pair that makes its own path shortest, for inputs of equal depth: a member that
-is nearly the least deep.
+Parameters and multiply-accumulates are sums over the kept edges, so each node takes the cheapest
+pair of inputs with the cheapest operations on it; this is exact. Depth is a longest path: each
+node takes the pair that makes its own path shortest, assuming cell inputs of equal depth, so the
+result is only nearly the least deep.
 """
 
 from functools import lru_cache
@@ -19,9 +19,10 @@ from saboc_jax.types import Architecture, Cost
 
 @lru_cache(16)
 def edge_costs(size: NetworkSize) -> Int[np.ndarray, "3 2 14 8"]:
-    """What each operation on each edge of each kind of cell adds to each field of `Cost`.
+    """Returns the cost of each operation on each edge of each kind of cell, per field of `Cost`.
 
-    Depth is of the operation; parameters and multiply-accumulates are of all cells of the kind.
+    Depth is that of one operation; parameters and multiply-accumulates are summed over all cells
+    of the kind.
 
     Args:
         size: the network.
@@ -42,12 +43,12 @@ def edge_costs(size: NetworkSize) -> Int[np.ndarray, "3 2 14 8"]:
 
 
 def added(costs: Int[np.ndarray, " 8"], quantity: str, reached: int) -> Int[np.ndarray, " 8"]:
-    """What each operation on an edge adds to its node: its cost, or the depth of its path.
+    """Returns what each operation on an edge adds to its node: its cost, or the depth of its path.
 
     Args:
-        costs: of the operations.
+        costs: [8] costs of the operations.
         quantity: a field of `Cost`.
-        reached: the depth of a path to what the edge reads; 0: there is none.
+        reached: the depth of the path to the input of the edge; 0: there is no path.
     """
     if quantity != "depth":
         return costs
@@ -57,18 +58,18 @@ def added(costs: Int[np.ndarray, " 8"], quantity: str, reached: int) -> Int[np.n
 
 
 def cheapest(mask: Any, quantity: str, size: NetworkSize) -> Architecture:
-    """An architecture of a supernet that costs least.
+    """Returns a cheapest architecture of a supernet.
 
     Args:
-        mask: [36, 10] with an active option of each decision.
+        mask: [36, 10] with at least one active option per decision.
         quantity: a field of `Cost`.
-        size: the network whose cost counts.
+        size: the network for which costs are counted.
     """
     active = np.asarray(mask, bool)
     arch = active.argmax(1).astype(np.int32)
     costs = edge_costs(size)[Cost._fields.index(quantity)]
     for cell in range(len(cells.CELLS)):
-        reached = [1, 1]  # depths of paths to the nodes; 0: none
+        reached = [1, 1]  # depths of paths to the nodes; 0: no path
         for node, pairs in enumerate(cells.PAIRS):
             best = []
             for option in np.flatnonzero(active[cells.FIRST_PAIR + cell * cells.STEPS + node]):

@@ -17,12 +17,12 @@ def write_genotype(genotype: Genotype) -> str:
 
 
 def read_genotype(text: str) -> Genotype:
-    """Reads what `write_genotype` writes; a concat may also be a tuple or `range(2, 6)`.
+    """Reads the text of `write_genotype`; a concat may also be a tuple or `range(2, 6)`.
 
-    Nothing in the text is run.
+    Parses the text without running it.
 
     Raises:
-        ValueError: says what is wrong and what is allowed.
+        ValueError: if the text is malformed; says what is wrong and what is allowed.
     """
     try:
         call = ast.parse(text.strip(), mode="eval").body
@@ -48,7 +48,7 @@ def read_rows(normal: str, reduce: str) -> Genotype:
     """Reads two cells written by `write_row`.
 
     Raises:
-        ValueError: says what is wrong and what is allowed.
+        ValueError: if a text is malformed; says what is wrong and what is allowed.
     """
 
     def read(text: str) -> tuple[Edge, ...]:
@@ -62,19 +62,19 @@ def read_rows(normal: str, reduce: str) -> Genotype:
 
 
 def to_string(arch: Architecture) -> str:
-    """The text of an architecture's genotype; ValueError if it is no architecture."""
+    """Returns the text of an architecture's genotype; ValueError if `arch` is malformed."""
     return write_genotype(cells.to_genotype(arch))
 
 
 def from_string(text: str) -> Architecture:
-    """Reads `to_string`; ValueError says what is wrong."""
+    """Reads the text of `to_string`; ValueError says what is wrong."""
     return cells.from_genotype(read_genotype(text))
 
 
 def canonical(arch: Architecture) -> str:
-    """A text that equal genotypes share: what is on an edge that no node keeps does not count.
+    """Returns a text shared by equal genotypes; operations on edges not kept do not count.
 
-    Isomorphism beyond that (nodes in another order) is not looked for.
+    It does not detect further isomorphism (nodes in another order).
     """
     return to_string(arch)
 

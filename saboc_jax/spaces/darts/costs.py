@@ -1,15 +1,15 @@
 """Parameters, multiply-accumulates and depth of a DARTS network, from formulas.
 
 Network: a 3x3 stem of `stem_multiplier` C channels with batch norm, then cells of C channels;
-the cells at one and two thirds are reduction cells and double C. Each cell first brings its
-two inputs to C channels (1x1 convolution and batch norm; two shifted 1x1 convolutions of stride
-2 for an input from before a reduction). The classifier pools and is one dense layer.
+the cells at one and two thirds are reduction cells and double C. Each cell first maps its two
+inputs to C channels (1x1 convolution and batch norm; two shifted 1x1 convolutions of stride
+2 for an input from before a reduction). The classifier is global pooling and one dense layer.
 
 The `params` of NAS-Bench-Suite-Zero's 725 genotypes were counted with `PUBLISHED`: C=32, 8
-cells, stem multiplier 3, no auxiliary head, and batch norms without scale and bias inside the
-operations, with both in the stem and at the cells' inputs. That was found by fitting, and
-all 725 numbers are reproduced exactly. So are their `flops`, by `published_flops`, which counts
-more than multiply-accumulates.
+cells, stem multiplier 3, no auxiliary head, batch norms without scale and bias inside the
+operations, but with both in the stem and at the cells' inputs. We found this by fitting; it
+reproduces all 725 numbers exactly. `published_flops`, which counts more than
+multiply-accumulates, reproduces their `flops` exactly.
 """
 
 from collections.abc import Sequence
@@ -21,18 +21,18 @@ from saboc_jax.types import Cost
 
 
 class NetworkSize(NamedTuple):
-    """The macro network around the cells; defaults are those DARTS trains on CIFAR-10.
+    """The macro network around the cells; defaults as in DARTS's training on CIFAR-10.
 
     Attributes:
         channels: C of the first cells.
-        layers: cells.
+        layers: number of cells.
         stem_multiplier: the stem has this many times C channels.
-        auxiliary: with the auxiliary head at two thirds.
+        auxiliary: with the auxiliary head after two thirds of the cells.
         affine: batch norms inside the operations have scale and bias.
         num_classes: width of the outputs.
         image_size: height and width of an image.
         reduction_cells: which cells are reduction cells; None: those at one and two thirds.
-        last_activation: batch norm and ReLU after the last cell, as TE-NAS's networks have.
+        last_activation: batch norm and ReLU after the last cell, as in TE-NAS's networks.
         thin: without stem and classifier; outputs are feature maps.
     """
 
@@ -48,7 +48,7 @@ class NetworkSize(NamedTuple):
     thin: bool = False
 
     def reduces(self, layer: int) -> bool:
-        """Is that cell a reduction cell?"""
+        """Returns whether the cell is a reduction cell."""
         found = self.reduction_cells
         return layer in (reductions(self.layers) if found is None else found)
 
@@ -58,16 +58,16 @@ PUBLISHED = NetworkSize(channels=32, layers=8, affine=False)
 
 
 def reductions(layers: int) -> tuple[int, ...]:
-    """Which cells are reduction cells."""
+    """Returns the indices of the reduction cells, at one and two thirds."""
     return tuple(sorted({layers // 3, 2 * layers // 3}))
 
 
 def cost(genotype: Genotype, size: NetworkSize = TRAINED) -> Cost:
     """Counts one genotype's network.
 
-    Multiply-accumulates leave out the auxiliary head, which is not there after training; its
-    parameters are counted where `size.auxiliary`. The depth is of the longest path from the
-    image to the outputs, 0 if there is none.
+    Multiply-accumulates exclude the auxiliary head, which is removed after training; its
+    parameters are counted if `size.auxiliary`. The depth is the length of the longest path from
+    the image to the outputs, 0 if there is no path.
 
     Args:
         genotype: the two cells.
@@ -87,7 +87,7 @@ def cost(genotype: Genotype, size: NetworkSize = TRAINED) -> Cost:
     for layer in range(size.layers):
         is_reduction = size.reduces(layer)
         channels *= 1 + is_reduction
-        # Both inputs have the side of the last cell's output once they are preprocessed.
+        # After preprocessing both inputs have the side of the last cell's output.
         params += sum(width * channels + 2 * channels for width in widths)
         macs += sum(width * channels * side**2 for width in widths)
         edges = genotype.cells()[is_reduction]
@@ -103,27 +103,27 @@ def cost(genotype: Genotype, size: NetworkSize = TRAINED) -> Cost:
 
 
 def published_flops(genotype: Genotype, size: NetworkSize = PUBLISHED) -> int:
-    """The `flops` of NAS-Bench-Suite-Zero's table, for one image.
+    """Returns the `flops` of NAS-Bench-Suite-Zero's table, for one image.
 
-    They are TensorWatch's: the multiply-accumulates of `cost`, then for each element of a tensor
-    1 by a ReLU, 1 by a batch norm and 2 by one with scale and bias, 9 by a 3x3 pool (of its
-    output), and (side + 1)^2 for each channel by the last pool. The networks counted have a
-    batch norm without scale and bias behind each pool in a cell, as DARTS's code has.
+    TensorWatch counts them: the multiply-accumulates of `cost`, plus per tensor element 1 for a
+    ReLU, 1 for a batch norm or 2 for one with scale and bias, 9 for a 3x3 pool (per element of
+    its output), and (side + 1)^2 per channel for the last pool. The counted networks have a
+    batch norm without scale and bias after each pool in a cell, as in DARTS's code.
 
     Args:
         genotype: the two cells.
         size: the network.
 
     Raises:
-        ValueError: as `cost`.
+        ValueError: see `cost`.
     """
     stem, side, channels = size.stem_multiplier * size.channels, size.image_size, size.channels
     total = cost(genotype, size).macs + 2 * stem * side**2
-    inputs = [(stem, side), (stem, side)]  # (channels, side) of what a cell reads
+    inputs = [(stem, side), (stem, side)]  # (channels, side) of the inputs of a cell
     for layer in range(size.layers):
         is_reduction = size.reduces(layer)
         channels *= 1 + is_reduction
-        # At the cell's inputs: a ReLU on each, and two batch norms once they are preprocessed.
+        # The cell's inputs: a ReLU before preprocessing and a batch norm after it, for each.
         total += sum(width * own**2 for width, own in inputs) + 4 * channels * side**2
         side = -(-side // 2) if is_reduction else side
         for operation, source in genotype.cells()[is_reduction]:
@@ -134,7 +134,7 @@ def published_flops(genotype: Genotype, size: NetworkSize = PUBLISHED) -> int:
 
 
 def _elementwise(operation: str, strided: bool, affine: bool) -> int:
-    """What `published_flops` adds to the multiply-accumulates, for each element of the output."""
+    """Returns what `published_flops` adds to multiply-accumulates, per element of the output."""
     norm, first_relu = 1 + affine, 4 if strided else 1
     if operation.startswith("sep_conv"):
         return first_relu + norm + 1 + norm
@@ -151,7 +151,7 @@ def _cell(
     affine: bool,
     depths: tuple[int, int],
 ) -> Cost:
-    """The operations of one cell; depths of paths to its inputs are 0 where there is none."""
+    """Counts the operations of one cell; `depths` of its inputs are 0 if there is no path."""
     params = macs = 0
     longest = [depth + 1 if depth else 0 for depth in depths]
     for node in range(cells.STEPS):
@@ -168,7 +168,7 @@ def _cell(
 
 
 def operation_cost(operation: str, channels: int, side: int, strided: bool, affine: bool) -> Cost:
-    """One operation whose output has `side`; both convolutions of a separable one act there."""
+    """Counts one operation at output size `side`, where both convolutions of `sep_conv` act."""
     norm = 2 * channels * affine
     if operation == "skip_connect" and strided:
         return Cost(channels**2 + norm, channels**2 * side**2, 1)
@@ -180,5 +180,5 @@ def operation_cost(operation: str, channels: int, side: int, strided: bool, affi
 
 
 def _auxiliary(width: int, num_classes: int) -> int:
-    """Parameters of the auxiliary head: 1x1 to 128, 2x2 to 768, batch norms, dense layer."""
+    """Counts the parameters of the auxiliary head: 1x1 to 128, 2x2 to 768, norms, dense layer."""
     return width * 128 + 2 * 128 + 4 * 128 * 768 + 2 * 768 + (768 + 1) * num_classes

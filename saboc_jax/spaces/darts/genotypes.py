@@ -1,11 +1,12 @@
-"""Every DARTS genotype as an architecture, nodes that read one input twice included.
+"""A space of all DARTS genotypes, including nodes that read one input twice.
 
-In `spaces.darts` the two inputs of a node differ, as in the search of Liu, Simonyan and Yang
-(2019). Tables also hold genotypes whose nodes read one input twice, even with one operation, each
-with weights of its own: most of the 1,000 that SWAP trained do. Here an architecture is a
-genotype's two lists themselves: for each of the eight edges of the normal cell, then of the
-reduction cell, its operation; then, in the same order, the node it reads. One program serves them
-all, for its cells have every edge twice. So a key draws other weights here than in `spaces.darts`.
+In space `darts` the two inputs of a node differ, as in the search of Liu, Simonyan and Yang
+(2019). Tables also contain genotypes with nodes that read one input twice, even with the same
+operation (with separate weights): most of the 1,000 that SWAP trained do. Here an architecture
+consists of the two lists of a genotype: the operation of each of the eight edges of the normal
+cell, then of the reduction cell; then, in the same order, the node that each edge reads. One
+program serves all genotypes, because its cells have every edge twice. So a key draws other
+weights here than in space `darts`.
 """
 
 from typing import Any
@@ -23,10 +24,10 @@ from saboc_jax.spaces.darts.supernet import Encoding, edges_of_cell
 from saboc_jax.spaces.masks import check_architecture
 from saboc_jax.types import Architecture, Cost, Gates, SearchSpace
 
-COPIES = 2  # edges from any node to a later one
+COPIES = 2  # parallel edges from any node to a later one
 SLOTS = COPIES * cells.STEPS  # edges of a genotype's cell
 FIRST_SOURCE = len(cells.CELLS) * SLOTS  # the first decision about inputs
-SOURCES = tuple(2 + slot // COPIES for slot in range(SLOTS))  # nodes that each may read
+SOURCES = tuple(2 + slot // COPIES for slot in range(SLOTS))  # input options of each edge
 CHOICES = (len(cells.OPERATIONS),) * FIRST_SOURCE + len(cells.CELLS) * SOURCES
 OPTION_NAMES = (cells.OPERATIONS,) * FIRST_SOURCE + len(cells.CELLS) * tuple(
     tuple(map(str, range(number))) for number in SOURCES
@@ -34,7 +35,7 @@ OPTION_NAMES = (cells.OPERATIONS,) * FIRST_SOURCE + len(cells.CELLS) * tuple(
 
 
 def to_genotype(arch: Architecture) -> Genotype:
-    """The genotype of an architecture [32]; ValueError if it is none."""
+    """Returns the genotype of an architecture [32]; ValueError if it is malformed."""
     values = check_architecture(arch, CHOICES)
     options, sources = values[:FIRST_SOURCE], values[FIRST_SOURCE:]
     edges: list[Edge] = [
@@ -45,14 +46,14 @@ def to_genotype(arch: Architecture) -> Genotype:
 
 
 def from_genotype(genotype: Genotype) -> Architecture:
-    """The architecture of a genotype: there is one of each."""
+    """Returns the architecture of a genotype; every genotype has exactly one."""
     edges = [edge for cell in genotype.cells() for edge in cell]
     options = [cells.OPERATIONS.index(operation) for operation, _ in edges]
     return np.array([*options, *(source for _, source in edges)], np.int32)
 
 
 def canonical(arch: Architecture) -> str:
-    """A text that networks share whose nodes have the same two edges; `none` reads no input."""
+    """Returns a text that ignores the order of a node's two edges and the input of `none`."""
     genotype = to_genotype(arch)
     found = []
     for edges in genotype.cells():
@@ -63,14 +64,14 @@ def canonical(arch: Architecture) -> str:
 
 
 def edge_gates(gates: Gates, reduction: bool) -> Float[Array, "28 8"]:
-    """The weight of every operation on every edge of one kind of cell.
+    """Returns the weight of every operation on every edge of one kind of cell.
 
-    Copy k of the edge from s to a node is what the node's k-th edge would be if it read s: its
-    operations, by the weight of s among its inputs.
+    Copy k of the edge from s to a node stands for the node's k-th edge reading s. Its weights are
+    the gates of the k-th edge's operations times the gate of s among its inputs.
 
     Args:
         gates: [32, 8] of all decisions.
-        reduction: of the reduction cell, else of the normal one.
+        reduction: True: the reduction cell; False: the normal cell.
     """
     slots, sources = _ends()
     operations = gates[reduction * SLOTS + slots, : len(cells.OPERATIONS)]
@@ -79,20 +80,20 @@ def edge_gates(gates: Gates, reduction: bool) -> Float[Array, "28 8"]:
 
 
 def _ends() -> tuple[np.ndarray, np.ndarray]:
-    """Of each edge of a cell: which of a genotype's edges it may be, and what it reads."""
+    """Returns, for each edge of a cell, the genotype edge it can stand for and its source node."""
     ends = np.array(edges_of_cell(COPIES))
     copies = np.arange(len(ends)) % COPIES
     return (ends[:, 1] - 2) * COPIES + copies, ends[:, 0]
 
 
 def is_connected(mask: Any) -> bool:
-    """Do active operations other than `none` join an input and the output of both cells?
+    """Returns whether both cells connect an input to the output by operations other than `none`.
 
     Args:
-        mask: [32, 8] booleans, or gates, of which the non-zero ones are active.
+        mask: [32, 8] booleans or gates; non-zero entries are active.
 
     Raises:
-        ValueError: if the shape is another.
+        ValueError: if the mask has another shape.
     """
     active = cells.active_options(mask, CHOICES)
     slots, sources = _ends()
@@ -105,22 +106,22 @@ def is_connected(mask: Any) -> bool:
 
 
 def cheapest(mask: Any, quantity: str, size: NetworkSize) -> Architecture:
-    """An architecture of a supernet that costs least: each edge by what it does and reads.
+    """Returns a cheapest architecture of a supernet; chooses operation and input of each edge.
 
     Exact for parameters and multiply-accumulates, which are sums over edges. Depth is a longest
-    path; each edge takes what makes its own path shortest, for inputs of equal depth a member that
-    is nearly the least deep.
+    path: each edge takes the options that make its own path shortest, assuming cell inputs of
+    equal depth, so the result is only nearly the least deep.
 
     Args:
-        mask: [32, 8] with an active option of each decision.
+        mask: [32, 8] with at least one active option per decision.
         quantity: a field of `Cost`.
-        size: the network whose cost counts.
+        size: the network for which costs are counted.
     """
     active = np.asarray(mask, bool)
     arch = active.argmax(1).astype(np.int32)
     costs = edge_costs(size)[Cost._fields.index(quantity)]
     for cell in range(len(cells.CELLS)):
-        reached = [1, 1]  # depths of paths to the nodes; 0: none
+        reached = [1, 1]  # depths of paths to the nodes; 0: no path
         for node in range(cells.STEPS):
             totals = []
             for slot in range(cell * SLOTS + COPIES * node, cell * SLOTS + COPIES * (node + 1)):
@@ -157,9 +158,9 @@ def darts_genotypes(
     image_shape: tuple[int, int, int] = (32, 32, 3),
     init: str = "kaiming_normal_fan_in",
 ) -> SearchSpace:
-    """The space of all genotypes; arguments, network and errors as `spaces.darts.darts`.
+    """Makes the space of all genotypes; arguments, network and errors as `darts.space.darts`.
 
-    A supernet averages what an edge may do and what it may read.
+    A supernet averages over the active operations and inputs of an edge.
     """
     size = scoring_size(channels, num_cells, num_classes, image_shape)
     return encoded(ENCODING, size, image_shape, find_initialiser(init))

@@ -1,7 +1,7 @@
-"""The plain Flax network of one DARTS genotype, to train: auxiliary head and drop-path too.
+"""The plain Flax network of one DARTS genotype, with auxiliary head and drop-path for training.
 
-Deviation from the published search code: pools have no batch norm behind them, as in the
-network that is trained after the search.
+Deviation from the published search code: no batch norm follows a pool, as in the network that
+is trained after the search.
 """
 
 from typing import Any
@@ -29,9 +29,9 @@ from saboc_jax.types import Images
 
 
 class FactorisedReduction(nn.Module):
-    """ReLU, two 1x1 convolutions of stride 2 on grids one pixel apart, joined, batch norm.
+    """ReLU, two concatenated 1x1 convolutions of stride 2 on grids one pixel apart, batch norm.
 
-    The shifted grid of an odd side ends on a pixel of padding.
+    If a side is odd, the shifted grid ends on a padding pixel.
     """
 
     features: int
@@ -49,7 +49,7 @@ class FactorisedReduction(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """ReLU, depthwise k x k, pointwise, batch norm: once dilated, or half a separable one."""
+    """ReLU, depthwise k x k, pointwise, batch norm: `dil_conv`, or half of `sep_conv`."""
 
     features: int
     kernel_size: int
@@ -98,14 +98,14 @@ class Operation(nn.Module):
 
 
 class Cell(nn.Module):
-    """One cell: two inputs brought to `features` channels, four nodes, joined.
+    """One cell: maps two inputs to `features` channels and concatenates four nodes.
 
     Attributes:
         edges: (operation, input), two for each node.
         features: channels of a node.
         reduction: stride 2 on edges from the inputs.
         after_reduction: the older input is twice as large as the newer.
-        train: batch statistics or running ones.
+        train: True: batch norm uses batch statistics; False: running statistics.
         affine: batch norms inside operations have scale and bias.
     """
 
@@ -118,13 +118,14 @@ class Cell(nn.Module):
 
     @nn.compact
     def __call__(self, older: Features, newer: Features, drop_path: Any = None) -> Features:
-        """The joined nodes.
+        """Returns the concatenated nodes.
 
         Args:
-            older: [n, h, w, c] the output before the last, of twice the size after a reduction.
-            newer: [n, h, w, c] the last output.
-            drop_path: probability that an example loses an operation that is no identity, in
-                training; None: paths are not dropped.
+            older: [n, h, w, c] output of the cell before the last; twice as large after a
+                reduction.
+            newer: [n, h, w, c] output of the last cell.
+            drop_path: probability, in training, that an operation other than the identity is
+                dropped for an example; None: drop nothing.
         """
         if self.after_reduction:
             older = FactorisedReduction(self.features, self.train, name="input_0")(older)
@@ -152,7 +153,7 @@ class Cell(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """The classifier at two thirds of the network, for features of 8 x 8 pixels."""
+    """The classifier after two thirds of the network, for features of 8 x 8 pixels."""
 
     num_classes: int
     train: bool = True
@@ -182,15 +183,15 @@ class DartsNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Images, train: bool = False, drop_path: Any = None) -> Any:
-        """Outputs [n, classes]; (outputs, auxiliary outputs) in training with that head.
+        """Returns outputs [n, classes]; with the auxiliary head in training also its outputs.
 
-        Feature maps [n, height, width, 4 C] of a thin network.
+        A thin network returns feature maps [n, height, width, 4 C].
 
         Args:
             images: [n, height, width, channels].
-            train: batch statistics, the auxiliary head's outputs, and dropped paths.
-            drop_path: probability that an example loses an operation, which needs the PRNG
-                "drop_path"; None: paths are not dropped.
+            train: use batch statistics, return the auxiliary head's outputs, and drop paths.
+            drop_path: probability that an operation is dropped for an example, which needs the
+                PRNG "drop_path"; None: drop nothing.
         """
         size, channels, after_reduction = self.size, self.size.channels, False
         x = images

@@ -1,12 +1,12 @@
 """The DARTS space (Liu, Simonyan and Yang 2019) with a small network to score in.
 
 The scoring network has two stages of N cells with C and 2C channels; the second starts with
-the reduction cell. With C = 1 and N = 1 (one normal and one reduction cell) it is of the size
-that TE-NAS takes its NTK of, with its batch norm and ReLU after the last cell, which the
-network that DARTS trains does not have. Both have a third stage, which adds no other cell.
+the reduction cell. With C = 1 and N = 1 (one normal and one reduction cell) it has the size of
+TE-NAS's NTK network, including its batch norm and ReLU after the last cell. The network that DARTS
+trains does not have those. Both have a third stage, which adds no other kind of cell.
 
-An edge counts if any active pair of its node holds it: with all pairs active a node sums over
-all its inputs, as TE-NAS's supernet does; with one it sums over two, as a genotype does.
+An edge is used if any active pair of its node contains it: with all pairs active a node sums over
+all its inputs, like TE-NAS's supernet; with one pair it sums over two inputs, like a genotype.
 """
 
 from dataclasses import replace
@@ -38,15 +38,15 @@ from saboc_jax.types import (
     Variables,
 )
 
-THIN_SHAPE = (3, 3, 1)  # of an input of the thin network
+THIN_SHAPE = (3, 3, 1)  # input shape of the thin network
 
 
 def edge_gates(gates: Gates, reduction: bool) -> Float[Array, "14 8"]:
-    """The weight of every operation on every edge of one kind of cell.
+    """Returns the weight of every operation on every edge of one kind of cell.
 
     Args:
         gates: [36, 10] of all decisions.
-        reduction: of the reduction cell, else of the normal one.
+        reduction: True: the reduction cell; False: the normal cell.
     """
     start = reduction * cells.NUM_EDGES
     operations = gates[start : start + cells.NUM_EDGES, : len(cells.OPERATIONS)]
@@ -57,7 +57,7 @@ def edge_gates(gates: Gates, reduction: bool) -> Float[Array, "14 8"]:
 
 
 def _edges_of_pairs() -> np.ndarray:
-    """[4, 10, 14] which edges each pair of inputs of each node keeps."""
+    """Returns [4, 10, 14]: the edges that each pair of inputs of each node keeps."""
     found = np.zeros((cells.STEPS, max(map(len, cells.PAIRS)), cells.NUM_EDGES), bool)
     for node, pairs in enumerate(cells.PAIRS):
         for option, pair in enumerate(pairs):
@@ -86,7 +86,7 @@ def darts(
     image_shape: tuple[int, int, int] = (32, 32, 3),
     init: str = "kaiming_normal_fan_in",
 ) -> SearchSpace:
-    """The DARTS space with a scoring network of a given size.
+    """Makes the DARTS space with a scoring network of a given size.
 
     Args:
         channels: C, channels of the first stage and of the stem.
@@ -107,7 +107,7 @@ def darts(
 def scoring_size(
     channels: int, num_cells: int, num_classes: int, image_shape: tuple[int, int, int]
 ) -> NetworkSize:
-    """The scoring network; arguments and errors as `darts`."""
+    """Returns the size of the scoring network; arguments and errors as in `darts`."""
     check_positive(channels=channels, num_cells=num_cells, num_classes=num_classes)
     check_halved(image_shape, times=1)
     return NetworkSize(
@@ -127,7 +127,7 @@ def encoded(
     image_shape: tuple[int, int, int],
     initialiser: Initialiser,
 ) -> SearchSpace:
-    """The space of an encoding, with the network of that size."""
+    """Makes the space of an encoding, with networks of the given size."""
     thin = size._replace(channels=1, layers=2, reduction_cells=(1,), thin=True)
     return SearchSpace(
         name=encoding.name,
@@ -154,7 +154,7 @@ def networks(
     image_shape: tuple[int, int, int],
     initialiser: Initialiser,
 ) -> OneProgram:
-    """The networks of that size around the cells of an encoding."""
+    """Returns networks of the given size with the cells of an encoding."""
     return gated_networks(
         GatedDartsNet(size, encoding),
         encoding.choices,
@@ -168,7 +168,7 @@ def networks(
 
 
 def costs(encoding: Encoding, size: NetworkSize) -> Costs:
-    """What the architectures of an encoding cost in the network of that size."""
+    """Returns the costs of an encoding's architectures in a network of the given size."""
     return Costs(
         of=lambda arch: darts_costs.cost(encoding.to_genotype(arch), size),
         cheapest=lambda mask, quantity: encoding.cheapest(mask, quantity, size),
@@ -176,14 +176,14 @@ def costs(encoding: Encoding, size: NetworkSize) -> Costs:
 
 
 def layers_per_leaf(path: tuple[str, ...]) -> int:
-    """Leading axes of a supernet parameter that count layers: the edges of a group."""
+    """Returns how many leading axes of a supernet parameter index layers: edges of a group."""
     return int(path[0].startswith("cells_") and "_input_" not in path[0])
 
 
 def _extract(
     encoding: Encoding, size: NetworkSize, variables: Variables, arch: Architecture
 ) -> Variables:
-    """The variables of `specialise(arch)` out of the supernet's, collection by collection."""
+    """Extracts the variables of `specialise(arch)` from those of the supernet."""
     genotype = encoding.to_genotype(arch)
     return {
         collection: _extract_collection(encoding.copies, size, tree, genotype)

@@ -1,12 +1,12 @@
 """The gated DARTS network: one program for every genotype and every supernet.
 
-A cell's edges are run by `lax.scan` over parameters stacked [edges, ...], and `lax.cond` runs
-only operations whose gate is positive. Edges that keep the shape of their input are one scan.
-A reduction cell needs two: edges from its inputs halve the image, those between its nodes do
-not. The second may follow the first, for no edge leads from a node to an input.
+`lax.scan` runs the edges of a cell over parameters stacked [edges, ...], and `lax.cond` runs
+only operations with a positive gate. Edges that keep the shape of their input form one scan.
+A reduction cell needs two scans: edges from its inputs halve the image, edges between its nodes
+do not. The second scan can follow the first because no edge leads from a node to an input.
 
-What is on an edge is up to an `Encoding`: that of `spaces.darts` has pairs of different inputs,
-that of `spaces.darts_genotypes` any two.
+An `Encoding` defines the operations on each edge: space `darts` has pairs of different inputs,
+space `darts_genotypes` any two inputs.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,22 +41,22 @@ CONVOLUTIONS = ("sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5")
 
 
 class Encoding(NamedTuple):
-    """What the decisions of an architecture are, and what they say of the edges of a cell.
+    """The decisions of an architecture, and the edges of a cell that they define.
 
     Attributes:
-        name: of the space.
+        name: name of the space.
         choices: number of options of each decision.
-        option_names: their names.
-        copies: edges from any node to a later one, each with weights of its own; the edges of a
-            cell are those of `darts_cells.EDGES`, each that many times in a row.
-        edge_gates: `edge_gates(gates, reduction)`, the weight [edges, 8] of every operation on
-            every edge of the reduction cell, or of the normal one.
-        to_genotype: the genotype of an architecture; its edge i is copy `i % copies`.
-        from_genotype: the architecture of a genotype; ValueError where there is none.
-        canonical: a text that architectures of one network share.
-        is_connected: does a mask join inputs and output of both cells?
-        cheapest: `cheapest(mask, quantity, size)`, a member of a supernet that costs least in the
-            network of that size.
+        option_names: names of the options.
+        copies: number of parallel edges from any node to a later one, each with its own weights;
+            a cell has the edges of `cells.EDGES`, each repeated this many times in a row.
+        edge_gates: `edge_gates(gates, reduction)` returns the weight [edges, 8] of every operation
+            on every edge of the reduction or the normal cell.
+        to_genotype: returns the genotype of an architecture; its edge i is copy `i % copies`.
+        from_genotype: returns the architecture of a genotype; ValueError if there is none.
+        canonical: returns a text shared by architectures with the same network.
+        is_connected: tells whether a mask connects an input to the output in both cells.
+        cheapest: `cheapest(mask, quantity, size)` returns a cheapest architecture of a supernet in
+            a network of that size.
     """
 
     name: str
@@ -75,9 +75,9 @@ class EdgeGroup(NamedTuple):
     """Edges of a cell with the same shapes.
 
     Attributes:
-        name: first part of the names of their parameters.
-        edges: their places among the edges of the cell.
-        stride: of their operations.
+        name: prefix of the names of their parameters.
+        edges: their indices among the edges of the cell.
+        stride: stride of their operations.
     """
 
     name: str
@@ -86,17 +86,17 @@ class EdgeGroup(NamedTuple):
 
     @property
     def parametric(self) -> tuple[str, ...]:
-        """Operations with parameters; an identity of stride 2 is a convolution."""
+        """Operations with parameters; `skip_connect` with stride 2 is a convolution."""
         return CONVOLUTIONS + ("skip_connect",) * (self.stride == 2)
 
 
 def edges_of_cell(copies: int = 1) -> tuple[tuple[int, int], ...]:
-    """(source, target) of every edge of a cell: `darts_cells.EDGES`, each so many times."""
+    """Returns (source, target) of every edge: `cells.EDGES`, each repeated `copies` times."""
     return tuple(edge for edge in cells.EDGES for _ in range(copies))
 
 
 def edge_groups(layer: int, reduction: bool, copies: int = 1) -> tuple[EdgeGroup, ...]:
-    """The groups of one cell, in the order they run in."""
+    """Returns the edge groups of one cell in the order of execution."""
     sources = [source for source, _ in edges_of_cell(copies)]
     if not reduction:
         return (EdgeGroup(f"cells_{layer}_edges", tuple(range(len(sources))), 1),)
@@ -109,11 +109,11 @@ def edge_groups(layer: int, reduction: bool, copies: int = 1) -> tuple[EdgeGroup
 
 
 class GatedDartsNet(nn.Module):
-    """`DartsNet` of every genotype and of every supernet; the cells are data.
+    """`DartsNet` of every genotype and of every supernet; the gates select the cells.
 
     Attributes:
         size: the network around the cells, without auxiliary head.
-        encoding: what the gates of the decisions say of the edges.
+        encoding: maps the gates of the decisions to gates of the edges.
     """
 
     size: NetworkSize
@@ -144,7 +144,7 @@ class GatedDartsNet(nn.Module):
     def _inputs(
         self, layer: int, features: int, after_reduction: bool, older: Features, newer: Features
     ) -> Float[Array, "2 n height width c"]:
-        """The two inputs of a cell, brought to its channels and to one shape."""
+        """Maps the two inputs of a cell to its number of channels and to one shape."""
         if after_reduction:
             first: nn.Module = FactorisedReduction(features, name=f"cells_{layer}_input_0")
         else:
@@ -161,7 +161,7 @@ class GatedDartsNet(nn.Module):
     ) -> Features:
         reduction = self.size.reduces(layer)
         if reduction:
-            # Nodes 0 and 1 stay empty: the inputs are of another shape.
+            # Nodes 0 and 1 stay empty because the inputs have another shape.
             _, n, height, width, c = inputs.shape
             nodes = jnp.zeros((NUM_NODES, n, -(-height // 2), -(-width // 2), c), inputs.dtype)
         else:
@@ -178,7 +178,7 @@ class GatedDartsNet(nn.Module):
         inputs: Float[Array, "2 n _ _ c"],
         gates: Float[Array, "edges 8"],
     ) -> Float[Array, "6 n height width c"]:
-        """The nodes with the outputs of a group's edges added to their targets."""
+        """Adds the outputs of a group's edges to their target nodes."""
         params = {
             f"{group.name}_{name}": self.param(
                 f"{group.name}_{name}", _init_stack, group, name, features
@@ -213,7 +213,7 @@ class GatedDartsNet(nn.Module):
 
 
 def _init_stack(key: Array, group: EdgeGroup, name: str, features: int) -> Any:
-    """Parameters [edges, ...] of one operation on a group's edges, all alike."""
+    """Returns parameters [edges, ...] of one operation on a group's edges, all equal."""
     sample = jnp.zeros((1, 4, 4, features))
     params = Operation(name, features, group.stride).init(key, sample)["params"]
     number = len(group.edges)
@@ -228,6 +228,6 @@ def _run_option(
     mutable: Sequence[str],
     x: Features,
 ) -> tuple[Features, Variables]:
-    """One operation at an edge's collections."""
+    """Runs one operation with the collections of an edge."""
     module = Within(f"{group.name}_{name}", partial(Operation, name, features, group.stride))
     return apply_within(module, collections, mutable, x)

@@ -1,4 +1,4 @@
-"""The networks that DARTS trains, of either space of its cells."""
+"""The networks that DARTS trains, for the spaces `darts` and `darts_genotypes`."""
 
 from dataclasses import replace
 
@@ -14,17 +14,17 @@ ENCODINGS = {each.name: each for each in (darts.ENCODING, darts_genotypes.ENCODI
 
 
 def encoding_of(space: SearchSpace) -> Encoding:
-    """How a space of DARTS encodes genotypes; ValueError if the space is another."""
+    """Returns the encoding of a DARTS space; raises ValueError for another space."""
     if space.name not in ENCODINGS:
         raise ValueError(f"the space is {space.name}; allowed: {', '.join(ENCODINGS)}")
     return ENCODINGS[space.name]
 
 
 def genotype_of(space: SearchSpace, arch: Architecture) -> Genotype:
-    """The genotype of an architecture.
+    """Returns the genotype of an architecture.
 
     Raises:
-        ValueError: if it is no architecture, or the space has no genotypes.
+        ValueError: if `arch` is not an architecture, or the space has no genotypes.
     """
     return encoding_of(space).to_genotype(arch)
 
@@ -32,19 +32,19 @@ def genotype_of(space: SearchSpace, arch: Architecture) -> Genotype:
 def trained(
     space: SearchSpace, channels: int = 36, layers: int = 20, auxiliary: bool = False
 ) -> SearchSpace:
-    """The space with the plain networks that DARTS trains, and their costs.
+    """Returns the space with the plain networks that DARTS trains, and their costs.
 
-    Only `specialise` and the costs are those of that network; costs leave out the auxiliary head,
-    which is not there after training.
+    Only `specialise` and the costs change; costs exclude the auxiliary head, which is removed
+    after training.
 
     Args:
-        space: of `darts` or `darts_genotypes`.
+        space: a `darts` or `darts_genotypes` space.
         channels: C of the first cells.
-        layers: cells; those at one and two thirds are reduction cells.
-        auxiliary: with the auxiliary head, which takes images of 32 x 32 pixels.
+        layers: number of cells; the cells at one and two thirds are reduction cells.
+        auxiliary: with the auxiliary head, which needs images of 32 x 32 pixels.
 
     Raises:
-        ValueError: if the space is another.
+        ValueError: if `space` is another space.
     """
     encoding = encoding_of(space)
     size = NetworkSize(
