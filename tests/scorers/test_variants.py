@@ -126,7 +126,7 @@ def test_every_scorer_declares_its_passes(space):
     ("text", "expected"),
     [
         ("ntk_score:batch_norm=batch", "3 + 3n"),
-        ("ntk_score:engine=jacobian", "3 + 3"),
+        ("ntk_score:engine=jacobian", "3 + 3n"),
         ("ntk_score:engine=jacobian:batch_norm=batch", "3 + 3n"),
         ("trainability:batch_norm=batch", "1 + n"),
         ("lga:batch_norm=batch", "1 + n"),
