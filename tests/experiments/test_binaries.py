@@ -313,7 +313,7 @@ def test_an_evolution_shares_a_store_and_says_when_it_is_random_search(tmp_path)
 
 def test_the_architectures_of_a_flag():
     code = (
-        "import sys; from experiments import common, scoring; common.flags.FLAGS(sys.argv);"
+        "import sys; from experiments.support import common, scoring; common.flags.FLAGS(sys.argv);"
         "print(len(scoring.architectures(scoring.common.make_space('nas_bench_201'))))"
     )
     counts = {}
@@ -321,13 +321,14 @@ def test_the_architectures_of_a_flag():
         done = subprocess.run(
             [sys.executable, "-c", code, f"--archs={name}"], capture_output=True, text=True
         )
+        assert not done.returncode, done.stderr
         counts[name] = int(done.stdout)
     assert counts == {"distinct": 6466, "representatives": 7700}
 
 
 def test_architectures_are_drawn_from_spaces_of_any_size():
     code = (
-        "import sys; from experiments import common, scoring; common.flags.FLAGS(sys.argv);"
+        "import sys; from experiments.support import common, scoring; common.flags.FLAGS(sys.argv);"
         "print(len(scoring.architectures(scoring.common.make_space(sys.argv[3]))))"
     )
     for space, flag in (("darts", "--num_archs=3"), ("darts_genotypes", "--archs=all")):
@@ -337,7 +338,8 @@ def test_architectures_are_drawn_from_spaces_of_any_size():
         if flag == "--archs=all":
             assert "darts_genotypes has" in done.stderr and "at most 262144" in done.stderr
         else:
-            assert int(done.stdout) == 3, done.stderr
+            assert not done.returncode, done.stderr
+            assert int(done.stdout) == 3
 
 
 def test_architectures_of_a_file_are_lines_and_a_bad_one_is_named(tmp_path):

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 from saboc_jax.reports import cell_figure as report
+from saboc_jax.spaces.masks import sample_architectures
 from saboc_jax.spaces.nas_bench_201 import cells
 
 DARTS = ("skip_connect", "sep_conv_3x3", "dil_conv_5x5", "avg_pool_3x3", "max_pool_3x3", "none")
@@ -58,7 +59,8 @@ def boxes(figure: Figure) -> dict[str, list]:
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("space", ["nas_bench_201", "darts"])
 def test_labels_cover_neither_each_other_nor_nodes(space: str, seed: int) -> None:
-    arch = cells.random(jax.random.key(seed), 1)[0]
+    drawn = sample_architectures(jax.random.key(seed), (5,) * 6, 1)
+    arch = np.asarray(drawn)[0]
     figure = report.draw_cell(nas_bench_201(arch) if space == "nas_bench_201" else darts(seed))
     found = boxes(figure)
     assert len(found["labels"]) == (6 if space == "nas_bench_201" else 8)

@@ -169,7 +169,7 @@ def test_auxiliary_head_and_drop_path():
 
 DEVICES = """
 import json, sys, jax
-sys.path.insert(0, "tests")
+sys.path.insert(0, "tests/training")
 from test_train import TINY, Net, blobs, replace, make_trainer
 values = []
 for count in (1, 4):
