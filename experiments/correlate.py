@@ -2,7 +2,8 @@
 
 Signed Kendall tau and Spearman rho of every metric and of every aggregation, each with a bootstrap
 interval over architectures and its spread over repeats (each its own weights and images), what
-choosing by it loses, and tau between the scores.
+choosing by it loses, the winner's curve (the expected accuracy of the best of m by the score), and
+tau between the scores.
 
 Examples:
   saboc correlate --dataset=cifar100 --num_archs=200
@@ -11,6 +12,7 @@ Examples:
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -38,7 +40,8 @@ HOW = flags.DEFINE_multi_enum(
 OUT = flags.DEFINE_string(
     "out",
     None,
-    "Folder for correlations.json, .csv, .md, each score as CSV, scatter plots, the matrix of tau.",
+    "Folder for correlations and winners as .json, .csv, .md, each score as CSV, scatter plots, the "
+    "winner's curves, the matrix of tau.",
 )
 RESAMPLES = flags.DEFINE_integer("resamples", 1000, "Bootstrap resamples.", 1)
 TOP_K = flags.DEFINE_list(
@@ -72,6 +75,7 @@ def main() -> None:
     shares = top_k()
     accuracies = benchmarks.load_nas_bench_201(common.DATA_DIR.value)
     rows: list[correlation.CorrelationRow] = []
+    winners: list[dict[str, Any]] = []
     for name in DATASETS.value or [common.DATASET.value]:
         dataset = common.load_dataset(name)
         trained_on = TRAINED_ON.value or dataset.name.removesuffix("_standin")
@@ -91,14 +95,18 @@ def main() -> None:
         )
         console.print(results_table(found, title=title))
         rows += [{"scored on": dataset.name, "accuracy": label, **row} for row in found]
+        everything = correlation.candidates(scorer, scores, HOW.value)
+        folder = Path(OUT.value) if OUT.value else None
+        won = correlate_report.show_winners(console, folder, dataset.name, everything, truth, label)
+        winners += [{"scored on": dataset.name, "accuracy": label, **row} for row in won]
         if OUT.value:
-            everything = correlation.candidates(scorer, scores, HOW.value)
             correlate_report.plot(Path(OUT.value), dataset.name, everything, truth, label)
             path = Path(OUT.value) / f"scores-{dataset.name}.csv"
             texts = [space.to_string(arch) for arch in archs]
             correlate_report.write_scores(path, texts, scorer, scores, truth)
     if OUT.value:
         correlate_report.write(Path(OUT.value), rows)
+        correlate_report.write(Path(OUT.value), winners, "winners")
         report_html.write(Path(OUT.value))
         console.print(f"Wrote {OUT.value}")
 

@@ -89,10 +89,13 @@ def main() -> None:
         f"({common.network_text()}); low, high: 95 % interval over genotypes"
     )
     console.print(results_table(lines, title=title))
+    folder = Path(OUT.value) if OUT.value else None
+    won = correlate_report.show_winners(console, folder, dataset.name, found, truth, label)
     if OUT.value:
         lines = [{"accuracy": label, "genotypes": len(rows), **line} for line in lines]
         correlate_report.plot(Path(OUT.value), dataset.name, found, truth, label)
         correlate_report.write(Path(OUT.value), lines)
+        correlate_report.write(Path(OUT.value), won, "winners")
         report_html.write(Path(OUT.value))
         console.print(f"Wrote {OUT.value}")
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.console import Console
 
 from saboc_jax.files import write_json
 from saboc_jax.reports.canvas import blank
+from saboc_jax.reports.tables import results_table
 from saboc_jax.statistics import correlation
+from saboc_jax.statistics.winners import Winner, best_by_chance
 from saboc_jax.types import Scorer
 
 from . import pictures, workdir
@@ -20,6 +24,7 @@ if TYPE_CHECKING:  # matplotlib is an extra, and loaded when something is drawn
     from matplotlib.figure import Figure
 
 Found = Mapping[str, correlation.Candidate]
+MOST_CURVES = 12  # of one picture; a table holds all
 
 
 def scatter(found: Found, truth: np.ndarray, label: str) -> Figure:
@@ -48,6 +53,52 @@ def heatmap(names: list[str], matrix: np.ndarray) -> Figure:
     panel.set_yticks(range(len(names)), names, fontsize=7)
     figure.colorbar(image, label="Kendall tau (higher is better for all)", shrink=0.7)
     return figure
+
+
+def winners_figure(curves: Mapping[str, list[Winner]], truth: np.ndarray, label: str) -> Figure:
+    """Expected accuracy of the best of m over m, with its interval; grey: the truly best of m."""
+    figure = blank(8, 5)
+    panel = figure.subplots()
+    for name, curve in list(curves.items())[:MOST_CURVES]:
+        m, expected, low, high = zip(*curve, strict=True)
+        (line,) = panel.plot(m, expected, ".-", label=name, linewidth=1.2)
+        panel.fill_between(m, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
+    sizes = [point.m for point in next(iter(curves.values()))]
+    chance = [best_by_chance(truth, m) for m in sizes]
+    panel.plot(sizes, chance, "--", color="#8a8a8a", label="truly best of m")
+    panel.set_xscale("log")
+    panel.set(xlabel="m, random candidates that are scored", ylabel=f"first by the score: {label}")
+    panel.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def show_winners(
+    console: Console, folder: Path | None, dataset: str, found: Found, truth: np.ndarray, label: str
+) -> list[dict[str, Any]]:
+    """Prints the winner's curve of every score, and draws it; gives its points as rows.
+
+    Args:
+        console: to print on.
+        folder: where the picture is kept; None: it is not drawn.
+        dataset: names the picture.
+        found: the scores.
+        truth: [n] accuracies.
+        label: what the accuracies are.
+    """
+    curves = {name: correlation.winners_curve(each, truth) for name, each in found.items()}
+    shown = [
+        {"score": name} | {f"of {point.m}": point.expected for point in curve}
+        for name, curve in curves.items()
+    ]
+    sizes = [point.m for point in next(iter(curves.values()))]
+    shown.append({"score": "truly best"} | {f"of {m}": best_by_chance(truth, m) for m in sizes})
+    title = f"Expected {label} of the candidate that a score puts first among m random ones"
+    console.print(results_table(shown, title=title))
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        draw = functools.partial(winners_figure, curves, truth, label)
+        pictures.keep(folder / f"winners-{dataset}.png", draw, dpi=100)
+    return [{"score": name} | p._asdict() for name, curve in curves.items() for p in curve]
 
 
 def plot(folder: Path, dataset: str, found: Found, truth: np.ndarray, label: str) -> None:

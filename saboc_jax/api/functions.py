@@ -242,7 +242,7 @@ def search(
 
 def correlate(
     candidates: Candidates,
-    accuracies: Sequence[float] | Float[np.ndarray, " n"],
+    accuracies: Sequence[float] | Float[np.ndarray, " n"] | Float[np.ndarray, "n trainings"],
     images: Batch | Dataset,
     key: PRNGKey,
     scorers: Scorers = ("ntk_score",),
@@ -259,7 +259,8 @@ def correlate(
 
     Args:
         candidates: modules or architectures, see `rank`.
-        accuracies: [n] accuracy of each candidate, higher is better, finite.
+        accuracies: [n] accuracy of each candidate in percent, higher is better, finite; or
+            [n, trainings] of several trainings of each.
         images: a batch or a dataset.
         key: seeds weights and images; consumed.
         scorers: scorers; each metric is correlated.
@@ -274,6 +275,9 @@ def correlate(
     Returns:
         A row for every metric and aggregation, see `saboc_jax.statistics.correlation.statistics`:
         signed Kendall tau of raw values with its interval, so -1 is perfect if lower is better.
+        "winners" is the winner's curve (`saboc_jax.statistics.winners`): the expected accuracy of
+        the best of m by that score, m from 8 to all, with its interval. If several trainings are
+        given, the last row is the ceiling: what one training says of the others.
 
     Raises:
         ValueError: says which argument is wrong and what is allowed.
@@ -290,19 +294,32 @@ def correlate(
         ... )
         >>> row["score"], row["better"], row["tau"]
         ('params', 'higher', 1.0)
+        >>> row["winners"][-1].m, row["winners"][-1].expected
+        (3, 94.0)
     """
-    truth = np.asarray(accuracies, float)
+    given = np.asarray(accuracies, float)
     space, archs = find_candidates(candidates, images, space, call)
-    if truth.shape != (len(archs),) or not np.isfinite(truth).all():
+    if given.ndim not in (1, 2) or len(given) != len(archs) or not np.isfinite(given).all():
         raise ValueError(
-            f"accuracies={accuracies!r}; allowed: {len(archs)} finite numbers, one per candidate"
+            f"accuracies={accuracies!r}; allowed: {len(archs)} finite numbers, one per candidate "
+            "(or a row of several trainings per candidate)"
         )
+    truth = given if given.ndim == 1 else given.mean(1)
     unknown = sorted(set(aggregations) - set(rankings.AGGREGATIONS))
     if unknown:
         raise ValueError(f"aggregations {unknown}; allowed: {', '.join(rankings.AGGREGATIONS)}")
     scorer, scores = _score_all(space, archs, images, key, scorers, repeats, batch_size, progress)
     values = np.stack([score.values for score in scores])
-    return correlation.table(scorer, values, truth, aggregations=aggregations, resamples=resamples)
+    found = correlation.candidates(scorer, values, aggregations)
+    rows = [
+        correlation.of_candidate(name, each, truth, resamples=resamples)
+        | {"winners": correlation.winners_curve(each, truth)}
+        for name, each in found.items()
+    ]
+    if given.ndim == 2 and given.shape[1] > 1:
+        row, curve = correlation.ceiling_rows(given, resamples=resamples)
+        rows.append(row | {"winners": curve})
+    return rows
 
 
 def train(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from saboc_jax.statistics import ranking
+from saboc_jax.statistics import ranking, winners
 from saboc_jax.types import Scorer
 
 CorrelationRow = dict[str, Any]
@@ -49,7 +49,9 @@ def statistics(
 ) -> CorrelationRow:
     """Returns one row: tau and rho of the mean over repeats, their intervals, and the regret.
 
-    The row also has the mean and the standard deviation of tau and rho over single repeats.
+    The row also has the mean and the standard deviation of tau and rho over single repeats, and
+    what a search would see of the order: nDCG, and tau among the truly best tenth (positive where
+    the order is right), see `saboc_jax.statistics.winners`.
 
     Args:
         name: the name of the row.
@@ -83,7 +85,50 @@ def statistics(
     for share in top_k:
         k = number_of(share, len(truth))
         row[f"regret@{100 * share:g}%"] = ranking.regret_at_k(ranks, truth, k)
+    row["ndcg"] = winners.ndcg(ranks, truth)
+    row["tau of best 10%"] = winners.tau_of_best(ranks, truth)
     return row
+
+
+def winners_curve(
+    each: Candidate,
+    truth: Float[np.ndarray, " n"],
+    sizes: Sequence[int] | None = None,
+    **options: Any,
+) -> list[winners.Winner]:
+    """Returns the winner's curve of a candidate, see `winners.winners`."""
+    mean = each.values.mean(1)[:, None]
+    ranks = ranking.per_metric_ranks(mean, (each.higher_is_better,))[:, 0]
+    return winners.winners(ranks, truth, sizes, **options)
+
+
+CEILING = "another training"
+
+
+def ceiling_rows(
+    trainings: Float[np.ndarray, "n trainings"], **options: Any
+) -> tuple[CorrelationRow, list[winners.Winner]]:
+    """Returns the row and the winner's curve of what one training says of the others.
+
+    Both are means over trainings; no score can be expected to do better.
+
+    Args:
+        trainings: [n, trainings] accuracies of every candidate, two trainings or more.
+        **options: of `statistics`.
+
+    Raises:
+        ValueError: if there are fewer than two trainings.
+    """
+    pairs = [
+        (Candidate(one[:, None], True), others)
+        for one, others in zip(*(side.T for side in winners.ceiling(trainings)), strict=True)
+    ]
+    rows = [of_candidate(CEILING, each, others, **options) for each, others in pairs]
+    numbers = [name for name, value in rows[0].items() if isinstance(value, float)]
+    row = rows[0] | {name: float(np.mean([row[name] for row in rows])) for name in numbers}
+    curves = [winners_curve(each, others) for each, others in pairs]
+    points = [np.mean(same, 0).tolist() for same in zip(*curves, strict=True)]
+    return row, [winners.Winner(int(m), *point) for m, *point in points]
 
 
 def of_candidate(
