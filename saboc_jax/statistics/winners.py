@@ -154,10 +154,12 @@ def tau_of_best(
     Args:
         ranks: [n] ranks, lower is better.
         truth: [n] true accuracies.
-        share: which share of the candidates, at least two of them.
+        share: which share of the candidates, at least three of them (NaN if there are fewer).
     """
     ranks, truth = np.asarray(ranks, float), np.asarray(truth, float)
-    count = min(len(truth), max(2, int(share * len(truth) + 1e-9)))
+    count = max(3, int(share * len(truth) + 1e-9))
+    if count > len(truth):
+        return float("nan")
     best = np.argsort(-truth, kind="stable")[:count]
     return ranking.kendall(-ranks[best], truth[best])
 

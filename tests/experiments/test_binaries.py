@@ -173,6 +173,13 @@ def test_correlate_agrees_with_scipy(tmp_path):
     expected = scipy.stats.kendalltau(scipy.stats.rankdata(values), truth).statistic
     assert abs(rows[2]["tau"] - expected) < 1e-12
     assert all(row["low"] <= row["tau"] <= row["high"] or row["bad"] for row in rows)
+    won = json.loads((tmp_path / "o" / "winners.json").read_text())["rows"]
+    points = [row for row in won if row["score"] == "S_g"]
+    assert [row["m"] for row in points] == [8, 12] and "S_g" in (
+        tmp_path / "o/report.html"
+    ).read_text()
+    assert points[-1]["expected"] == pytest.approx(truth[values.argmin()]) or not finite.all()
+    assert (tmp_path / "o" / "winners-digits.png").stat().st_size > 500
     with (tmp_path / "o" / "scores-digits.csv").open() as file:
         kept = list(csv.DictReader(file))
     again = [np.nan_to_num(float(row["S_g (repeat 1)"]), nan=np.inf) for row in kept]
