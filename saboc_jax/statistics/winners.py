@@ -59,7 +59,7 @@ def survival(n: int, sizes: Sequence[int]) -> Float[np.ndarray, "sizes places"]:
         ValueError: if a size is not between 1 and n.
     """
     m = np.asarray(sizes)[:, None]
-    if len(m) and not (1 <= m.min() and m.max() <= n):
+    if len(m) and (m.min() < 1 or m.max() > n):
         raise ValueError(f"best of {list(sizes)} among {n} candidates; allowed: 1 to {n}")
     left = n - np.arange(n + 1)
     log = scipy.special.gammaln
