@@ -40,8 +40,8 @@ HOW = flags.DEFINE_multi_enum(
 OUT = flags.DEFINE_string(
     "out",
     None,
-    "Folder for correlations and winners as .json, .csv, .md, each score as CSV, scatter plots, the "
-    "winner's curves, the matrix of tau.",
+    "Folder for correlations and winners as .json, .csv, .md, each score as CSV, scatter plots, "
+    "the winner's curves, the matrix of tau.",
 )
 RESAMPLES = flags.DEFINE_integer("resamples", 1000, "Bootstrap resamples.", 1)
 TOP_K = flags.DEFINE_list(
