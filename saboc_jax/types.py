@@ -107,10 +107,13 @@ class Costs(NamedTuple):
         cheapest: `cheapest(mask, quantity)` gives the cheapest architecture of a supernet;
             `quantity` is a field of `Cost`. None: choosing the cheapest option of each decision
             separately gives it.
+        trained: `trained(arch)` gives the `Cost` of the network whose accuracies are published,
+            whatever the size of the scoring network. None: it is that of `of`.
     """
 
     of: Callable[[Architecture], Cost]
     cheapest: Callable[[Any, str], Architecture] | None = None
+    trained: Callable[[Architecture], Cost] | None = None
 
 
 class SearchHints(NamedTuple):
@@ -185,9 +188,12 @@ class ProgramEach(Networks):
     Attributes:
         program: `program(mask)` gives the program of that mask's network, which ignores gates.
             Masks that share a program get equal programs. It also takes an architecture.
+        recipe: values that determine the networks together with the text of an architecture. A
+            stored score is identified by them. None: by the traced program of its network.
     """
 
     program: Callable[[Any], OneProgram]
+    recipe: Any = None
 
 
 class SearchSpace(NamedTuple):

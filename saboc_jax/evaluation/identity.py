@@ -1,9 +1,9 @@
 """Defines what identifies a result, for stores, workdirs and Ray workers.
 
 Two scores are the same result if they agree in
-- the space and the configuration of its networks, or, if each architecture has its own program,
-  the architecture's traced program and initialiser: editing a network changes its identity,
-  renaming it does not;
+- the space and the configuration of its networks, or, if only an architecture's own program says
+  what it is (a user's modules), the traced program and initialiser: editing a network changes its
+  identity, renaming it does not;
 - the scorer and its options;
 - the key and the images of the repeat, by content: folders with different images never share a row;
 - how it is computed: the precision of matrix products, the versions of packages.
@@ -66,6 +66,8 @@ def space_identity(space: SearchSpace, label: str = "") -> str:
     networks, last = space.networks, np.array(space.choices) - 1
     if isinstance(networks, OneProgram):
         content: Any = (networks.init, networks.apply, networks.specialise, networks.thin_cell)
+    elif networks.recipe is not None:
+        content = networks.recipe
     elif (chain := _chain(space)) is not None:
         content = (chain, networks.specialise(last))
     else:
@@ -78,9 +80,10 @@ def architecture_identity(
     space: SearchSpace, mask: Bool[np.ndarray, "decisions options"], text: str
 ) -> str:
     """Returns the text of an architecture or supernet, or the digest of its own program."""
-    if isinstance(space.networks, OneProgram) or _chain(space) is not None:
+    networks = space.networks
+    if isinstance(networks, OneProgram) or networks.recipe is not None or _chain(space) is not None:
         return text
-    return f"program#{program_digest(space.networks.program(mask))}"
+    return f"program#{program_digest(networks.program(mask))}"
 
 
 def _chain(space: SearchSpace) -> Any:

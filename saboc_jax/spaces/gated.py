@@ -50,6 +50,14 @@ def check_positive(**sizes: int) -> None:
             raise ValueError(f"{name}={value}; allowed: 1 or more")
 
 
+def check_images(image_shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless this is the shape of an image."""
+    if len(image_shape) != 3 or min(image_shape) < 1:
+        raise ValueError(
+            f"image_shape={image_shape}; allowed: (height, width, channels), each 1 or more"
+        )
+
+
 def check_halved(image_shape: tuple[int, ...], times: int) -> None:
     """Raises ValueError unless both sides of the images can be halved `times` times."""
     multiple = 2**times

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -22,11 +21,11 @@ from saboc_jax.layers.ops import BatchNorm, Block, Conv, ConvNorm, Features, Rel
 from saboc_jax.layers.tree import Remembered
 from saboc_jax.spaces.gated import check_positive
 from saboc_jax.spaces.masks import as_gates, check_architecture
+from saboc_jax.spaces.plain import cheapest_listed, only_architecture
 from saboc_jax.spaces.resnet import chain as resnet_chain
 from saboc_jax.spaces.resnet import encoding
 from saboc_jax.spaces.resnet.chain import EPSILON, Head
 from saboc_jax.types import (
-    Architecture,
     Costs,
     Decisions,
     Images,
@@ -197,12 +196,13 @@ def resnet(
             is_connected=lambda mask: True,
         ),
         networks=ProgramEach(
-            program=lambda mask: programs(decode(_architecture(mask, choices))), **facts
+            program=lambda mask: programs(decode(only_architecture(mask, choices, "resnet"))),
+            **facts,
         ),
         costs=Costs(
             of=lambda arch: encoding.cost(decode(arch), image_shape[0], num_classes, channels),
-            # No supernets here: any member of a mask will do, so take the smallest options.
-            cheapest=lambda mask, quantity: np.asarray(mask, bool).argmax(1).astype(np.int32),
+            cheapest=cheapest_listed,
+            trained=lambda arch: encoding.cost(decode(arch), 32, 10, 3),  # on CIFAR-10
         ),
         hints=SearchHints(evolution=partial(_evolution, slots, max_width)),
     )
@@ -215,19 +215,6 @@ def _evolution(slots: int, max_width: int) -> dict[str, Any]:
         "mutate": partial(encoding.mutate, max_width=max_width, blocks=2),
         "mutate_start": partial(encoding.mutate, max_width=max_width),
     }
-
-
-def _architecture(mask: Any, choices: tuple[int, ...]) -> Architecture:
-    """Returns the architecture of a one-hot mask (or the given architecture)."""
-    active = np.asarray(mask)
-    if active.ndim == 1:
-        return active
-    if active.shape != (len(choices), max(choices)) or (active.sum(1) != 1).any():
-        raise ValueError(
-            f"a mask of shape {active.shape} with {sorted(set(active.sum(-1).tolist()))} options "
-            "a decision; allowed: one option each, for space 'resnet' has no supernet"
-        )
-    return active.argmax(1)
 
 
 def _check(max_width: int, image_shape: tuple[int, int, int]) -> None:
