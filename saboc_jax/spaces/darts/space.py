@@ -172,6 +172,7 @@ def costs(encoding: Encoding, size: NetworkSize) -> Costs:
     return Costs(
         of=lambda arch: darts_costs.cost(encoding.to_genotype(arch), size),
         cheapest=lambda mask, quantity: encoding.cheapest(mask, quantity, size),
+        trained=lambda arch: darts_costs.cost(encoding.to_genotype(arch), darts_costs.PUBLISHED),
     )
 
 

@@ -326,7 +326,8 @@ def nas_bench_201(
                 cells=num_cells,
                 num_classes=num_classes,
                 image_size=image_shape[0],
-            )
+            ),
+            trained=cells.cost,
         ),
     )
 
