@@ -1,0 +1,121 @@
+"""The NAS-Bench-Macro space (Su et al., 2021): its network and its scoring network.
+
+Network: stem (3x3 convolution), eight layers in three stages of 2C, 4C and 8C channels, a 1x1
+convolution to 40C channels, global average pooling, a dense layer. Each layer is an identity (a 1x1
+convolution where it is strided), or an inverted residual block, which adds its input if it is not
+strided. Every convolution has a batch norm; a ReLU follows it but after a layer's last one.
+"""
+
+from collections.abc import Callable
+
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from saboc_jax.layers.initialise import find_initialiser
+from saboc_jax.layers.ops import BatchNorm, Block, Conv, ConvNorm, Features, Relu
+from saboc_jax.spaces.gated import check_images, check_positive
+from saboc_jax.spaces.nas_bench_macro import encoding
+from saboc_jax.spaces.nas_bench_macro.encoding import BOTTLENECKS, HEAD, TRAINED, NetworkSize
+from saboc_jax.spaces.plain import cheapest_listed, plain_networks
+from saboc_jax.types import Costs, Images, SearchSpace
+
+
+class Layer(nn.Module):
+    """One layer of the network.
+
+    Attributes:
+        operation: its name.
+        features: output channels.
+        stride: of the depthwise convolution, or of the identity's 1x1 convolution.
+        train: True: batch norm uses batch statistics; False: running statistics.
+    """
+
+    operation: str
+    features: int
+    stride: int = 1
+    train: bool = True
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        if self.operation == "identity":
+            return x if self.stride == 1 else self._norm("downsample", self.features, 1, 2)(x)
+        block, groups = BOTTLENECKS[self.operation], x.shape[-1]
+        hidden = block.expansion * groups
+        y = Relu(name="relu_a")(self._norm("expand", hidden, 1)(x))
+        y = self._norm("depthwise", hidden, block.kernel, self.stride, hidden)(y)
+        y = self._norm("project", self.features, 1)(Relu(name="relu_b")(y))
+        return y + x if self.stride == 1 else y
+
+    def _norm(
+        self, name: str, features: int, kernel: int, stride: int = 1, groups: int = 1
+    ) -> Callable[[Features], Features]:
+        conv = Conv(features, kernel, stride, groups=groups, name=f"{name}_conv")
+        return ConvNorm(conv, BatchNorm(self.train, name=f"{name}_norm"))
+
+
+class LayerNet(nn.Module):
+    """The network of one architecture: a plain module, to train or inspect.
+
+    Attributes:
+        operations: the name of the operation of each layer.
+        size: channels, classes and images.
+    """
+
+    operations: tuple[str, ...]
+    size: NetworkSize = TRAINED
+
+    @nn.compact
+    def __call__(self, images: Images, train: bool = False) -> Float[Array, "n classes"]:
+        channels = self.size.channels
+        stem = Conv(channels, 3, name="stem_conv")
+        x = ConvNorm(stem, BatchNorm(train, name="stem_norm"))(images)
+        x = Block(name="stem_output")(Relu(name="stem_relu")(x))
+        layers = zip(self.operations, encoding.layers(channels), strict=True)
+        for number, (operation, (_, features, stride)) in enumerate(layers):
+            x = Layer(operation, features, stride, train, name=f"cells_{number}")(x)
+            x = Block(name=f"cells_{number}_output")(x)
+        head = Conv(HEAD * channels, 1, name="head_conv")
+        x = ConvNorm(head, BatchNorm(train, name="head_norm"))(x)
+        x = Block(name="features")(Relu(name="head_relu")(x))
+        return nn.Dense(self.size.num_classes, name="classifier")(x.mean((1, 2)))
+
+
+def nas_bench_macro(
+    channels: int = 8,
+    num_classes: int = 10,
+    image_shape: tuple[int, int, int] = (32, 32, 3),
+    init: str = "kaiming_normal_fan_in",
+) -> SearchSpace:
+    """Makes the NAS-Bench-Macro space with a scoring network of a given size.
+
+    Each architecture has a program of its own.
+
+    Args:
+        channels: of the stem (the benchmark trained with 32); all others are multiples.
+        num_classes: width of the outputs.
+        image_shape: (height, width, channels) of one image, of any size.
+        init: a name in `saboc_jax.layers.initialise.INITIALISERS`.
+
+    Raises:
+        ValueError: if a size is not positive, or the initialiser is unknown.
+    """
+    check_positive(channels=channels, num_classes=num_classes)
+    check_images(image_shape)
+    size = NetworkSize(channels, num_classes, image_shape)
+    return SearchSpace(
+        name="nas_bench_macro",
+        decisions=encoding.DECISIONS,
+        networks=plain_networks(
+            lambda arch: LayerNet(encoding.operations(arch), size),
+            encoding.CHOICES,
+            find_initialiser(init),
+            name="nas_bench_macro",
+            image_shape=image_shape,
+            num_classes=num_classes,
+        ),
+        costs=Costs(
+            of=lambda arch: encoding.cost(arch, size),
+            cheapest=cheapest_listed,
+            trained=encoding.cost,
+        ),
+    )
