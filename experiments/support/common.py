@@ -22,7 +22,7 @@ from saboc_jax.ntk.options import BATCH_NORMS, ENGINES
 from saboc_jax.scorers import MEASURED, SCORERS
 from saboc_jax.scorers.te_nas import thin_cell
 from saboc_jax.searching.assembly import ScoringSettings
-from saboc_jax.spaces import SPACES, make_space
+from saboc_jax.spaces import SPACES, known_options, make_space
 from saboc_jax.spaces.darts.trained import trained
 from saboc_jax.spaces.dtype import DTYPES, in_dtype
 from saboc_jax.types import Scorer, SearchSpace
@@ -193,14 +193,14 @@ def build_space(dataset: Dataset) -> SearchSpace:
     Raises:
         ValueError: if `--trained_size` is not of this space.
     """
-    # ResNets bring their own widths and depth.
-    sized = {"channels": CHANNELS.value, "num_cells": CELLS.value}
+    # Not each space has both: ResNets bring their own widths and depth.
+    sized = known_options(SPACE.value, channels=CHANNELS.value, num_cells=CELLS.value)
     space = make_space(
         SPACE.value,
         num_classes=dataset.num_classes,
         image_shape=dataset.image_shape,
         init=INIT.value,
-        **({} if SPACE.value == "resnet" else sized),
+        **sized,
     )
     space = trained(space, *_trained_size(TRAINED_SIZE.value)) if TRAINED_SIZE.value else space
     return in_dtype(space, PRECISION.value)

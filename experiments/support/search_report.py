@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,26 @@ from saboc_jax.searching.result import SearchResult, evaluations
 from saboc_jax.spaces.darts import cells as darts_cells
 from saboc_jax.spaces.darts.trained import genotype_of
 from saboc_jax.spaces.masks import architecture_to_mask
+from saboc_jax.spaces.nas_bench_101 import cells as nas_bench_101
 from saboc_jax.spaces.nas_bench_201 import cells as nas_bench_201_cells
+from saboc_jax.spaces.nas_bench_macro import encoding as nas_bench_macro
+from saboc_jax.spaces.nats_sss import encoding as nats_sss
 from saboc_jax.spaces.resnet.encoding import decode
+from saboc_jax.spaces.transnas import macro as transnas_macro
+from saboc_jax.spaces.transnas import micro as transnas_micro
 from saboc_jax.statistics.winners import best_by_chance
 from saboc_jax.types import Architecture, Scorer, SearchSpace
 
 from . import common, pictures
+
+DRAWINGS: Mapping[str, Callable[[Architecture], Sequence[Edge]]] = {
+    "nas_bench_101": nas_bench_101.drawing,
+    "nas_bench_macro": nas_bench_macro.drawing,
+    "nats_sss": nats_sss.drawing,
+    "transnas_macro": transnas_macro.drawing,
+    "transnas_micro": transnas_micro.drawing,
+}
+"""What gives the (source, target, operation) edges of an architecture's one picture, by space."""
 
 
 def summarise(
@@ -214,6 +229,8 @@ def cell_edges(space: SearchSpace, arch: Architecture) -> dict[str, list[Edge]]:
         operations = [nas_bench_201_cells.OPERATIONS[option] for option in arch]
         pairs = zip(nas_bench_201_cells.EDGES, operations, strict=True)
         return {"cell.png": [(*edge, operation) for edge, operation in pairs]}
+    if space.name in DRAWINGS:
+        return {"cell.png": list(DRAWINGS[space.name](arch))}
     if not space.name.startswith("darts"):
         return {}
     nodes = ["c[k-2]", "c[k-1]", *map(str, range(darts_cells.STEPS))]

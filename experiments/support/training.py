@@ -12,7 +12,7 @@ from saboc_jax import data
 from saboc_jax.data import Dataset
 from saboc_jax.evaluation.fingerprints import digest
 from saboc_jax.evaluation.identity import computing, current_versions
-from saboc_jax.spaces import make_space
+from saboc_jax.spaces import known_options, make_space
 from saboc_jax.spaces.darts.trained import trained
 from saboc_jax.training.recipes import RECIPES, Recipe
 from saboc_jax.training.run import first_examples, run
@@ -79,12 +79,11 @@ def space(dataset: Dataset, settings: Recipe, name: str) -> SearchSpace:
         scored = make_space(name, num_classes=dataset.num_classes, image_shape=dataset.image_shape)
         auxiliary = settings.auxiliary_weight > 0 and dataset.image_shape[:2] == (32, 32)
         return trained(scored, settings.channels, settings.cells, auxiliary)
-    sized = {"channels": settings.channels, "num_cells": settings.cells}
     return make_space(
         name,
         num_classes=dataset.num_classes,
         image_shape=dataset.image_shape,
-        **({} if name == "resnet" else sized),
+        **known_options(name, channels=settings.channels, num_cells=settings.cells),
     )
 
 

@@ -1,6 +1,8 @@
 """Search spaces: architectures as data, networks as Flax modules."""
 
 import importlib
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 from saboc_jax.types import SearchSpace
@@ -9,8 +11,13 @@ from saboc_jax.types import SearchSpace
 SPACES = {
     "darts": "saboc_jax.spaces.darts.space:darts",
     "darts_genotypes": "saboc_jax.spaces.darts.genotypes:darts_genotypes",
+    "nas_bench_101": "saboc_jax.spaces.nas_bench_101.space:nas_bench_101",
     "nas_bench_201": "saboc_jax.spaces.nas_bench_201.space:nas_bench_201",
+    "nas_bench_macro": "saboc_jax.spaces.nas_bench_macro.space:nas_bench_macro",
+    "nats_sss": "saboc_jax.spaces.nats_sss.space:nats_sss",
     "resnet": "saboc_jax.spaces.resnet.space:resnet",
+    "transnas_macro": "saboc_jax.spaces.transnas.space:transnas_macro",
+    "transnas_micro": "saboc_jax.spaces.transnas.space:transnas_micro",
 }
 
 
@@ -24,10 +31,24 @@ def make_space(name: str, **options: Any) -> SearchSpace:
     Raises:
         ValueError: if the name is unknown or an option is wrong.
     """
+    factory = _factory(name)
+    try:
+        space: SearchSpace = factory(**options)
+    except TypeError as error:
+        raise ValueError(f"space {name!r}: {error}") from error
+    return space
+
+
+def known_options(name: str, **options: Any) -> dict[str, Any]:
+    """Returns those options that the factory of a space knows: not each has channels and cells."""
+    known = inspect.signature(_factory(name)).parameters
+    return {option: value for option, value in options.items() if option in known}
+
+
+def _factory(name: str) -> Callable[..., Any]:
+    """Returns the factory of a space; ValueError if the name is unknown."""
     if name not in SPACES:
         raise ValueError(f"space {name!r} is unknown; allowed: {', '.join(sorted(SPACES))}")
     module, function = SPACES[name].split(":")
-    try:
-        return getattr(importlib.import_module(module), function)(**options)
-    except TypeError as error:
-        raise ValueError(f"space {name!r}: {error}") from error
+    factory: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return factory

@@ -49,6 +49,9 @@ def genotype(*operations, inputs=(0, 1)):
 # In NAS-Bench-201 the gradients' second program is compared in `test_gradients`.
 ELSEWHERE = {"fisher", "snip", "synflow", "grasp", "grad_norm", "zico", "jacob_cov"}
 
+# One of each kind of observable: what a space of plain modules has to show is the same for all.
+SEEING = ("ntk_score", "az_nas", "swap", "zen", "synflow", "params")
+
 # Options of the space, and architectures: one, where each is compiled. The first is also run as
 # the second program.
 SMALL = {
@@ -67,10 +70,20 @@ SMALL = {
         {"channels": 2, "num_cells": 1},
         genotype(*["dil_conv_3x3"] * 2, "skip_connect", *["none"] * 5, inputs=(1, 1)),
     ),
+    # A vertex that is cut, a pool, a projection to the output.
+    "nas_bench_101": (
+        {"channels": 3, "num_cells": 1},
+        "(0,1,0,0,0,0,1,0,0,1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,"
+        "0,0,0,0,0,4,2,2,2,2,1)",
+    ),
+    "nas_bench_macro": ({"channels": 1}, "10000000"),
+    "nats_sss": ({"channels": 2}, "8:8:64:8:8"),
     "resnet": (
         {"slots": 1, "max_width": 16},
         RESNET,
     ),
+    "transnas_micro": ({"channels": 2}, "(0,0,0,3,0,0)"),
+    "transnas_macro": ({"channels": 2}, "(1,1,4,1)"),
 }
 
 
@@ -110,7 +123,8 @@ def scorers_of(space):
     """Every scorer with the space's weights, so that other programs have the same."""
     wanted = {"init": None, "regions": thin_cell(space) is not None}
     found = []
-    for name in NAMES:
+    plain_modules = getattr(space.networks, "recipe", None) is not None
+    for name in SEEING if plain_modules else NAMES:
         known = inspect.signature(load_factory(SCORERS, name)).parameters
         options = {key: value for key, value in wanted.items() if key in known}
         found.append(make_scorer(name, space, **options))

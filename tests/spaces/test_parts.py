@@ -27,7 +27,8 @@ def space(request):
 
 
 def test_the_kind_of_a_space_is_in_its_type(space):
-    expected = ProgramEach if space.name in ("resnet", "module") else OneProgram
+    gated = ("darts", "darts_genotypes", "nas_bench_201")
+    expected = OneProgram if space.name in gated else ProgramEach
     assert type(space.networks) is expected
     if expected is OneProgram:
         assert space.program(np.zeros(len(space.choices), int)) is space

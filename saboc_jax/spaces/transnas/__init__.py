@@ -1,0 +1,1 @@
+"""The spaces of TransNAS-Bench-101: cells and backbones, networks and costs."""

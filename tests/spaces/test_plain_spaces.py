@@ -1,0 +1,76 @@
+"""Spaces of plain modules: costs of the traced modules, texts, errors, drawings."""
+
+import jax
+import numpy as np
+import pytest
+
+import saboc_jax as sj
+from saboc_jax.spaces.plain import only_architecture
+
+# Options of a small network, and texts.
+CASES = {
+    "nas_bench_macro": ({"channels": 3}, ["00000000", "01201210"]),
+    "nats_sss": (
+        {"channels": 16, "num_cells": 2, "image_shape": (8, 12, 3)},
+        ["8:16:8:64:24"],
+    ),
+    "transnas_micro": ({"channels": 3, "num_cells": 2}, ["(1,0,2,3,1,1)"]),
+    "transnas_macro": ({"channels": 3}, ["(1,2,3,4)", "(4,4,1,3,3,1)"]),
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    options, texts = CASES[request.param]
+    options = {"image_shape": (9, 12, 3), "num_classes": 4} | options
+    return sj.make_space(request.param, **options), texts
+
+
+def traced_cost(space, arch):
+    """Parameters, multiply-accumulates and depth of the module."""
+    module = space.specialise(arch)
+    images = jax.ShapeDtypeStruct((1, *space.image_shape), np.float32)
+    variables = jax.eval_shape(module.init, jax.random.key(0), images)
+    work = sj.count_work(module.apply, variables, images)
+    return (sum(leaf.size for leaf in jax.tree.leaves(variables["params"])), *work)
+
+
+def test_the_cost_is_that_of_the_module(case):
+    space, texts = case
+    for text in texts:
+        arch = space.from_string(text)
+        assert space.to_string(arch) == text
+        assert tuple(space.cost(arch)) == traced_cost(space, arch)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "allowed"),
+    [
+        ("nas_bench_macro", "0123", "eight numbers from 0 to 2"),
+        ("nas_bench_macro", "00000003", "eight numbers from 0 to 2"),
+        ("nats_sss", "16:16:16:16:12", "five numbers of 8, 16"),
+        ("nats_sss", "16:16", "five numbers of 8, 16"),
+        ("transnas_micro", "64-41414-0_12_3", "six numbers from 0 to 3"),
+        ("transnas_micro", "0,0,0,0,0,4", "six numbers from 0 to 3"),
+        ("transnas_macro", "1,2,3", "four to six numbers from 1 to 4"),
+        ("transnas_macro", "1,1,1,1", "1 to 3 and 1 to 4 times"),
+    ],
+)
+def test_a_wrong_text_is_one_sentence(name, text, allowed):
+    with pytest.raises(ValueError, match=rf"{text}.*allowed: {allowed}"):
+        sj.trained_cost(text, name)
+
+
+def test_a_supernet_is_refused(case):
+    space, _ = case
+    with pytest.raises(ValueError, match=f"'{space.name}' has no supernet"):
+        space.program(np.ones((len(space.choices), max(space.choices)), bool))
+    with pytest.raises(ValueError, match="chooses option 9"):
+        only_architecture([9] * len(space.choices), space.choices, space.name)
+
+
+def test_texts_of_transnas_are_read_as_the_benchmark_writes_them():
+    micro, macro = (sj.make_space(f"transnas_{kind}") for kind in ("micro", "macro"))
+    assert micro.to_string(micro.from_string("64-41414-1_02_333")) == "(1,0,2,3,3,3)"
+    assert macro.to_string(macro.from_string("64-23114-basic")) == "(2,3,1,1,4)"
+    assert macro.to_string(macro.from_string("(2,3,1,1,4,0)")) == "(2,3,1,1,4)"
