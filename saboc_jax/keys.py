@@ -40,6 +40,8 @@ class Purpose(enum.StrEnum):
     NOISE = "noise"  # on test images
     CROPS = "crops"
     CROP_CORNERS = "crop corners"
+    # Of a data set.
+    HELD_OUT = "held out"
     # Of a search.
     SEARCH_START = "search start"
     SEARCH_STEP = "search step"

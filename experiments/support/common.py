@@ -30,11 +30,15 @@ from saboc_jax.types import Scorer, SearchSpace
 from . import flag_help, pictures
 
 SPACE = flags.DEFINE_enum("space", "nas_bench_201", sorted(SPACES), "Search space.")
-DATASET = flags.DEFINE_enum(
+DATASET = flags.DEFINE_string(
     "dataset",
     "auto",
-    ["auto", *data.DATASETS],
-    "Images to score on; auto: cifar10 where it is found, else digits (built in).",
+    f"Images to score on: {', '.join(data.DATASETS)}; the path of an npz file or of a folder that "
+    "has one folder of images for each class; or auto: cifar10 where it is found, else digits "
+    "(built in).",
+)
+IMAGE_SIZE = flags.DEFINE_integer(
+    "image_size", None, "Height and width to which the images of a folder are brought.", 1
 )
 SEED = flags.DEFINE_integer("seed", 0, "Seeds weights, images and the search.", 0, MAX_SEED)
 CHANNELS = flags.DEFINE_integer("channels", 8, "C, channels of the scoring network.", 1)
@@ -175,16 +179,15 @@ def network_text() -> str:
 
 
 def load_dataset(name: str | None = None) -> Dataset:
-    """A dataset by name; by default that of `--dataset`.
+    """A dataset by name or path; by default that of `--dataset`.
 
     Raises:
-        ValueError: if there is none of that name.
+        ValueError: if there is none of that name, or its images are not good.
+        FileNotFoundError: if it is not there.
     """
     name = name or DATASET.value
-    if name not in ("auto", *data.DATASETS):
-        raise ValueError(f"dataset {name!r} is unknown; allowed: auto, {', '.join(data.DATASETS)}")
     name = data.default_name(DATA_DIR.value) if name == "auto" else name
-    return data.load(name, DATA_DIR.value)
+    return data.load(name, DATA_DIR.value, IMAGE_SIZE.value)
 
 
 def build_space(dataset: Dataset) -> SearchSpace:

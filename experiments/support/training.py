@@ -41,7 +41,9 @@ def identity(dataset: Dataset, settings: Recipe, *ignored: str) -> dict[str, Any
         "cells": settings.cells,
         "epochs": settings.epochs,
         "train_batch_size": settings.batch_size,
-        "drawn": digest(*data.fetch(dataset, "train", np.arange(FINGERPRINT))),
+        "drawn": digest(
+            *data.fetch(dataset, "train", np.arange(min(FINGERPRINT, len(dataset.train))))
+        ),
         "computing": computing(),
         "versions": current_versions(),
     }

@@ -27,7 +27,8 @@ def _image_shape(images: Batch | Dataset) -> tuple[int, int, int]:
         return images.image_shape
     if not isinstance(images, Batch) or np.ndim(images.images) != 4:
         raise ValueError(
-            f"images={type(images).__name__}; allowed: a Dataset (saboc_jax.data.load) or a Batch "
+            f"images={type(images).__name__}; allowed: a Dataset (saboc_jax.data.load, of your own "
+            "images saboc_jax.data.from_arrays) or a Batch "
             "whose images are [n, height, width, channels]"
         )
     _, height, width, channels = images.images.shape
@@ -38,7 +39,8 @@ def check_dataset(dataset: Any) -> None:
     """Raises ValueError unless it is a dataset."""
     if not isinstance(dataset, Dataset):
         raise ValueError(
-            f"dataset={type(dataset).__name__}; allowed: what saboc_jax.data.load gives"
+            f"dataset={type(dataset).__name__}; allowed: what saboc_jax.data.load gives, "
+            "or saboc_jax.data.from_arrays"
         )
 
 

@@ -1,4 +1,4 @@
-"""Data sets by name, and batches drawn from them by PRNG key."""
+"""Data sets by name or of one's own, and batches drawn from them by PRNG key."""
 
 from saboc_jax.data.datasets import (
     DATASETS,
@@ -18,6 +18,8 @@ from saboc_jax.data.datasets import (
     protocol,
     sample,
 )
+from saboc_jax.data.elsewhere import from_folder, from_huggingface, from_iterable, from_npz
+from saboc_jax.data.own import from_arrays
 
 __all__ = [
     "DATASETS",
@@ -30,6 +32,11 @@ __all__ = [
     "default_name",
     "draw",
     "fetch",
+    "from_arrays",
+    "from_folder",
+    "from_huggingface",
+    "from_iterable",
+    "from_npz",
     "load",
     "one_hot",
     "perturb",

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from saboc_jax.data.registry import DATASETS, Dataset, available, default_name, load, prepare
-from saboc_jax.data.sources import Split
+from saboc_jax.data.registry import DATASETS, available, default_name, load, prepare
+from saboc_jax.data.sources import Dataset, Split
 from saboc_jax.keys import Purpose, key_for, key_numbered
 from saboc_jax.types import Batch, Images, Labels, PRNGKey, Targets
 
@@ -184,9 +184,13 @@ def _split(dataset: Dataset, split: str) -> Split:
 def _normalise(
     dataset: Dataset, pixels: np.ndarray, channels: np.ndarray | slice = slice(None)
 ) -> Float[np.ndarray, "..."]:
-    """Returns (pixel / 255 - mean) / std in float32, for the channels of the last axis."""
+    """Returns (pixel / 255 - mean) / std in float32, for the channels of the last axis.
+
+    Floats have a scale of their own, and are not divided.
+    """
     mean, std = (np.array(v, np.float32)[channels] for v in (dataset.mean, dataset.std))
-    return (pixels.astype(np.float32) / np.float32(255) - mean) / std
+    scaled = pixels.astype(np.float32) / np.float32(255) if pixels.dtype == np.uint8 else pixels
+    return (scaled - mean) / std
 
 
 def _draw_positions(

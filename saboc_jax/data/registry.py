@@ -11,36 +11,11 @@ import numpy as np
 
 from saboc_jax.data import sources as data_sources
 from saboc_jax.data import tfds as data_tfds
-from saboc_jax.data.sources import Source, Split
+from saboc_jax.data.elsewhere import from_folder, from_npz
+from saboc_jax.data.sources import Dataset, Source, Split
 
 Directory = str | os.PathLike[str] | None
 STANDIN = "imagenet16_120_standin.npz"
-
-
-class Dataset(NamedTuple):
-    """An image classification data set.
-
-    Attributes:
-        name: the name used by `--dataset`.
-        num_classes: number of classes.
-        image_shape: (height, width, channels).
-        mean: mean of each channel, for pixels in [0, 1].
-        std: standard deviation of each channel, for pixels in [0, 1].
-        class_names: one per class, or empty.
-        train: the training split.
-        test: the held-out split.
-        description: content, source and licence.
-    """
-
-    name: str
-    num_classes: int
-    image_shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    class_names: tuple[str, ...]
-    train: Split
-    test: Split
-    description: str
 
 
 class _Entry(NamedTuple):
@@ -110,14 +85,16 @@ _REGISTRY = {
 DATASETS = tuple(_REGISTRY)
 
 
-def load(name: str, data_dir: Directory = None) -> Dataset:
+def load(name: str, data_dir: Directory = None, image_size: int | None = None) -> Dataset:
     """Opens a data set; images are decoded when they are fetched.
 
     Args:
-        name: one of `DATASETS`.
+        name: one of `DATASETS`; or the path of an npz file or of a folder of classes, see
+            `from_npz` and `from_folder`.
         data_dir: directory of the files; TFDS directories may also be in its subdirectory `tfds`.
             Default: the environment variable SABOC_DATA_DIR, else TFDS_DATA_DIR, else
-            ~/tensorflow_datasets. "digits" does not use it.
+            ~/tensorflow_datasets. "digits" and paths do not use it.
+        image_size: height and width to which the images of a folder are brought.
 
     Raises:
         ValueError: if there is no such data set, or its files are damaged or incomplete.
@@ -125,7 +102,11 @@ def load(name: str, data_dir: Directory = None) -> Dataset:
             to get the data set and which ones are available.
     """
     if name not in _REGISTRY:
-        raise ValueError(f"no data set {name!r}; there are {', '.join(DATASETS)}")
+        return _load_path(name, image_size)
+    if image_size is not None:
+        raise ValueError(
+            f"image_size={image_size} (--image_size) with {name}; allowed: with a folder of images"
+        )
     entry = _REGISTRY[name]
     source = _open(name, entry, default_directory(data_dir))
     stored = {len(source.class_names)} - {0, entry.num_classes}
@@ -152,6 +133,23 @@ def load(name: str, data_dir: Directory = None) -> Dataset:
         train,
         test,
         entry.description,
+    )
+
+
+def _load_path(name: str, image_size: int | None) -> Dataset:
+    """Opens the npz file or the folder of classes of a path."""
+    path = Path(name).expanduser()
+    if path.suffix == ".npz" and not path.is_dir():
+        if image_size is not None:
+            raise ValueError(
+                f"image_size={image_size} (--image_size) with {name}; allowed: with a folder"
+            )
+        return from_npz(path)
+    if path.is_dir():
+        return from_folder(path, image_size)
+    raise ValueError(
+        f"no data set {name!r}; allowed: {', '.join(DATASETS)}, or the path of an npz file or of a "
+        "folder of classes"
     )
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float32, Int, UInt8
 
 RawImages = UInt8[np.ndarray, "n height width channels"]
+Pixels = RawImages | Float32[np.ndarray, "n height width channels"]
+"""Bytes from 0 to 255, or floats on a scale of their own."""
 HostLabels = Int[np.ndarray, " n"]
 Positions = Int[np.ndarray, " n"]
 DIGITS = Path(__file__).with_name("digits.npz")
@@ -26,8 +28,8 @@ class Reader(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __call__(self, positions: Positions) -> tuple[RawImages, HostLabels]:
-        """Returns uint8 images [n, h, w, c] and labels [n] in the order of `positions`."""
+    def __call__(self, positions: Positions) -> tuple[Pixels, HostLabels]:
+        """Returns images [n, h, w, c] and labels [n] in the order of `positions`."""
         ...
 
     def where(self) -> str:
@@ -54,14 +56,14 @@ class Split:
     def __len__(self) -> int:
         return len(self.reader)
 
-    def fetch(self, indices: Any) -> tuple[RawImages, HostLabels]:
+    def fetch(self, indices: Any) -> tuple[Pixels, HostLabels]:
         """Returns the examples at `indices`, in that order.
 
         Args:
             indices: [n] positions in [0, len(self)); repeats are allowed.
 
         Returns:
-            uint8 images [n, h, w, c] and int32 labels [n].
+            uint8 or float32 images [n, h, w, c] and int32 labels [n].
 
         Raises:
             ValueError: if a position or label is out of range, a file cannot be read, or an
@@ -69,10 +71,10 @@ class Split:
         """
         positions = self._positions(indices)
         images, labels = self.reader(positions)
-        if images.shape[1:] != self.image_shape or images.dtype != np.uint8:
+        if images.shape[1:] != self.image_shape or images.dtype not in (np.uint8, np.float32):
             raise ValueError(
                 f"{self.reader.where()}: images of {self.name} are {images.dtype} "
-                f"{images.shape[1:]}, must be uint8 {self.image_shape}"
+                f"{images.shape[1:]}, must be uint8 or float32 {self.image_shape}"
             )
         bad = labels[(labels < 0) | (labels >= self.num_classes)]
         if bad.size:
@@ -95,6 +97,32 @@ class Split:
         return positions.astype(np.int64)
 
 
+class Dataset(NamedTuple):
+    """An image classification data set.
+
+    Attributes:
+        name: the name used by `--dataset`, or that of your own.
+        num_classes: number of classes.
+        image_shape: (height, width, channels).
+        mean: mean of each channel, of pixels in [0, 1] where images are uint8, else as they are.
+        std: standard deviation of each channel, likewise.
+        class_names: one per class, or empty.
+        train: the training split.
+        test: the held-out split.
+        description: content, source and licence.
+    """
+
+    name: str
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...]
+    train: Split
+    test: Split
+    description: str
+
+
 class Source(NamedTuple):
     """The two readers and the class names of a source (no names: empty)."""
 
@@ -107,14 +135,14 @@ class Source(NamedTuple):
 class ArrayReader:
     """Reads examples from arrays in memory."""
 
-    images: RawImages
+    images: Pixels
     labels: HostLabels
     origin: str
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __call__(self, positions: Positions) -> tuple[RawImages, HostLabels]:
+    def __call__(self, positions: Positions) -> tuple[Pixels, HostLabels]:
         """Returns the examples at `positions`."""
         return self.images[positions], self.labels[positions]
 

@@ -258,7 +258,12 @@ def test_incomplete_directories(cifar: Path) -> None:
 @pytest.mark.parametrize(
     ("size", "labels", "classes", "message"),
     [
-        (16, [0, 1], 10, r"images of cifar10/train are uint8 \(16, 16, 3\), must be uint8 \(32"),
+        (
+            16,
+            [0, 1],
+            10,
+            r"images of cifar10/train are uint8 \(16, 16, 3\), must be uint8 or float32 \(32",
+        ),
         (32, [10, 1], 10, r"label 10 in cifar10/train, must be in \[0, 10\)"),
         (32, [0, 1], 12, "12 classes, cifar10 has 10"),
     ],
