@@ -228,7 +228,8 @@ def _pair(element: Any, where: str) -> tuple[Any, Any]:
     else:
         what = f"a {type(element).__name__}"
     raise ValueError(
-        f"{where} is {what}; allowed: (image, label), or {{'image': ..., 'label': ...}}"
+    allowed = "(image, label), or a mapping with image and label"
+    raise ValueError(f"{where} is {what}; allowed: {allowed}")
     )
 
 
