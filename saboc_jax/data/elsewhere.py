@@ -162,8 +162,8 @@ def _column(features: Mapping[str, Any], kind: str, chosen: str | None, argument
     found = [name for name, feature in features.items() if type(feature).__name__ == kind]
     if len(found) != 1:
         raise ValueError(
-            f"{len(found)} columns are of kind {kind} among {', '.join(features)}; allowed: one, or "
-            f"{argument}=its name"
+            f"{len(found)} columns are of kind {kind} among {', '.join(features)}; allowed: one, "
+            f"or {argument}=its name"
         )
     return found[0]
 
@@ -227,10 +227,8 @@ def _pair(element: Any, where: str) -> tuple[Any, Any]:
         return element[0], element[1]
     else:
         what = f"a {type(element).__name__}"
-    raise ValueError(
     allowed = "(image, label), or a mapping with image and label"
     raise ValueError(f"{where} is {what}; allowed: {allowed}")
-    )
 
 
 def _stacked(
