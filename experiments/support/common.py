@@ -37,8 +37,8 @@ DATASET = flags.DEFINE_string(
     "has one folder of images for each class; or auto: cifar10 where it is found, else digits "
     "(built in).",
 )
-IMAGE_SIZE = flags.DEFINE_integer(
-    "image_size", None, "Height and width to which the images of a folder are brought.", 1
+RESIZE = flags.DEFINE_integer(
+    "resize", None, "Height and width to which the images of a folder are brought.", 1
 )
 SEED = flags.DEFINE_integer("seed", 0, "Seeds weights, images and the search.", 0, MAX_SEED)
 CHANNELS = flags.DEFINE_integer("channels", 8, "C, channels of the scoring network.", 1)
@@ -187,7 +187,7 @@ def load_dataset(name: str | None = None) -> Dataset:
     """
     name = name or DATASET.value
     name = data.default_name(DATA_DIR.value) if name == "auto" else name
-    return data.load(name, DATA_DIR.value, IMAGE_SIZE.value)
+    return data.load(name, DATA_DIR.value, RESIZE.value)
 
 
 def build_space(dataset: Dataset) -> SearchSpace:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 # Flags that several binaries share, by what they are about; all others come first.
 GROUPS = {
-    "Images": ("dataset", "datasets", "image_size", "data_dir", "batch_size"),
+    "Images": ("dataset", "datasets", "resize", "data_dir", "batch_size"),
     "Scoring network": (
         "space",
         "channels",

@@ -51,7 +51,7 @@ class Folder:
                 raise ValueError(
                     f"{path} is {other[0]} x {other[1]}, {files[0]} is {first[0]} x {first[1]}; "
                     "allowed: images of one size, or size=(height, width) or a number "
-                    "(--image_size)"
+                    "(--resize)"
                 )
         return (*first, channels)
 

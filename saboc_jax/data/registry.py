@@ -105,7 +105,7 @@ def load(name: str, data_dir: Directory = None, image_size: int | None = None) -
         return _load_path(name, image_size)
     if image_size is not None:
         raise ValueError(
-            f"image_size={image_size} (--image_size) with {name}; allowed: with a folder of images"
+            f"image_size={image_size} (--resize) with {name}; allowed: with a folder of images"
         )
     entry = _REGISTRY[name]
     source = _open(name, entry, default_directory(data_dir))
@@ -142,7 +142,7 @@ def _load_path(name: str, image_size: int | None) -> Dataset:
     if path.suffix == ".npz" and not path.is_dir():
         if image_size is not None:
             raise ValueError(
-                f"image_size={image_size} (--image_size) with {name}; allowed: with a folder"
+                f"image_size={image_size} (--resize) with {name}; allowed: with a folder"
             )
         return from_npz(path)
     if path.is_dir():

@@ -307,7 +307,7 @@ def test_functions_take_them() -> None:
 
 def test_binaries_take_a_folder(tmp_path: Path) -> None:
     folder_of(tmp_path / "flowers")
-    flags = [f"--dataset={tmp_path / 'flowers'}", "--image_size=8", "--scorers=params"]
+    flags = [f"--dataset={tmp_path / 'flowers'}", "--resize=8", "--scorers=params"]
     flags += ["--num_archs=2", "--batch_size=6", f"--store={tmp_path / 's.sqlite'}"]
     done = subprocess.run(
         [sys.executable, "-m", "experiments.score", *flags], capture_output=True, text=True
