@@ -9,6 +9,7 @@ Examples:
   saboc correlate --dataset=cifar100 --num_archs=200
   saboc correlate --scorers=knas,knas:variant=mgm,synflow:variant=plain
   saboc correlate --scorers=all --datasets=cifar10,cifar100 --out=runs/all
+  saboc correlate --table=my_accuracies.csv --column=cifar10_test --num_archs=50
 """
 
 from pathlib import Path
@@ -23,8 +24,9 @@ from saboc_jax.reports import html as report_html
 from saboc_jax.reports.tables import results_table
 from saboc_jax.statistics import correlation
 from saboc_jax.statistics.ranking import AGGREGATIONS
+from saboc_jax.types import SearchSpace
 
-from .support import common, correlate_report, scoring
+from .support import common, correlate_report, scoring, tables
 
 TARGET = flags.DEFINE_enum("target", "test", benchmarks.TARGETS, "Which true accuracy.")
 DATASETS = flags.DEFINE_list("datasets", [], "Several datasets, by commas; default: --dataset.")
@@ -69,29 +71,62 @@ def top_k() -> list[float]:
     return shares
 
 
+def truth_of(space: SearchSpace, dataset: str, console: Console) -> tables.Truth:
+    """The accuracies to correlate with.
+
+    Raises:
+        ValueError: if the space has no table and none is given.
+        FileNotFoundError: if NAS-Bench-201's own is missing.
+    """
+    trained_on = TRAINED_ON.value or dataset.removesuffix("_standin")
+    found = tables.truth(space, trained_on, TARGET.value, console)
+    if found is None and space.name == "nas_bench_201":
+        benchmarks.load_nas_bench_201(common.DATA_DIR.value)  # says where to get it
+    if found is None:
+        raise ValueError(f"no accuracies of space {space.name} are known; allowed: --table=FILE")
+    if not found.restricts:  # a name that the benchmark lacks is not CIFAR-10
+        known = benchmarks.load_nas_bench_201(common.DATA_DIR.value)
+        known.column(trained_on, TARGET.value)
+    return found
+
+
+def measured(
+    truth: tables.Truth, archs: np.ndarray, accuracies: np.ndarray, shares: list[float]
+) -> list[correlation.CorrelationRow]:
+    """A row for each column of the table that is no accuracy: costs, and published scores."""
+    rows = []
+    for name in truth.table.others if truth.table else ():
+        values = truth.table.values(archs, name) if truth.table else np.zeros(0)
+        known = ~np.isnan(values)
+        if known.sum() > 1:
+            each = correlation.Candidate(values[known, None], True)
+            options = {"resamples": RESAMPLES.value, "top_k": shares}
+            label = f"{name} (table)"
+            rows.append(correlation.of_candidate(label, each, accuracies[known], **options))
+    return rows
+
+
 def main() -> None:
     """Scores, correlates, shows, writes."""
     console = Console(highlight=False)
     shares = top_k()
-    accuracies = benchmarks.load_nas_bench_201(common.DATA_DIR.value)
     rows: list[correlation.CorrelationRow] = []
     winners: list[dict[str, Any]] = []
     for name in DATASETS.value or [common.DATASET.value]:
         dataset = common.load_dataset(name)
-        trained_on = TRAINED_ON.value or dataset.name.removesuffix("_standin")
-        accuracies.column(trained_on, TARGET.value)
         space = common.build_space(dataset)
+        known = truth_of(space, dataset.name, console)
         scorer = common.build_scorer(scoring.scorer_names(), space)
-        archs = scoring.architectures(space)
-        truth = np.asarray(accuracies.accuracy(trained_on, archs, TARGET.value))
+        archs, truth = scoring.with_accuracies(space, known, console)
         scores = scoring.score(console, dataset, space, scorer, archs)
         found = correlation.table(
             scorer, scores, truth, aggregations=HOW.value, resamples=RESAMPLES.value, top_k=shares
         )
-        label = f"{trained_on} {TARGET.value} accuracy"
+        found += measured(known, archs, truth, shares)
+        what, label = "architectures" if known.restricts else "cells", known.label
         title = (
-            f"{len(archs)} cells, {label}, scored on {dataset.name} ({common.network_text()}); "
-            "low, high: 95 % interval over cells; sd: repeats"
+            f"{len(archs)} {what}, {label}, scored on {dataset.name} ({common.network_text()}); "
+            f"low, high: 95 % interval over {what}; sd: repeats"
         )
         console.print(results_table(found, title=title))
         rows += [{"scored on": dataset.name, "accuracy": label, **row} for row in found]

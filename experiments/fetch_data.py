@@ -1,5 +1,7 @@
 """Says of every data set and table whether it is there, and if not, how to get and name it.
 
+Of tables it also says where the benchmark's own files come from.
+
 With --prepare TFDS downloads and writes data sets first, where it can: it needs a network and
 TensorFlow, and shows its own progress.
 
@@ -9,15 +11,22 @@ Examples:
   saboc fetch_data --prepare=cifar10,cifar100 --data_dir=~/data
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from rich.console import Console
 
 from saboc_jax import data
+from saboc_jax.benchmarks import known_tables
 from saboc_jax.benchmarks import tables as benchmarks
+from saboc_jax.benchmarks.accuracies import read_table
+from saboc_jax.benchmarks.csv_files import read_columns
+from saboc_jax.benchmarks.known_tables import KNOWN
 from saboc_jax.data.registry import default_directory
+from saboc_jax.spaces import SPACES, make_space
 
 from .support import common
 
@@ -38,12 +47,14 @@ def main() -> None:
     folder = default_directory(common.DATA_DIR.value)
     failed = prepare(console, PREPARE.value, folder)
     console.print(f"Looking in {folder}\n")
-    openers = {name: (lambda name=name: data.load(name, folder)) for name in data.DATASETS}
-    openers |= {name: (lambda load=load: load(folder)) for name, load in TABLES.items()}
+    openers: dict[str, Callable[[], Any]]
+    openers = {name: partial(data.load, name, folder) for name in data.DATASETS}
+    openers |= {name: partial(load, folder) for name, load in TABLES.items()}
+    openers |= {f"{name}.csv": partial(open_known, name, folder) for name in KNOWN}
     for name, opener in openers.items():
         try:
-            opener()
-            console.print(f"there    {name}")
+            said = opener()
+            console.print(f"there    {name}{f': {said}' if isinstance(said, str) else ''}")
         except FileNotFoundError as error:
             console.print(f"missing  {name}: {error}")
         except ValueError as error:
@@ -51,6 +62,22 @@ def main() -> None:
     console.print("\nnas_bench_201.csv can also be made from official files: import_nats_bench")
     if failed:
         raise SystemExit(1)
+
+
+def open_known(name: str, folder: Path) -> str:
+    """Reads a table of a benchmark; says what it has, and where its official files come from.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is damaged.
+    """
+    known = KNOWN[name]
+    path = known_tables.find(name, folder)
+    columns: Mapping[str, Any] = read_columns(path)
+    if known.space in SPACES:
+        columns = read_table(path, make_space(known.space)).columns
+    rows = len(next(iter(columns.values())))
+    return f"{rows:,} rows, {', '.join(columns)} (official files: {known.official})"
 
 
 def prepare(console: Console, names: Sequence[str], folder: Path) -> list[str]:

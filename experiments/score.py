@@ -5,6 +5,7 @@ The architectures are shown and kept best first, by the Borda count of the first
 Examples:
   saboc score --scorers=ntk_score,synflow --num_archs=200
   saboc score --archs=my_cells.txt --export=scores.csv --out=runs/my_cells
+  saboc score --archs=naslib.txt --notation=naslib
 """
 
 from pathlib import Path
@@ -14,13 +15,14 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 
+from saboc_jax.benchmarks.accuracies import AccuracyTable
 from saboc_jax.evaluation.store import Store
 from saboc_jax.reports import html as report_html
 from saboc_jax.reports.tables import results_table
 from saboc_jax.statistics import ranking
 from saboc_jax.types import Scorer, SearchSpace
 
-from .support import common, correlate_report, scoring
+from .support import common, correlate_report, scoring, tables
 
 EXPORT = flags.DEFINE_string("export", None, "File (.csv or .parquet) to write the store to.")
 OUT = flags.DEFINE_string(
@@ -55,18 +57,32 @@ def ranked(
     return rows
 
 
+def with_table(
+    space: SearchSpace, table: AccuracyTable | None, rows: list[dict[str, Any]]
+) -> tuple[str, ...]:
+    """Adds the main accuracy of a table to rows, or all its columns; gives their names."""
+    if table is None:
+        return ()
+    archs = [space.from_string(row["architecture"]) for row in rows]
+    names = (table.main,) if table.main else tuple(table.columns)
+    for name in names:
+        for row, value in zip(rows, table.values(archs, name).tolist(), strict=True):
+            row[name] = value
+    return names
+
+
 def main() -> None:
     """Scores, then shows the best."""
     console = Console(highlight=False)
     dataset = common.load_dataset()
     space = common.build_space(dataset)
     scorer = common.build_scorer(scoring.scorer_names(), space)
-    archs = scoring.architectures(space)
+    table = tables.given(space, console) if tables.TABLE.value else None
+    archs = scoring.of_table(table) if table else scoring.architectures(space)
     rows = ranked(space, scorer, archs, scoring.score(console, dataset, space, scorer, archs))
-    shown = [
-        {name: row[name] for name in ("borda", "architecture", *scorer.metrics)}
-        for row in rows[:10]
-    ]
+    known = with_table(space, table, rows)
+    names = ("borda", "architecture", *scorer.metrics, *known)
+    shown = [{name: row[name] for name in names} for row in rows[:10]]
     console.print(results_table(shown, title=f"Best {len(shown)} of {len(rows)}"))
     if OUT.value:
         correlate_report.write(Path(OUT.value), rows, "scores")

@@ -73,7 +73,7 @@ def main() -> None:
         f"(C={common.CHANNELS.value}, N={common.CELLS.value}, n={common.BATCH_SIZE.value}, "
         f"{common.REPEATS.value} repeats, seed {common.SEED.value})"
     )
-    known = searching.truth(space, dataset.name)
+    known = searching.truth(space, dataset.name, console)
     trajectory = searching.follow(space, scorer, known)
     with Store(STORE.value or folder / "scores.sqlite") as store:
         evaluator.keep_in(store)

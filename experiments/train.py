@@ -16,7 +16,7 @@ from saboc_jax.files import write_json
 from saboc_jax.reports import html as report_html
 from saboc_jax.training.recipes import RECIPES
 
-from .support import common, search_report, training, workdir
+from .support import common, search_report, texts, training, workdir
 
 ARCHITECTURE = flags.DEFINE_string("architecture", None, "The space's text.", required=True)
 RECIPE = flags.DEFINE_enum("recipe", "quick", sorted(RECIPES), "Settings of training.")
@@ -36,7 +36,7 @@ def main() -> None:
     space = training.space(dataset, recipe, common.SPACE.value)
     settings = training.identity(dataset, recipe)
     folder = workdir.open_workdir(WORKDIR.value, settings)
-    arch = space.from_string(ARCHITECTURE.value)
+    arch = texts.read(ARCHITECTURE.value, space)
     console.print(f"{space.to_string(arch)}: {space.cost(arch)}")
 
     size = min(EXAMPLES.value or len(dataset.train), len(dataset.train))

@@ -3,14 +3,17 @@
 The NTK-score of SABoC-NAS (trainability, expressivity, generalisation), Borda count, search
 spaces as data, and search methods as init/ask/tell.
 
-`score`, `rank`, `search`, `correlate` and `train` are the package in five functions. The pure
+`score`, `rank`, `search`, `correlate` and `train` are the package in five functions;
+`read_architecture` and `read_table` read what other tools write. The pure
 score of gates is `saboc_jax.scorers.combine.score`.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from saboc_jax.api.architectures import read_architecture
 from saboc_jax.api.functions import correlate, rank, score, search, train
 from saboc_jax.api.results import Found, Ranked, Score
+from saboc_jax.benchmarks.accuracies import AccuracyTable, read_table
 from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.evaluation.jobs import Draws
 from saboc_jax.evaluation.runner import Runner
@@ -37,6 +40,7 @@ __all__ = [
     "SCORERS",
     "SEARCHERS",
     "SPACES",
+    "AccuracyTable",
     "Batch",
     "Budget",
     "Cost",
@@ -66,6 +70,8 @@ __all__ = [
     "make_searcher",
     "make_space",
     "rank",
+    "read_architecture",
+    "read_table",
     "run_search",
     "score",
     "search",

@@ -77,6 +77,23 @@ class Removals(NamedTuple):
     bundles: Bool[np.ndarray, "decisions bundles options"]
 
 
+class Notation(NamedTuple):
+    """A way in which other tools write the architectures of a space.
+
+    Attributes:
+        name: a word, as in `--notation`.
+        example: a text in it.
+        read: `read(text)` gives the architecture; ValueError says what is wrong.
+        fits: `fits(text)`: does a text look like it? Such a text is read by it without being
+            asked. None: only where the notation is named.
+    """
+
+    name: str
+    example: str
+    read: Callable[[str], Architecture]
+    fits: Callable[[str], Any] | None = None
+
+
 class Decisions(NamedTuple):
     """The decisions of a space, and how architectures are written and compared.
 
@@ -88,6 +105,7 @@ class Decisions(NamedTuple):
         gates: `gates(mask)` gives the gates; also takes an architecture.
         canonical: `canonical(arch)` gives a text that isomorphic architectures share.
         is_connected: `is_connected(mask)`: does any active path join input and output?
+        notations: the texts of other tools, which `saboc_jax.read_architecture` reads.
     """
 
     choices: tuple[int, ...]
@@ -97,6 +115,7 @@ class Decisions(NamedTuple):
     gates: Callable[[Any], Gates]
     canonical: Callable[[Architecture], str]
     is_connected: Callable[[Any], bool]
+    notations: tuple[Notation, ...] = ()
 
 
 class Costs(NamedTuple):

@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from saboc_jax.benchmarks import tables as benchmarks
+from saboc_jax.benchmarks.accuracies import AccuracyTable
 from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.evaluation.jobs import mask_text
 from saboc_jax.reports.cell_figure import Edge, draw_cell
@@ -30,7 +31,7 @@ from saboc_jax.spaces.transnas import micro as transnas_micro
 from saboc_jax.statistics.winners import best_by_chance
 from saboc_jax.types import Architecture, Scorer, SearchSpace
 
-from . import common, pictures
+from . import common, pictures, tables
 
 DRAWINGS: Mapping[str, Callable[[Architecture], Sequence[Edge]]] = {
     "nas_bench_101": nas_bench_101.drawing,
@@ -83,6 +84,9 @@ def accuracies(space: SearchSpace, arch: Architecture, evaluated: int = 1) -> di
         arch: what was found.
         evaluated: evaluations of the search, to compare with training as many random cells.
     """
+    given = tables.given(space)
+    if given is not None and given.accuracies:
+        return of_table(given, arch, evaluated)
     if space.name != "nas_bench_201":
         return {"missing": f"there is no table of trained accuracies of {space.name}"}
     try:
@@ -101,6 +105,29 @@ def accuracies(space: SearchSpace, arch: Architecture, evaluated: int = 1) -> di
         }
         for name in benchmarks.DATASETS
     }
+
+
+def of_table(table: AccuracyTable, arch: Architecture, evaluated: int) -> dict[str, Any]:
+    """What a table knows of an architecture, for each of its accuracies."""
+    row = int(table.rows([arch])[0])
+    if row < 0:
+        return {"missing": f"{table.path.name} does not have this architecture"}
+    found = {}
+    for name in table.accuracies:
+        column = table.column(name)
+        known = column[~np.isnan(column)]
+        if np.isnan(column[row]):
+            continue
+        found[name] = {
+            "accuracy": float(column[row]),
+            "rank": int((known > column[row]).sum()) + 1,
+            "of": len(known),
+            "percentile": float(100 * (known <= column[row]).mean()),
+            "best": float(known.max()),
+            "mean": float(known.mean()),
+            "best of as many": best_by_chance(known, max(1, min(evaluated, len(known)))),
+        }
+    return found or {"missing": f"{table.path.name} has no accuracy of this architecture"}
 
 
 def show(console: Console, space: SearchSpace, summary: dict[str, Any]) -> None:
@@ -131,7 +158,7 @@ def show(console: Console, space: SearchSpace, summary: dict[str, Any]) -> None:
                     }
                     for name, t in truth.items()
                 ],
-                title=f"True test accuracy among all {truth['cifar10']['of']:,} cells",
+                title=f"True accuracy among {next(iter(truth.values()))['of']:,} architectures",
             )
         )
     counts = summary["counts"]

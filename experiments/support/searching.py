@@ -11,7 +11,6 @@ from absl import flags
 from rich.console import Console
 
 from saboc_jax import progress
-from saboc_jax.benchmarks import tables as benchmarks
 from saboc_jax.data import Dataset
 from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.keys import Purpose, key_for, root_key
@@ -27,7 +26,7 @@ from saboc_jax.searching.trajectory import Costs, Trajectory
 from saboc_jax.statistics import ranking as ranks
 from saboc_jax.types import Architecture, Scorer, Searcher, SearchSpace
 
-from . import common, pictures
+from . import common, pictures, tables
 
 SEARCHER = flags.DEFINE_enum("searcher", "pruning", sorted(SEARCHERS), "Search method.")
 RANKING = flags.DEFINE_enum(
@@ -101,16 +100,10 @@ def build_searcher(
     )
 
 
-def truth(space: SearchSpace, trained_on: str) -> Accuracies | None:
+def truth(space: SearchSpace, trained_on: str, console: Console) -> Accuracies | None:
     """True accuracies of architectures, and of all of them, where a table is found."""
-    if space.name != "nas_bench_201":
-        return None
-    try:
-        table = benchmarks.load_nas_bench_201(common.DATA_DIR.value)
-    except FileNotFoundError:
-        return None
-    trained_on = trained_on if trained_on in benchmarks.DATASETS else "cifar10"
-    return lambda archs: table.accuracy(trained_on, archs), table.column(trained_on)
+    found = tables.truth(space, trained_on, console=console)
+    return (found.of, found.all) if found else None
 
 
 def costs_told(space: SearchSpace) -> Costs | None:

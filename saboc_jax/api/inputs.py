@@ -8,9 +8,9 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Int
 
+from saboc_jax.api.architectures import read_architecture
 from saboc_jax.data import Dataset
 from saboc_jax.spaces import make_space
-from saboc_jax.spaces.masks import check_architecture
 from saboc_jax.spaces.modules.space import module_space
 from saboc_jax.types import Architecture, Batch, SearchSpace
 
@@ -81,9 +81,7 @@ def find_space(space: SearchSpace | str | None, images: Batch | Dataset) -> Sear
 
 def find_architecture(candidate: Any, space: SearchSpace) -> Architecture:
     """Returns the architecture of a text or of choices; raises ValueError if it is not valid."""
-    if isinstance(candidate, str):
-        return space.from_string(candidate)
-    return check_architecture(candidate, space.choices)
+    return read_architecture(candidate, space)
 
 
 def space_of_modules(

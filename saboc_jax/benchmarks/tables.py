@@ -10,17 +10,28 @@ damaged file never gives a plausible wrong number.
 - `load_darts_swap`: DARTS genotypes with accuracies of another training recipe.
 """
 
-import csv
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from saboc_jax.benchmarks.csv_files import (
+    are_fractions,
+    check_distinct,
+    check_percent,
+    data_directory,
+    numbers,
+    parsed,
+    read_columns,
+    stray_error,
+    strays,
+    whole_numbers,
+)
 from saboc_jax.spaces.darts.cells import OPERATIONS as DARTS_OPERATIONS
 from saboc_jax.spaces.darts.cells import Genotype, make_genotype
 from saboc_jax.spaces.nas_bench_201 import cells
@@ -63,6 +74,7 @@ _HALFWAY = {
 }
 _SECONDS = "cifar10_12ep_seconds"
 _NUM_CELLS = len(cells.OPERATIONS) ** len(cells.EDGES)
+_AGREE = 20  # accuracies of one cell on one data set differ by less than this factor
 _PLACES = len(cells.OPERATIONS) ** np.arange(len(cells.EDGES))[::-1]
 
 _SOURCES = {
@@ -228,17 +240,16 @@ def load_nas_bench_201(data_dir: str | os.PathLike[str] | None = None) -> Table:
     """
     path = _locate("nas_bench_201.csv", data_dir)
     names = (*_COLUMNS.values(), _SECONDS)
-    text = _read(path, ("index", "arch", *names))
-    architectures = _parse(path, "arch", text["arch"], cells.from_string)
+    text = read_columns(path, ("index", "arch", *names))
+    architectures = parsed(path, "arch", text["arch"], cells.from_string)
     codes = architectures @ _PLACES
     _check_complete(path, codes)
     names = (*names, *(name for name in _HALFWAY.values() if name in text))
-    columns = {name: _numbers(path, name, text[name]) for name in names}
-    for name in columns.keys() - {_SECONDS}:
-        _check_percent(path, name, columns[name])
+    columns = {name: numbers(path, name, text[name]) for name in names}
+    _check_units(path, {name: columns[name] for name in columns.keys() - {_SECONDS}})
     positions = np.empty(_NUM_CELLS, dtype=np.int64)
     positions[codes] = np.arange(_NUM_CELLS)
-    indices = _numbers(path, "index", text["index"]).astype(np.int64)
+    indices = whole_numbers(path, "index", text["index"], _NUM_CELLS)
     return Table(architectures, indices, columns, positions)
 
 
@@ -246,17 +257,17 @@ def load_published_scores(data_dir: str | os.PathLike[str] | None = None) -> Pub
     """Reads `nas_bench_201_published_scores.csv`; arguments and errors as `load_nas_bench_201`."""
     path = _locate("nas_bench_201_published_scores.csv", data_dir)
     exact, names = ("val_accuracy", "params", "flops"), SCORES
-    text = _read(path, ("dataset", "arch", *exact, *names))
+    text = read_columns(path, ("dataset", "arch", *exact, *names))
     datasets = np.array([name.lower().replace("-", "_") for name in text["dataset"]])
     unknown = ~np.isin(datasets, DATASETS)
     if unknown.any():
         bad = text["dataset"][int(np.argmax(unknown))]
         raise ValueError(f"{path}: dataset {bad!r}; allowed are {', '.join(DATASETS)}")
-    _check_distinct(path, list(zip(datasets.tolist(), text["arch"], strict=True)))
-    columns = {name: _numbers(path, name, text[name]) for name in exact}
-    _check_percent(path, "val_accuracy", columns["val_accuracy"])
-    columns |= {name: _numbers(path, name, text[name], finite=False) for name in names}
-    return PublishedScores(datasets, _parse(path, "arch", text["arch"], cells.from_string), columns)
+    check_distinct(path, list(zip(datasets.tolist(), text["arch"], strict=True)))
+    columns = {name: numbers(path, name, text[name]) for name in exact}
+    check_percent(path, "val_accuracy", columns["val_accuracy"])
+    columns |= {name: numbers(path, name, text[name], finite=False) for name in names}
+    return PublishedScores(datasets, parsed(path, "arch", text["arch"], cells.from_string), columns)
 
 
 def load_darts_surrogate(data_dir: str | os.PathLike[str] | None = None) -> DartsTable:
@@ -267,11 +278,11 @@ def load_darts_surrogate(data_dir: str | os.PathLike[str] | None = None) -> Dart
     """
     path = _locate("darts_nb301_surrogate.csv", data_dir)
     exact, names = ("surrogate_val_accuracy", "params", "flops"), SCORES
-    text = _read(path, ("normal", "reduce", *exact, *names))
-    _check_distinct(path, list(zip(text["normal"], text["reduce"], strict=True)))
-    edges = np.stack([_parse(path, k, text[k], _read_pairs) for k in ("normal", "reduce")], axis=1)
-    columns = {name: _numbers(path, name, text[name]) for name in exact}
-    columns |= {name: _numbers(path, name, text[name], finite=False) for name in names}
+    text = read_columns(path, ("normal", "reduce", *exact, *names))
+    check_distinct(path, list(zip(text["normal"], text["reduce"], strict=True)))
+    edges = np.stack([parsed(path, k, text[k], _read_pairs) for k in ("normal", "reduce")], axis=1)
+    columns = {name: numbers(path, name, text[name]) for name in exact}
+    columns |= {name: numbers(path, name, text[name], finite=False) for name in names}
     return _darts_table(path, edges, columns.pop("surrogate_val_accuracy"), columns)
 
 
@@ -282,17 +293,16 @@ def load_darts_swap(data_dir: str | os.PathLike[str] | None = None) -> DartsTabl
     accuracies of SWAP's training recipe.
     """
     path = _locate("darts_swap1000.csv", data_dir)
-    text = _read(path, ("genotype", "val_accuracy"))
-    _check_distinct(path, text["genotype"])
-    edges = _parse(path, "genotype", text["genotype"], _read_genotype)
-    accuracies = _numbers(path, "val_accuracy", text["val_accuracy"])
+    text = read_columns(path, ("genotype", "val_accuracy"))
+    check_distinct(path, text["genotype"])
+    edges = parsed(path, "genotype", text["genotype"], _read_genotype)
+    accuracies = numbers(path, "val_accuracy", text["val_accuracy"])
     return _darts_table(path, edges, accuracies, {})
 
 
 def _locate(name: str, data_dir: str | os.PathLike[str] | None) -> Path:
     """Returns the path of file `name` in the data directory; FileNotFoundError if missing."""
-    default = os.environ.get("SABOC_DATA_DIR") or "~/tensorflow_datasets"
-    path = Path(default if data_dir is None else data_dir).expanduser() / name
+    path = data_directory(data_dir) / name
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} does not exist. Its rows are published at {_SOURCES[name]}; save them as "
@@ -301,71 +311,9 @@ def _locate(name: str, data_dir: str | os.PathLike[str] | None) -> Path:
     return path
 
 
-def _read(path: Path, required: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Reads the columns of a CSV file as text; ValueError if any are missing or cut off."""
-    try:
-        content = path.read_text(encoding="utf-8")
-        header, *rows = csv.reader(content.splitlines(), strict=True)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no CSV file in UTF-8: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is empty") from error
-    missing = [name for name in required if name not in header]
-    if missing:
-        raise ValueError(f"{path} lacks the columns {', '.join(missing)}; it has {header}")
-    if not rows:
-        raise ValueError(f"{path} has a header and no rows")
-    for line, row in enumerate(rows, start=2):
-        if len(row) != len(header):
-            raise ValueError(
-                f"{path}, line {line} has {len(row)} fields, expected {len(header)}: is it cut off?"
-            )
-    if not content.endswith("\n"):
-        raise ValueError(f"{path} ends within line {len(rows) + 1}: is it cut off?")
-    return dict(zip(header, zip(*rows, strict=True), strict=True))
-
-
-def _numbers(
-    path: Path, name: str, texts: Sequence[str], finite: bool = True
-) -> Float[np.ndarray, " n"]:
-    """Returns one column as float64; ValueError names the first line without a (finite) number.
-
-    With `finite=False` an empty field becomes NaN: scores were published with gaps.
-    """
-    if not finite:
-        texts = [text or "nan" for text in texts]
-    try:
-        values = np.array(texts, dtype=np.str_).astype(np.float64)
-    except ValueError:
-        values = _parse(path, name, texts, float)
-    bad = ~np.isfinite(values)
-    if finite and bad.any():
-        line = int(np.argmax(bad))
-        raise ValueError(f"{path}, line {line + 2}: {name} is {texts[line]!r}, not a finite number")
-    return values
-
-
-def _parse(path: Path, name: str, texts: Sequence[str], read: Any) -> np.ndarray:
-    """Applies `read` to every text; ValueError says in which line it failed."""
-    found = []
-    for line, text in enumerate(texts, start=2):
-        try:
-            found.append(read(text))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {line}, column {name}: {error}") from error
-    return np.array(found)
-
-
-def _check_percent(path: Path, name: str, values: Float[np.ndarray, " n"]) -> None:
-    bad = (values < 0) | (values > 100)
-    if bad.any():
-        line = int(np.argmax(bad))
-        raise ValueError(f"{path}, line {line + 2}: {name} is {values[line]}; allowed is 0 to 100")
-
-
 def _check_complete(path: Path, codes: Int[np.ndarray, " rows"]) -> None:
     """ValueError unless every cell occurs exactly once."""
-    _check_distinct(path, codes.tolist())
+    check_distinct(path, codes.tolist())
     absent = np.setdiff1d(np.arange(_NUM_CELLS), codes)
     if absent.size:
         example = cells.to_string(absent[0] // _PLACES % len(cells.OPERATIONS))
@@ -375,12 +323,33 @@ def _check_complete(path: Path, codes: Int[np.ndarray, " rows"]) -> None:
         )
 
 
-def _check_distinct(path: Path, keys: Sequence[Any]) -> None:
-    """ValueError names the first two lines with the same key."""
-    first: dict[Any, int] = {}
-    for line, key in enumerate(keys, start=2):
-        if first.setdefault(key, line) != line:
-            raise ValueError(f"{path}, line {line} repeats the architecture of line {first[key]}")
+def _check_units(path: Path, columns: Mapping[str, Float[np.ndarray, " cells"]]) -> None:
+    """ValueError names a column, or a single value, that is a fraction and not per cent."""
+    for name in sorted(columns):
+        check_percent(path, name, columns[name])
+        if are_fractions(columns[name]):
+            raise ValueError(
+                f"{path}: {name} holds fractions, up to {columns[name].max()}; allowed: per cent"
+            )
+    for name in (name for name in sorted(columns) if name.startswith("cifar10_")):
+        for row in strays(name, columns[name])[:1]:  # guessing gives 10 % there, so none is below 1
+            raise stray_error(path, name, columns[name], int(row))
+    for dataset in DATASETS:
+        _check_agree(path, {n: v for n, v in columns.items() if n.startswith(f"{dataset}_")})
+
+
+def _check_agree(path: Path, columns: Mapping[str, Float[np.ndarray, " cells"]]) -> None:
+    """ValueError names a value that is far below all others of its cell on the same data set."""
+    names = sorted(columns)
+    values = np.array([columns[name] for name in names])
+    best = values.max(0)
+    stray = (values > 0) & (values <= 1) & (best > np.maximum(1, values * _AGREE))
+    if stray.any():
+        column, row = (int(at[0]) for at in np.nonzero(stray))
+        raise ValueError(
+            f"{path}, line {row + 2}: {names[column]} is {values[column, row]} beside "
+            f"{best[row]:.6g} of the same cell; allowed: per cent"
+        )
 
 
 def _as_indices(archs: Any) -> Int[np.ndarray, "*n 6"]:
@@ -440,7 +409,7 @@ def _darts_table(
     accuracies: Float[np.ndarray, " n"],
     columns: Mapping[str, Float[np.ndarray, " n"]],
 ) -> DartsTable:
-    _check_percent(path, "accuracy", accuracies)
+    check_percent(path, "accuracy", accuracies)
     shape = (len(edges), 2, 4, 2)
     operations, inputs = (edges[..., i].reshape(shape) for i in range(2))
     return DartsTable(operations, inputs, accuracies, columns)

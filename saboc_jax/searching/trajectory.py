@@ -180,7 +180,7 @@ class Trajectory:
         row = self._row.get(key)
         position = np.nan if row is None else float(np.flatnonzero(order == row)[0] + 1)
         found = np.nan if row is None else float(self._truth[row])
-        best = float(self._truth[: len(order)].max())
+        best = _best_known(self._truth[: len(order)])
         self._append(Point(seen, best, found, position, 1), key)
 
     def _append(self, point: Point, returned: Key | None) -> None:
@@ -197,7 +197,15 @@ class Trajectory:
             best = self.points[-1].best if self.points else np.nan
             return Point(seen, best, np.nan, np.nan, count)
         accuracies = self._accuracies(members)
-        return Point(seen, float(accuracies.max()), float(accuracies.mean()), np.nan, count)
+        known = accuracies[~np.isnan(accuracies)]
+        mean = float(known.mean()) if len(known) else np.nan
+        return Point(seen, _best_known(accuracies), mean, np.nan, count)
+
+
+def _best_known(accuracies: Float[np.ndarray, " n"]) -> float:
+    """Returns the best of the accuracies that a table has; NaN: it has none."""
+    known = accuracies[~np.isnan(accuracies)]
+    return float(known.max()) if len(known) else np.nan
 
 
 def is_single(masks: Bool[np.ndarray, "b d o"]) -> bool:

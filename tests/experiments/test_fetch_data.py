@@ -11,10 +11,15 @@ import tensorflow_datasets as tfds
 from test_data_files import write_tfds
 
 from saboc_jax import data
+from saboc_jax.benchmarks.known_tables import KNOWN
 
 
 def test_every_data_set_and_table_is_told(tmp_path):
     (tmp_path / "darts_swap1000.csv").write_text("genotype\n")
+    cell = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
+    rows = f"arch,raspi4_latency\n{cell},10.5\n"
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "hw_nas_bench_cifar10.csv").write_text(rows)
     done = subprocess.run(
         [
             sys.executable,
@@ -35,11 +40,13 @@ def test_every_data_set_and_table_is_told(tmp_path):
         for line in done.stdout.splitlines()
         if line.startswith(("there", "missing", "damaged"))
     }
-    assert len(state) == 9
+    assert len(state) == 9 + len(KNOWN)
     assert state["digits"] == "there"
     assert state["darts_swap1000.csv"] == "damaged"
     assert state["cifar10"] == state["nas_bench_201.csv"] == "missing"
     assert "tfds build cifar10" in done.stdout
+    assert "hw_nas_bench_cifar10.csv: 1 rows, raspi4_latency (official files: " in done.stdout
+    assert "nats_sss.csv: " in done.stdout and "NATS-sss-v1_0" in done.stdout
 
 
 def builder(work):

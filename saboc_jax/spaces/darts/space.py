@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from saboc_jax.layers.initialise import Initialiser, find_initialiser
-from saboc_jax.spaces.darts import cells, codec
+from saboc_jax.spaces.darts import cells, codec, texts
 from saboc_jax.spaces.darts import costs as darts_costs
 from saboc_jax.spaces.darts.cells import Genotype
 from saboc_jax.spaces.darts.cheapest import cheapest
@@ -27,6 +27,7 @@ from saboc_jax.spaces.darts.network import DartsNet
 from saboc_jax.spaces.darts.supernet import Encoding, GatedDartsNet, edge_groups
 from saboc_jax.spaces.gated import check_halved, check_positive, gated_networks
 from saboc_jax.spaces.masks import as_gates
+from saboc_jax.spaces.notations import reading
 from saboc_jax.types import (
     Architecture,
     Costs,
@@ -129,13 +130,16 @@ def encoded(
 ) -> SearchSpace:
     """Makes the space of an encoding, with networks of the given size."""
     thin = size._replace(channels=1, layers=2, reduction_cells=(1,), thin=True)
+    own = texts.own(encoding)
+    notations = texts.notations(encoding)
     return SearchSpace(
         name=encoding.name,
         decisions=Decisions(
             choices=encoding.choices,
             option_names=encoding.option_names,
             to_string=lambda arch: codec.write_genotype(encoding.to_genotype(arch)),
-            from_string=lambda text: encoding.from_genotype(codec.read_genotype(text)),
+            from_string=reading(encoding.name, own, texts.EXAMPLE, notations),
+            notations=notations,
             gates=partial(as_gates, choices=encoding.choices),
             canonical=encoding.canonical,
             is_connected=encoding.is_connected,

@@ -39,7 +39,7 @@ from saboc_jax.layers.ops import (
 )
 from saboc_jax.spaces.gated import check_halved, check_positive, gated_networks
 from saboc_jax.spaces.masks import check_architecture
-from saboc_jax.spaces.nas_bench_201 import cells
+from saboc_jax.spaces.nas_bench_201 import cells, texts
 from saboc_jax.types import (
     Architecture,
     Costs,
@@ -309,7 +309,7 @@ def nas_bench_201(
     )
     return SearchSpace(
         name="nas_bench_201",
-        decisions=cells.DECISIONS,
+        decisions=texts.DECISIONS,
         networks=gated(
             GatedMacroNet(channels, num_cells, num_classes),
             image_shape=image_shape,
