@@ -8,6 +8,7 @@ text that is read, and names the space that would have read it.
 """
 
 import ast
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -119,15 +120,15 @@ def _read(
             f"an architecture of {space} is {kind}; allowed: a text of at most {LONGEST:,} "
             f"characters, e.g. {example}"
         )
+    tidied = tidy(text)
+    for plain in dict.fromkeys((text, tidied)):
+        with contextlib.suppress(ValueError):
+            return own(plain)
+    fitting = (each.read for each in notations if each.fits and each.fits(tidied))
     try:
-        return own(text)
+        return next(fitting, own)(tidied)
     except ValueError as error:
-        tidied = tidy(text)
-        try:
-            fitting = (n for n in notations if n.fits and n.fits(tidied))
-            return next(fitting, Notation("", "", own)).read(tidied)
-        except ValueError as inner:
-            raise ValueError(_explained(str(inner), space, example, tidied, hint)) from error
+        raise ValueError(_explained(str(error), space, example, tidied, hint)) from error
 
 
 def _explained(error: str, space: str, example: str, text: str, hint: bool) -> str:
@@ -167,7 +168,8 @@ def read_notation(given: Any, space: SearchSpace, notation: str | None = None) -
         ValueError: in one sentence, which shows a text that is read.
     """
     if notation is None and is_numbers(given):
-        return check_architecture(np.asarray(given), space.choices)
+        with contextlib.suppress(ValueError):
+            return check_architecture(np.asarray(given), space.choices)
     text = given if isinstance(given, str) else repr(_plain(given))
     if notation is None:
         return space.from_string(text)

@@ -1,5 +1,7 @@
 """Architectures as other tools write them: read, or one sentence with an example of what is."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from saboc_jax.spaces import SPACES, make_space
 from saboc_jax.spaces.darts import codec
+from saboc_jax.spaces.nas_bench_101 import cells as nas_bench_101
 from saboc_jax.spaces.nas_bench_201 import cells, texts
 from saboc_jax.spaces.notations import read_notation, tidy
 
@@ -46,6 +49,10 @@ def spaces():
         "(('skip_connect', 0), ('avg_pool_3x3', 1), ('none', 2))]",
         "[3 3 2 1 4 0]",
         "(3, 3, 2, 1, 4, 0)",
+        "([[0, 1, 1, 0, 1, 0, 0, 0], [0, 0, 0, 1, 0, 1, 0, 0], [0, 0, 0, 0, 0, 0, 1, 0], "
+        "[0, 0, 0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0, 0, 1], "
+        "[0, 0, 0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0, 0, 0]], ['input', 'nor_conv_3x3', "
+        "'nor_conv_3x3', 'nor_conv_1x1', 'skip_connect', 'avg_pool_3x3', 'none', 'output'])",
         "array([3, 3, 2, 1, 4, 0])",
     ],
 )
@@ -77,6 +84,79 @@ def test_genotypes_as_they_are_pasted(spaces, name, text):
     assert space.to_string(space.from_string(text)) == codec.write_genotype(
         codec.read_genotype(GENOTYPE)
     )
+
+
+M101 = [[0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]]
+OPS101 = ["input", "conv3x3-bn-relu", "maxpool3x3", "output"]
+CELL101 = nas_bench_101.from_graph(M101, ["conv_3x3", "max_pool_3x3"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        nas_bench_101.to_string(CELL101),
+        f"'{nas_bench_101.to_string(CELL101)}'",
+        f"ModelSpec(matrix={M101}, ops={OPS101})",
+        f"spec = api.ModelSpec(ops={OPS101}, matrix=np.array({M101}))",
+        f"matrix={M101}, ops={OPS101}",
+        f"({M101}, ['input', 'conv_3x3', 'max_pool_3x3', 'output'])",
+        f"{{'module_adjacency': array({M101}), 'module_operations': {OPS101}}}",
+        "0110/0010/0001/0000 0-4-2-1",
+        "[" + ", ".join(map(str, CELL101)) + "]",
+    ],
+)
+def test_graphs_as_they_are_pasted(text):
+    assert make_space("nas_bench_101").from_string(text).tolist() == CELL101.tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"({M101}, ['input', 'conv3x3', 'maxpool3x3', 'output'])", r"operations \['conv3x3'\]"),
+        (f"({M101}, {OPS101[:3]})", "3 operations of 4 vertices"),
+        (f"({M101[:3]}, {OPS101})", "no square matrix"),
+        ("([[0, 1], [0]], ['input', 'output'])", "unequal length"),
+        (f"({M101}, {OPS101[::-1]})", "the first is input, the last output"),
+        (f"({[row[::-1] for row in M101]}, {OPS101})", "ones above the diagonal"),
+    ],
+)
+def test_wrong_graphs_are_named(text, said):
+    with pytest.raises(ValueError, match=said):
+        make_space("nas_bench_101").from_string(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["16:8:64:32:32", "16x8x64x32x32", "(16, 8, 64, 32, 32)", "16 8 64 32 32", "'16:8:64:32:32'",
+     "16 × 8 × 64 × 32 × 32", "[1, 0, 7, 3, 3]", "channels = 16-8-64-32-32"],
+)  # fmt: skip
+def test_sizes_as_they_are_pasted(text):
+    assert make_space("nats_sss").from_string(text).tolist() == [1, 0, 7, 3, 3]
+    assert read_notation((16, 8, 64, 32, 32), make_space("nats_sss")).tolist() == [1, 0, 7, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "arch"),
+    [
+        ("nas_bench_macro", "(0, 2, 1, 2, 0, 0, 1, 2)", [0, 2, 1, 2, 0, 0, 1, 2]),
+        ("nas_bench_macro", '"02120012"', [0, 2, 1, 2, 0, 0, 1, 2]),
+        ("nas_bench_macro", "0 2 1 2 0 0 1 2", [0, 2, 1, 2, 0, 0, 1, 2]),
+        ("transnas_micro", "arch = 64-41414-0_12_301", [0, 1, 2, 3, 0, 1]),
+        ("transnas_macro", "64-1234-basic", [0, 1, 2, 3, 0, 0]),
+        ("transnas_macro", "(1,2,3,4,1,1)", [0, 1, 2, 3, 1, 1]),
+    ],
+)
+def test_other_spaces(name, text, arch):
+    assert make_space(name).from_string(text).tolist() == arch
+
+
+def test_a_long_text_is_refused_at_once():
+    for text in ("(" * 90_000, "[[" * 40_000 + "'", "0 " * 49_000, "|" * 99_000, "1" * 10**6):
+        start = time.perf_counter()
+        for name in ("nas_bench_101", "nas_bench_201", "nats_sss"):
+            with pytest.raises(ValueError, match=r"allowed"):
+                make_space(name).from_string(text)
+        assert time.perf_counter() - start < 3
 
 
 def test_numbers_are_ours_unless_naslib_is_named(spaces):

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from saboc_jax.layers.initialise import find_initialiser
 from saboc_jax.layers.ops import BatchNorm, Block, Conv, ConvNorm, Features, Relu, max_pool
 from saboc_jax.spaces.gated import check_images, check_positive
-from saboc_jax.spaces.nas_bench_101 import cells, costs
+from saboc_jax.spaces.nas_bench_101 import cells, costs, texts
 from saboc_jax.spaces.nas_bench_101.cells import Graph
 from saboc_jax.spaces.nas_bench_101.costs import KERNELS, STACKS, TRAINED, NetworkSize
 from saboc_jax.spaces.plain import cheapest_listed, plain_networks
@@ -147,7 +147,7 @@ def nas_bench_101(
     size = NetworkSize(channels, num_cells, num_classes, image_shape)
     return SearchSpace(
         name="nas_bench_101",
-        decisions=cells.DECISIONS,
+        decisions=texts.DECISIONS,
         networks=plain_networks(
             lambda arch: GraphNet(cells.to_graph(arch), size),
             cells.CHOICES,

@@ -2,6 +2,9 @@
 
 import re
 
+import numpy as np
+
+from saboc_jax.spaces.graph_texts import looks_like_graph, read_graph
 from saboc_jax.spaces.masks import check_architecture
 from saboc_jax.spaces.nas_bench_201 import cells
 from saboc_jax.spaces.notations import integers, literal, numbers_notation, reading, shown
@@ -12,6 +15,8 @@ EXAMPLE = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor_
 # NASLib numbers the operations in this order, and the edges by the node that they leave.
 NASLIB_OPERATIONS = ("skip_connect", "none", "nor_conv_3x3", "nor_conv_1x1", "avg_pool_3x3")
 NASLIB_EDGES = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
+_MATRIX = np.zeros((8, 8), int)
+_MATRIX[[0, 0, 0, 1, 1, 2, 3, 4, 5, 6], [1, 2, 4, 3, 5, 6, 6, 7, 7, 7]] = 1
 _STRUCTURE = re.compile(r"\w+\(\d+ nodes with (.*)\)", re.S)
 _NESTED = re.compile(r"[\[(]\s*[\[(]\s*[\[(]\s*['\"]")
 
@@ -57,6 +62,19 @@ def read_naslib(text: str) -> Architecture:
     )
 
 
+def read_matrix(text: str) -> Architecture:
+    """Reads the matrix of eight vertices: input, one for each edge of the cell, output."""
+    matrix, names = read_graph(text)
+    if matrix.shape != _MATRIX.shape or (matrix != _MATRIX).any():
+        raise ValueError(f"matrix {matrix.tolist()}; allowed: {_MATRIX.tolist()}")
+    wrong = sorted(set(names[1:-1]) - set(cells.OPERATIONS))
+    if wrong or (names[0], names[-1]) != ("input", "output"):
+        raise ValueError(
+            f"operations {names}; allowed: input, six of {', '.join(cells.OPERATIONS)}, output"
+        )
+    return check_architecture([cells.OPERATIONS.index(name) for name in names[1:-1]], CHOICES)
+
+
 NOTATIONS = (
     Notation("cell", EXAMPLE, _without_spaces, lambda text: text.startswith("|")),
     Notation(
@@ -67,6 +85,13 @@ NOTATIONS = (
         "[(('none', 0),), (('none', 0), ('none', 1)), (('none', 0), ('none', 1), ('none', 2))]",
         read_nested,
         _NESTED.match,
+    ),
+    Notation(
+        "matrix",
+        f"({_MATRIX.tolist()}, ['input', 'none', 'none', 'none', 'skip_connect', 'none', 'none', "
+        "'output'])",
+        read_matrix,
+        looks_like_graph,
     ),
     Notation("naslib", "(4, 0, 3, 1, 4, 3)", read_naslib),
     numbers_notation(CHOICES),

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from saboc_jax.layers.initialise import find_initialiser
 from saboc_jax.layers.ops import BatchNorm, Block, Conv, ConvNorm, Features, Relu
 from saboc_jax.spaces.gated import check_images, check_positive
-from saboc_jax.spaces.nas_bench_macro import encoding
+from saboc_jax.spaces.nas_bench_macro import encoding, texts
 from saboc_jax.spaces.nas_bench_macro.encoding import BOTTLENECKS, HEAD, TRAINED, NetworkSize
 from saboc_jax.spaces.plain import cheapest_listed, plain_networks
 from saboc_jax.types import Costs, Images, SearchSpace
@@ -104,7 +104,7 @@ def nas_bench_macro(
     size = NetworkSize(channels, num_classes, image_shape)
     return SearchSpace(
         name="nas_bench_macro",
-        decisions=encoding.DECISIONS,
+        decisions=texts.DECISIONS,
         networks=plain_networks(
             lambda arch: LayerNet(encoding.operations(arch), size),
             encoding.CHOICES,

@@ -18,7 +18,7 @@ from saboc_jax.layers.ops import (
 from saboc_jax.spaces.gated import check_halved, check_positive
 from saboc_jax.spaces.nas_bench_201 import cells
 from saboc_jax.spaces.nas_bench_201.space import Head, Reduction, Stem
-from saboc_jax.spaces.nats_sss import encoding
+from saboc_jax.spaces.nats_sss import encoding, texts
 from saboc_jax.spaces.nats_sss.encoding import OPERATIONS, REDUCTIONS, NetworkSize
 from saboc_jax.spaces.plain import cheapest_listed, plain_networks
 from saboc_jax.types import Costs, Images, SearchSpace
@@ -112,7 +112,7 @@ def nats_sss(
     size = NetworkSize(channels, num_cells, num_classes, image_shape)
     return SearchSpace(
         name="nats_sss",
-        decisions=encoding.DECISIONS,
+        decisions=texts.DECISIONS,
         networks=plain_networks(
             lambda arch: SizedNet(encoding.widths(arch, channels), num_cells, num_classes),
             encoding.CHOICES,

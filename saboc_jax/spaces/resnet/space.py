@@ -21,6 +21,7 @@ from saboc_jax.layers.ops import BatchNorm, Block, Conv, ConvNorm, Features, Rel
 from saboc_jax.layers.tree import Remembered
 from saboc_jax.spaces.gated import check_positive
 from saboc_jax.spaces.masks import as_gates, check_architecture
+from saboc_jax.spaces.notations import numbers_notation, reading
 from saboc_jax.spaces.plain import cheapest_listed, only_architecture
 from saboc_jax.spaces.resnet import chain as resnet_chain
 from saboc_jax.spaces.resnet import encoding
@@ -165,6 +166,10 @@ def resnet(
     channels = image_shape[2]
     decode = lambda arch: encoding.decode(check_architecture(arch, choices))  # noqa: E731
     to_string = lambda arch: encoding.to_text(decode(arch), channels)  # noqa: E731
+    own = lambda text: encoding.encode(  # noqa: E731
+        encoding.from_text(text, channels), slots, max_width
+    )
+    notations = (numbers_notation(choices),)
     facts: dict[str, Any] = {
         "image_shape": image_shape,
         "num_classes": num_classes,
@@ -188,9 +193,8 @@ def resnet(
             choices=choices,
             option_names=encoding.option_names(slots, max_width),
             to_string=to_string,
-            from_string=lambda text: encoding.encode(
-                encoding.from_text(text, channels), slots, max_width
-            ),
+            from_string=reading("resnet", own, encoding.START, notations),
+            notations=notations,
             gates=partial(as_gates, choices=choices),
             canonical=to_string,
             is_connected=lambda mask: True,

@@ -6,7 +6,7 @@ from typing import Any
 from saboc_jax.layers.initialise import find_initialiser
 from saboc_jax.spaces.gated import check_images, check_positive
 from saboc_jax.spaces.plain import cheapest_listed, plain_networks
-from saboc_jax.spaces.transnas import costs, macro, micro
+from saboc_jax.spaces.transnas import costs, macro, micro, texts
 from saboc_jax.spaces.transnas.costs import NetworkSize
 from saboc_jax.spaces.transnas.network import TransNet
 from saboc_jax.types import Architecture, Costs, Decisions, SearchSpace
@@ -39,7 +39,7 @@ def transnas_micro(
     size = _size(channels, num_cells, num_classes, image_shape)
     return _space(
         "transnas_micro",
-        micro.DECISIONS,
+        texts.MICRO,
         lambda arch: TransNet(SKELETON, micro.operations(arch), size),
         size,
         init,
@@ -78,7 +78,7 @@ def transnas_macro(
     size = _size(channels, num_cells, num_classes, image_shape)
     return _space(
         "transnas_macro",
-        macro.DECISIONS,
+        texts.MACRO,
         lambda arch: TransNet(macro.modules(arch), None, size),
         size,
         init,
