@@ -42,6 +42,9 @@ class Purpose(enum.StrEnum):
     CROP_CORNERS = "crop corners"
     # Of a data set.
     HELD_OUT = "held out"
+    # Of a step of training.
+    DROPOUT = "dropout"
+    OTHER_STREAMS = "other streams"
     # Of a search.
     SEARCH_START = "search start"
     SEARCH_STEP = "search step"

@@ -145,6 +145,8 @@ def train_on(
 ) -> list[dict[str, Any]]:
     """The same on examples in memory, for studies that train many architectures."""
     trainer = make_trainer(
-        of.specialise(arch), train_examples, of.num_classes, settings, seed, on_batch=on_batch
+        *(of.specialise(arch), train_examples, of.num_classes, settings, seed),
+        on_batch=on_batch,
+        call=of.networks.call(),
     )
     return run(trainer, held_out, settings.epochs, folder, on_epoch)[1]

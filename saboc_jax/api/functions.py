@@ -46,7 +46,8 @@ from saboc_jax.spaces.isomorphism import representatives
 from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.statistics import correlation
 from saboc_jax.statistics import ranking as rankings
-from saboc_jax.training.recipes import RECIPES, Recipe
+from saboc_jax.training.folder import identity
+from saboc_jax.training.recipes import Recipe, find_recipe
 from saboc_jax.training.run import first_examples, one_epoch, run
 from saboc_jax.training.train import State, make_trainer
 from saboc_jax.types import Architecture, Batch, OneProgram, PRNGKey, Scorer, SearchSpace
@@ -332,6 +333,8 @@ def train(
     folder: str | Path | None = None,
     max_examples: int | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    call: Mapping[str, Any] | None = None,
+    train_call: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> tuple[State, list[dict[str, Any]]]:
     """Trains one module or architecture on all devices, and evaluates it after every epoch.
@@ -344,14 +347,18 @@ def train(
         seed: seed of weights, order and augmentation.
         space: space of the architecture, or its name.
         folder: folder for checkpoints and metrics; created if missing. Training resumes from its
-            last checkpoint, so it must hold runs of one candidate, recipe and seed. None:
-            nothing is kept.
+            last checkpoint. A folder with another candidate, recipe, seed or images is refused.
+            None: nothing is kept.
         max_examples: use only the first training images; None: all.
         on_epoch: called with the metrics of every epoch.
+        call: keyword arguments of every call of a module, as in `score`.
+        train_call: those of training, besides `call`, e.g. {"train": True}. None: boolean keywords
+            are turned until the module drops units and moves its running statistics, under
+            whatever name; a module that never does is refused. {}: training calls as evaluation.
         progress: draw a bar on a terminal or in a notebook.
 
     Returns:
-        (state with `params` and `batch_stats`, one dictionary per epoch: epoch, train_loss,
+        (state with `params`, `batch_stats` and all other `collections`, one dictionary per epoch: epoch, train_loss,
         train_top1, test_loss, test_top1, test_top5).
 
     Raises:
@@ -370,16 +377,16 @@ def train(
         (2, True)
     """
     check_dataset(dataset)
-    if isinstance(recipe, str) and recipe not in RECIPES:
-        raise ValueError(f"recipe={recipe!r}; allowed: {', '.join(RECIPES)}")
-    settings = RECIPES[recipe] if isinstance(recipe, str) else recipe
+    settings = find_recipe(recipe)
     check_candidate(candidate)
     if isinstance(candidate, nn.Module):
         check_no_space(space)
-        module = candidate
+        module, name = candidate, type(candidate).__name__
     else:
         space = find_space(space, dataset)
-        module = space.specialise(find_architecture(candidate, space))
+        arch = find_architecture(candidate, space)
+        module, name = space.specialise(arch), space.to_string(arch)
+        call = {**space.networks.call(), **(call or {})}
     train_examples, held_out = (
         first_examples(dataset, "train", max_examples),
         first_examples(dataset, "test"),
@@ -387,7 +394,10 @@ def train(
     steps = len(train_examples.images) // settings.batch_size
     with bar("training", settings.epochs * steps, live=progress, lines=False) as shown:
         trainer = make_trainer(
-            module, train_examples, dataset.num_classes, settings, seed, on_batch=shown.advance
+            *(module, train_examples, dataset.num_classes, settings, seed),
+            on_batch=shown.advance,
+            call=call,
+            train_call=train_call,
         )
 
         def told(line: dict[str, Any]) -> None:
@@ -397,7 +407,8 @@ def train(
 
         if folder is not None:
             Path(folder).mkdir(parents=True, exist_ok=True)
-            return run(trainer, held_out, settings.epochs, Path(folder), told)
+            own = identity(name, trainer.modes, settings, seed, train_examples, held_out)
+            return run(trainer, held_out, settings.epochs, Path(folder), told, own)
         state, lines = trainer.init(), []
         for epoch in range(settings.epochs):
             state, line = one_epoch(trainer, state, epoch, held_out)

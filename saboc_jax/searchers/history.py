@@ -103,8 +103,9 @@ def best_in_history(
     state: SearchState, higher_is_better: Sequence[bool], ranking: Ranking
 ) -> Architecture:
     """Returns the best of all architectures scored so far."""
-    history, count = state.history, int(state.history.evaluations)
-    return best_of(history.architectures[:count], history.scores[:count], higher_is_better, ranking)
+    # On the host first: to slice a device's array by each count would compile a program for each.
+    architectures, scores, count = map(np.asarray, state.history)
+    return best_of(architectures[:count], scores[:count], higher_is_better, ranking)
 
 
 def history_searcher(

@@ -77,7 +77,7 @@ def run_search(
     deadline = None if time_budget is None else time.monotonic() + time_budget
     while not searcher.done(state):
         asked, state = searcher.ask(key_numbered(steps, len(history)), state)
-        masks = np.asarray(asked, bool)
+        masks = np.array(asked, bool)  # a copy: a view would keep every step's buffer on the device
         if max_evaluations is not None and evaluations(history) + len(masks) > max_evaluations:
             stopped = "max_evaluations"
             break

@@ -160,3 +160,12 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "tiny": TINY,
     }
 )
+
+
+def find_recipe(recipe: Recipe | str) -> Recipe:
+    """Returns the recipe, or that of the name; raises ValueError if there is none of that name."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    if not isinstance(recipe, str) or recipe not in RECIPES:
+        raise ValueError(f"recipe={recipe!r}; allowed: {', '.join(RECIPES)}, or a Recipe")
+    return RECIPES[recipe]

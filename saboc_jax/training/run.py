@@ -9,7 +9,7 @@ tensorboardX are imported when a run begins, because their import is slow.
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 from saboc_jax import data
 from saboc_jax.data import Dataset
 from saboc_jax.extras import needed
+from saboc_jax.training.folder import alone, check_identity
 from saboc_jax.training.train import Examples, Metrics, State, Trainer, is_finite
 
 METRICS = "metrics.jsonl"
@@ -48,6 +49,7 @@ def run(
     epochs: int,
     folder: Path,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    own: Mapping[str, Any] | None = None,
 ) -> tuple[State, list[dict[str, Any]]]:
     """Trains to the last epoch, starting from the last checkpoint in the folder if there is one.
 
@@ -57,18 +59,36 @@ def run(
         epochs: number of epochs.
         folder: existing folder for checkpoints and metrics.
         on_epoch: called with the line of every epoch that ran.
+        own: what the training depends on (`saboc_jax.training.folder.identity`), if the caller
+            does not check by itself that the folder is of the same training.
 
     Returns:
         The state, and one dictionary per epoch: epoch, train_loss, train_top1, test_loss,
         test_top1, test_top5, seconds.
 
     Raises:
-        ValueError: if the loss becomes non-finite.
+        ValueError: if the loss becomes non-finite, another process writes to the folder, or the
+            folder holds another training.
         MissingExtraError: if orbax or tensorboardX is not installed.
     """
     with needed("training", "Training with checkpoints"):
-        import orbax.checkpoint as ocp
-        import tensorboardX  # noqa: F401  # fails before the first epoch if missing
+        import orbax.checkpoint  # noqa: F401  # fails before the first epoch if missing
+        import tensorboardX  # noqa: F401
+    with alone(folder):
+        if own is not None:
+            check_identity(folder, own)
+        return _run(trainer, held_out, epochs, folder, on_epoch)
+
+
+def _run(
+    trainer: Trainer,
+    held_out: Examples,
+    epochs: int,
+    folder: Path,
+    on_epoch: Callable[[dict[str, Any]], None] | None,
+) -> tuple[State, list[dict[str, Any]]]:
+    """Trains in a folder that is ours alone; see `run`."""
+    import orbax.checkpoint as ocp
 
     options = ocp.CheckpointManagerOptions(max_to_keep=2)
     with (

@@ -5,13 +5,15 @@ and its dropped paths are drawn from (seed, epoch), so a killed run resumes from
 checkpoint and gives the same bits. Each device takes an equal part of every batch; batch norm
 statistics are those of the whole batch, so the results do not depend on the number of devices.
 
-A module may take the keywords `train` (batch statistics, paths dropped) and `drop_path` (a
-probability; randomness named "drop_path"), and may return (outputs, auxiliary outputs or None).
+`saboc_jax.training.modes` finds how a module is called in training. A module may take the keyword
+`drop_path` (a probability; randomness named "drop_path"), and may return (outputs, auxiliary
+outputs or None).
 """
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,9 +24,10 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from saboc_jax.keys import key_numbered, root_key
+from saboc_jax.keys import Purpose, key_for, key_numbered, root_key
 from saboc_jax.layers.losses import cross_entropy
 from saboc_jax.training.augment import epoch_batches
+from saboc_jax.training.modes import Modes, example, find_modes, init_variables
 from saboc_jax.training.recipes import Recipe
 from saboc_jax.types import Images, PRNGKey, Targets, Variables
 
@@ -36,15 +39,20 @@ class State(NamedTuple):
 
     Attributes:
         params: weights.
-        batch_stats: running statistics; {} if the module has none.
+        collections: all other collections of the module's variables, such as "batch_stats".
         opt_state: state of the optax optimiser.
         step: number of steps done.
     """
 
     params: Any
-    batch_stats: Any
+    collections: Any
     opt_state: Any
     step: Int[Array, ""]
+
+    @property
+    def batch_stats(self) -> Any:
+        """Running statistics; {} if the module has none."""
+        return self.collections.get("batch_stats", {})
 
 
 class Examples(NamedTuple):
@@ -66,11 +74,13 @@ class Trainer(NamedTuple):
         init: `init()` returns the state before the first step.
         train_epoch: `train_epoch(state, epoch)` returns (state, metrics).
         evaluate: `evaluate(state, examples)` returns metrics computed with running statistics.
+        modes: how the module is called.
     """
 
     init: Callable[[], State]
     train_epoch: Callable[[State, int], tuple[State, Metrics]]
     evaluate: Callable[[State, Examples], Metrics]
+    modes: Modes
 
 
 def learning_rate(recipe: Recipe, steps_per_epoch: int) -> optax.Schedule:
@@ -111,6 +121,8 @@ def make_trainer(
     seed: int,
     devices: list[Any] | None = None,
     on_batch: Callable[[], None] | None = None,
+    call: Mapping[str, Any] | None = None,
+    train_call: Mapping[str, Any] | None = None,
 ) -> Trainer:
     """Compiles the training of a module.
 
@@ -122,9 +134,12 @@ def make_trainer(
         seed: seed of weights, order, augmentation and dropped paths.
         devices: devices to train on; None: all.
         on_batch: called after every step of training.
+        call: keyword arguments of every call of the module.
+        train_call: those of training, besides `call`; None: they are found.
 
     Raises:
-        ValueError: if a batch cannot be filled or divided over the devices.
+        ValueError: if a batch cannot be filled or divided over the devices, or the module cannot
+            be called, does not train or cannot be evaluated.
     """
     devices = jax.devices() if devices is None else devices
     _check(recipe, len(examples.images), len(devices))
@@ -134,17 +149,15 @@ def make_trainer(
     steps = len(examples.images) // recipe.batch_size
     tx = optimiser(recipe, steps)
     key = root_key(seed)
-    forward = _forward(module, recipe)
-    accepted = inspect.signature(type(module).__call__).parameters
+    modes = find_modes(module, example(examples.images), num_classes, call, train_call)
+    forward = _forward(modes, recipe)
 
     def start() -> State:
         # With threefry, drawing all kernels would take several times longer to compile.
-        weights = jax.random.key(seed, impl="rbg")
-        dropped = {"drop_path": key} if "drop_path" in accepted else {}
-        variables = jax.jit(module.init)({"params": weights, **dropped}, examples.images[:1])
-        stats = variables.get("batch_stats", {})
-        params = variables["params"]
-        state = State(params, stats, tx.init(params), jnp.zeros((), jnp.int32))
+        keys = {"params": jax.random.key(seed, impl="rbg"), **_streams(key)}
+        variables = jax.jit(partial(init_variables, modes.evaluation))(keys, examples.images[:1])
+        params = variables.pop("params")
+        state = State(params, variables, tx.init(params), jnp.zeros((), jnp.int32))
         return jax.device_put(state, everywhere)
 
     step = jax.jit(_step(forward, tx, recipe, steps))
@@ -170,7 +183,7 @@ def make_trainer(
         loss, top1, top5 = (sums / len(held_out.images)).tolist()
         return {"loss": loss, "top1": top1, "top5": top5}
 
-    return Trainer(start, train_epoch, evaluate)
+    return Trainer(start, train_epoch, evaluate, modes)
 
 
 def _check(recipe: Recipe, size: int, devices: int) -> None:
@@ -182,8 +195,14 @@ def _check(recipe: Recipe, size: int, devices: int) -> None:
         )
 
 
-def _forward(module: nn.Module, recipe: Recipe) -> Callable[..., tuple[Array, Any, Variables]]:
-    """Returns `forward`, which returns (outputs, auxiliary outputs, batch norm statistics)."""
+def _streams(key: PRNGKey) -> dict[str, PRNGKey]:
+    """Returns keys of the random streams that modules of ours or of Flax name."""
+    return {"drop_path": key, "dropout": key_for(key, Purpose.DROPOUT)}
+
+
+def _forward(modes: Modes, recipe: Recipe) -> Callable[..., tuple[Array, Any, Variables]]:
+    """Returns `forward`, which returns (outputs, auxiliary outputs, all collections but params)."""
+    module = modes.training.module
     accepted = inspect.signature(type(module).__call__).parameters
     if recipe.drop_path and "drop_path" not in accepted:
         raise ValueError(
@@ -191,17 +210,19 @@ def _forward(module: nn.Module, recipe: Recipe) -> Callable[..., tuple[Array, An
         )
 
     def forward(
-        params: Any, stats: Any, images: Images, train: bool, drop_path: Any, key: PRNGKey | None
+        params: Any, others: Any, images: Images, train: bool, drop_path: Any, key: PRNGKey | None
     ) -> tuple[Array, Any, Variables]:
-        options: dict[str, Any] = {"train": train} if "train" in accepted else {}
+        run, options = modes.training if train else modes.evaluation
         if train and recipe.drop_path:
-            options["drop_path"] = drop_path
-        rngs = {"drop_path": key} if train and key is not None else None
-        variables = {"params": params, **({"batch_stats": stats} if stats else {})}
-        mutable = ["batch_stats"] if train else []
-        outputs, new = module.apply(variables, images, **options, rngs=rngs, mutable=mutable)
+            options = {**options, "drop_path": drop_path}
+        rngs = None
+        if train and key is not None:
+            rngs = {**_streams(key), "params": key_for(key, Purpose.OTHER_STREAMS)}
+        mutable = list(modes.moved) if train else []
+        variables = {"params": params, **others}
+        outputs, new = run.apply(variables, images, **options, rngs=rngs, mutable=mutable)
         outputs, auxiliary = outputs if isinstance(outputs, tuple) else (outputs, None)
-        return outputs, auxiliary, new.get("batch_stats", stats)
+        return outputs, auxiliary, {**others, **new}
 
     return forward
 
@@ -217,18 +238,18 @@ def _step(
         own = key_numbered(key, state.step)
 
         def loss(params: Any) -> tuple[Array, tuple[Array, Any]]:
-            outputs, auxiliary, stats = forward(params, state.batch_stats, images, True, drop, own)
+            outputs, auxiliary, others = forward(params, state.collections, images, True, drop, own)
             value = cross_entropy(outputs, targets).mean()
             if auxiliary is not None:
                 value += recipe.auxiliary_weight * cross_entropy(auxiliary, targets).mean()
-            return value, (outputs, stats)
+            return value, (outputs, others)
 
         gradient = jax.value_and_grad(loss, has_aux=True)
-        (value, (outputs, stats)), grads = gradient(state.params)
+        (value, (outputs, others)), grads = gradient(state.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         right = (outputs.argmax(-1) == targets.argmax(-1)).mean()
-        return State(params, stats, opt_state, state.step + 1), {"loss": value, "top1": right}
+        return State(params, others, opt_state, state.step + 1), {"loss": value, "top1": right}
 
     return step
 
@@ -237,7 +258,7 @@ def _counts(forward: Callable[..., Any]) -> Callable[..., Float[Array, "3"]]:
     """Returns a function that sums the loss and counts the top-1 and top-5 hits."""
 
     def counts(state: State, images: Images, labels: Array) -> Float[Array, "3"]:
-        outputs, _, _ = forward(state.params, state.batch_stats, images, False, 0.0, None)
+        outputs, _, _ = forward(state.params, state.collections, images, False, 0.0, None)
         real = labels >= 0
         own = jnp.take_along_axis(outputs, jnp.maximum(labels, 0)[:, None], 1)
         loss = jax.nn.logsumexp(outputs, -1) - own[:, 0]

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -19,6 +20,7 @@ from saboc_jax.keys import Purpose, repeat_keys
 from saboc_jax.layers.nnx import from_nnx
 from saboc_jax.scorers.combine import score
 from saboc_jax.spaces.modules.space import module_space
+from saboc_jax.training.recipes import RECIPES
 
 KEY = jax.random.key(0)
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_3x3~2|"
@@ -143,6 +145,43 @@ def test_training_goes_on_from_its_folder(digits, tmp_path):
     assert len(seen) == 2
 
 
+def test_a_folder_of_another_training_is_refused(digits, tmp_path):
+    def train(module=None, recipe="tiny", **more):
+        given = {"folder": tmp_path, "max_examples": 64, **more}
+        return sj.train(module or Net(), digits, recipe, **given)
+
+    train()
+    for more, message in {
+        "seed": ({"seed": 7}, "seed: 0 there, 7 now"),
+        "candidate": ({"module": Act("tanh")}, "candidate: 'Net#.*' there, 'Act#.*' now"),
+        "recipe": ({"recipe": replace(RECIPES["tiny"], learning_rate=0.2)}, "0.1 there, 0.2 now"),
+        "images": ({"max_examples": 65}, "train images: '64#"),
+    }.values():
+        with pytest.raises(ValueError, match=message):
+            train(**more)
+    (tmp_path / "training.json").unlink()
+    with pytest.raises(ValueError, match="training.json is missing"):
+        train()
+
+
+class Act(nn.Module):
+    act: str
+
+    @nn.compact
+    def __call__(self, images, train: bool = False):
+        h = getattr(nn, self.act)(nn.Dense(8)(images.reshape(len(images), -1)))
+        return nn.Dense(10)(nn.Dropout(0.2, deterministic=not train)(h))
+
+
+def test_training_drops_units_under_the_key_that_it_has(digits):
+    """Case: a module that `score` takes, with dropout, could not be trained."""
+    recipe = replace(RECIPES["tiny"], epochs=1)
+    _, dropped = sj.train(Act("relu"), digits, recipe, max_examples=128)
+    _, whole = sj.train(Act("relu"), digits, recipe, max_examples=128, train_call={})
+    assert dropped[0]["train_loss"] != whole[0]["train_loss"]
+    assert np.isfinite(dropped[0]["test_loss"])
+
+
 MISTAKES = {
     "no space": (lambda d, s: sj.score(CELL, d, KEY), "for an architecture: a SearchSpace"),
     "a class": (lambda d, s: sj.score(Net, d, KEY), "the class Net; allowed: an instance"),
@@ -192,6 +231,7 @@ MISTAKES = {
     "a seed below 0": (lambda d, s: sj.train(Net(), d, "tiny", seed=-1), "seed=-1; allowed"),
     "a seed that JAX cuts": (lambda d, s: sj.train(Net(), d, seed=2**32), "from 0 to 4294967295"),
     "no examples": (lambda d, s: sj.train(Net(), d, max_examples=0), "0 examples to train on"),
+    "no recipe": (lambda d, s: sj.train(Net(), d, None), "recipe=None; allowed: nas_bench_201"),
     "unknown recipe": (lambda d, s: sj.train(Net(), d, "fast"), "recipe='fast'"),
     "train on a batch": (lambda d, s: sj.train(Net(), data.draw(d, KEY, 4)), "dataset=Batch"),
 }
