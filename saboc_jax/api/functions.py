@@ -358,7 +358,8 @@ def train(
         progress: draw a bar on a terminal or in a notebook.
 
     Returns:
-        (state with `params`, `batch_stats` and all other `collections`, one dictionary per epoch: epoch, train_loss,
+        (state with `params`, `batch_stats` and all other `collections`, one dictionary per epoch:
+        epoch, train_loss,
         train_top1, test_loss, test_top1, test_top5).
 
     Raises:

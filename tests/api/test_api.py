@@ -160,7 +160,7 @@ def test_a_folder_of_another_training_is_refused(digits, tmp_path):
         with pytest.raises(ValueError, match=message):
             train(**more)
     (tmp_path / "training.json").unlink()
-    with pytest.raises(ValueError, match="training.json is missing"):
+    with pytest.raises(ValueError, match=r"training\.json is missing"):
         train()
 
 
