@@ -359,8 +359,7 @@ def train(
 
     Returns:
         (state with `params`, `batch_stats` and all other `collections`, one dictionary per epoch:
-        epoch, train_loss,
-        train_top1, test_loss, test_top1, test_top5).
+        epoch, train_loss, train_top1, test_loss, test_top1, test_top5).
 
     Raises:
         ValueError: says which argument is wrong, or that the training diverged.

@@ -272,9 +272,9 @@ def _turns(base: _Trial) -> Iterator[Any]:
         for new in {True, False} - {value}:
             yield lambda trial, name=name, new=new: trial.turned(**{name: new})
     for name in MODE_NAMES:
-        value = getattr(base.call.module, name, ())
-        if value is None or isinstance(value, bool):
-            for new in {True, False} - {value}:
+        field: Any = getattr(base.call.module, name, "no field")
+        if field is None or isinstance(field, bool):
+            for new in {True, False} - {field}:
                 yield lambda trial, name=name, new=new: trial.cloned(**{name: new})
 
 
