@@ -302,6 +302,11 @@ class SearchSpace(NamedTuple):
         return self.decisions.is_connected
 
     @property
+    def notations(self) -> tuple[Notation, ...]:
+        """`Decisions.notations`."""
+        return self.decisions.notations
+
+    @property
     def cost(self) -> Callable[[Architecture], Cost]:
         """`Costs.of`."""
         return self.costs.of

@@ -26,6 +26,7 @@ from saboc_jax.spaces.nas_bench_201 import cells as nas_bench_201_cells
 from saboc_jax.spaces.nas_bench_macro import encoding as nas_bench_macro
 from saboc_jax.spaces.nats_sss import encoding as nats_sss
 from saboc_jax.spaces.resnet.encoding import decode
+from saboc_jax.spaces.transformers import autoformer, pit
 from saboc_jax.spaces.transnas import macro as transnas_macro
 from saboc_jax.spaces.transnas import micro as transnas_micro
 from saboc_jax.statistics.winners import best_by_chance
@@ -34,9 +35,11 @@ from saboc_jax.types import Architecture, Scorer, SearchSpace
 from . import common, pictures, tables
 
 DRAWINGS: Mapping[str, Callable[[Architecture], Sequence[Edge]]] = {
+    "autoformer": autoformer.drawing,
     "nas_bench_101": nas_bench_101.drawing,
     "nas_bench_macro": nas_bench_macro.drawing,
     "nats_sss": nats_sss.drawing,
+    "pit": pit.drawing,
     "transnas_macro": transnas_macro.drawing,
     "transnas_micro": transnas_micro.drawing,
 }

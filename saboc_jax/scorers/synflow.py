@@ -114,7 +114,8 @@ def synaptic_flow(
             return network.apply(variables, images)[0].sum() * unit
 
     gradients, log_scale = jax.grad(total, (0, 1))(kernels, jnp.zeros((), dtype))
-    flow = sum((w * g).sum() for w, g in zip(kernels, gradients, strict=True))
+    # The absolute value matters where layer norm or softmax make a gradient negative.
+    flow: Any = sum(jnp.abs(w * g).sum() for w, g in zip(kernels, gradients, strict=True))
     return flow, log_scale - 2 * jnp.log(unit)
 
 

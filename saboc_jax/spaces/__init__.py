@@ -9,12 +9,14 @@ from saboc_jax.types import SearchSpace
 
 # A new space is one file with a factory `f(**options) -> SearchSpace` and one line here.
 SPACES = {
+    "autoformer": "saboc_jax.spaces.transformers.autoformer:autoformer",
     "darts": "saboc_jax.spaces.darts.space:darts",
     "darts_genotypes": "saboc_jax.spaces.darts.genotypes:darts_genotypes",
     "nas_bench_101": "saboc_jax.spaces.nas_bench_101.space:nas_bench_101",
     "nas_bench_201": "saboc_jax.spaces.nas_bench_201.space:nas_bench_201",
     "nas_bench_macro": "saboc_jax.spaces.nas_bench_macro.space:nas_bench_macro",
     "nats_sss": "saboc_jax.spaces.nats_sss.space:nats_sss",
+    "pit": "saboc_jax.spaces.transformers.pit:pit",
     "resnet": "saboc_jax.spaces.resnet.space:resnet",
     "transnas_macro": "saboc_jax.spaces.transnas.space:transnas_macro",
     "transnas_micro": "saboc_jax.spaces.transnas.space:transnas_micro",

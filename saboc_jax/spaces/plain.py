@@ -15,6 +15,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array
 
+from saboc_jax.layers.chain import Chain
 from saboc_jax.layers.initialise import Initialiser, draw_parameters
 from saboc_jax.layers.tree import Remembered
 from saboc_jax.spaces.masks import check_architecture
@@ -40,6 +41,7 @@ def plain_networks(
     image_shape: tuple[int, int, int],
     num_classes: int,
     specialise: Callable[[Architecture], nn.Module] | None = None,
+    chain: Callable[[Any, Initialiser], Chain] | None = None,
 ) -> ProgramEach:
     """Returns the networks of a space of plain modules.
 
@@ -53,6 +55,8 @@ def plain_networks(
         num_classes: width of the outputs.
         specialise: gives the module to train, with an error if the benchmark has no such network;
             None: `make`.
+        chain: gives the links of a module, which are then compiled one by one; None: the module is
+            one program.
     """
     facts: dict[str, Any] = {
         "image_shape": image_shape,
@@ -61,10 +65,13 @@ def plain_networks(
     }
 
     def program(module: nn.Module) -> OneProgram:
+        links = chain(module, initialiser) if chain else None
+        whole = partial(_init, module, image_shape, initialiser)
         return OneProgram(
-            init=partial(_init, module, image_shape, initialiser),
+            init=partial(_init_links, links, image_shape) if links else whole,
             apply=partial(_apply, module),
             in_cells=in_cells,
+            chain=links,
             **facts,
         )
 
@@ -116,6 +123,11 @@ def _init(
     images = jnp.zeros((1, *image_shape))
     shapes = jax.eval_shape(module.init, key, images)["params"]
     return {"params": draw_parameters(key, shapes, initialiser, lambda path: 0)}
+
+
+def _init_links(links: Chain, image_shape: tuple[int, int, int], key: PRNGKey) -> Variables:
+    """Draws the variables of a chain. `key` is consumed."""
+    return {"params": links.init(key, image_shape)}
 
 
 def _apply(

@@ -37,6 +37,11 @@ from saboc_jax.types import Batch, OneProgram
 N, CLASSES, SHAPE = 5, 3, (4, 4, 3)
 KEY = jax.random.key(7)
 NAMES = sorted(set(SCORERS) - MEASURED)
+PIT = '{"base_dim":16,"mlp_ratio":2,"depth":[1,4,2],"num_heads":[2,2,4]}'
+AUTOFORMER = (
+    '{"hidden_dim":192,"mlp_ratio":[3.5,4.0,3.5,3.5,3.5,4.0,4.0,4.0,3.5,4.0,3.5,4.0],"depth":12,'
+    '"num_heads":[4,3,3,3,4,3,3,3,3,3,4,3]}'
+)
 RESNET = "SuperConvK3BNRELU(3,8,1,1)SuperResK3K3(8,16,2,8,1)SuperConvK1BNRELU(16,8,1,1)"
 
 
@@ -71,6 +76,7 @@ SMALL = {
         genotype(*["dil_conv_3x3"] * 2, "skip_connect", *["none"] * 5, inputs=(1, 1)),
     ),
     # A vertex that is cut, a pool, a projection to the output.
+    "autoformer": ({"channels": 1, "least_layers": 1}, AUTOFORMER),
     "nas_bench_101": (
         {"channels": 3, "num_cells": 1},
         "(0,1,0,0,0,0,1,0,0,1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,"
@@ -78,6 +84,7 @@ SMALL = {
     ),
     "nas_bench_macro": ({"channels": 1}, "10000000"),
     "nats_sss": ({"channels": 2}, "8:8:64:8:8"),
+    "pit": ({"channels": 1, "least_layers": (1, 1, 1)}, PIT),
     "resnet": (
         {"slots": 1, "max_width": 16},
         RESNET,

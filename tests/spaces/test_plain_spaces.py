@@ -5,8 +5,15 @@ import numpy as np
 import pytest
 
 import saboc_jax as sj
+from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.spaces.plain import only_architecture
+from saboc_jax.spaces.transformers import autoformer, layers, pit
 
+PIT = '{"base_dim":24,"mlp_ratio":6,"depth":[1,4,2],"num_heads":[2,4,8]}'
+AUTOFORMER = (
+    '{"hidden_dim":216,"mlp_ratio":[4.0,3.5,4.0,4.0,4.0,3.5,3.5,3.5,4.0,4.0,4.0,4.0],"depth":12,'
+    '"num_heads":[3,4,4,3,3,3,3,4,4,4,4,3]}'
+)
 # Options of a small network, and texts.
 CASES = {
     "nas_bench_macro": ({"channels": 3}, ["00000000", "01201210"]),
@@ -14,6 +21,8 @@ CASES = {
         {"channels": 16, "num_cells": 2, "image_shape": (8, 12, 3)},
         ["8:16:8:64:24"],
     ),
+    "autoformer": ({"channels": 2, "image_shape": (9, 20, 3)}, [AUTOFORMER]),
+    "pit": ({"channels": 3}, [PIT, PIT.replace("[2,4,8]", "[4,4,4]")]),
     "transnas_micro": ({"channels": 3, "num_cells": 2}, ["(1,0,2,3,1,1)"]),
     "transnas_macro": ({"channels": 3}, ["(1,2,3,4)", "(4,4,1,3,3,1)"]),
 }
@@ -59,6 +68,39 @@ def test_the_cost_is_that_of_the_module(case):
 def test_a_wrong_text_is_one_sentence(name, text, allowed):
     with pytest.raises(ValueError, match=rf"{text}.*allowed: {allowed}"):
         sj.trained_cost(text, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "said"),
+    [
+        ("pit", "[2,4,8]", "[8,4,2]", r"num_heads=\[8, 4, 2\]; allowed: numbers that divide"),
+        ("pit", "[2,4,8]", "[2,4]", "num_heads has 2 values; allowed: 3"),
+        ("pit", ":24", ":20", "base_dim=20; allowed: 16, 24, 32, 40"),
+        ("pit", "[1,4,2]", "[1,4,8]", "depth of stage 2=8; allowed: 2, 4, 6"),
+        ("autoformer", '"num_heads":[3', '"num_heads":[5', "num_heads=5; allowed: 3, 4"),
+        ("autoformer", '"depth":12', '"depth":13', "num_heads has 12 values; allowed: 13"),
+        ("autoformer", "hidden_dim", "width", "allowed: hidden_dim, mlp_ratio, depth, num_heads"),
+    ],
+)
+def test_a_wrong_transformer_is_one_sentence(name, old, new, said):
+    text = {"pit": PIT, "autoformer": AUTOFORMER}[name].replace(old, new)
+    with pytest.raises(ValueError, match=said):
+        sj.trained_cost(text, name)
+
+
+def test_heads_that_do_not_divide_are_ranked_last_and_small_images_have_small_patches():
+    space = sj.make_space("pit", channels=3)
+    fewer = architecture_to_mask(np.array([0, 0, 0, 0, 0, 2, 1, 0]), 4)
+    assert not space.is_connected(fewer) and space.is_connected(np.ones((8, 4), bool))
+    with pytest.raises(ValueError, match="allowed: numbers that divide the next one"):
+        space.specialise(fewer.argmax(1))
+    with pytest.raises(ValueError, match=r"5 heads do not divide 12 features; allowed.*1, 2, 3, 4"):
+        layers.check_heads(12, 5)
+    for side, patch, stride in ((224, 16, 8), (64, 16, 8), (32, 8, 4), (9, 2, 1), (2, 2, 1)):
+        size = pit.NetworkSize(image_shape=(side, side, 3))
+        assert (size.patch, size.stride) == (patch, stride)
+    for side, grid in ((224, 14), (64, 4), (63, 7), (32, 4), (9, 4), (3, 3)):
+        assert autoformer.NetworkSize(image_shape=(side, side, 3)).grid == (grid, grid)
 
 
 def test_a_supernet_is_refused(case):

@@ -76,6 +76,31 @@ def test_every_backbone_of_transnas_is_known_and_no_other():
     assert found == known and len(known) == 3256
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "params"),
+    [
+        # DeiT-Ti by hand: 197 positions and the class token, 12 layers of 192 features.
+        ("autoformer", {"hidden_dim": 192, "depth": 12, "mlp_ratio": [4.0] * 12,
+                        "num_heads": [3] * 12}, 5_717_416),
+        # PiT-Ti, whose parameters are published as 4.85 million.
+        ("pit", {"base_dim": 32, "mlp_ratio": 4, "depth": [2, 6, 4], "num_heads": [2, 4, 8]},
+         4_847_272),
+    ],
+)  # fmt: skip
+def test_the_smallest_published_transformers_come_out(name, text, params):
+    """The accuracies are of 100 classes; the published networks have 1,000."""
+    width = sj.trained_cost(str(text), name)
+    features = {"autoformer": 192, "pit": 256}[name]
+    assert width.params == params - 900 * (features + 1)
+
+
+@pytest.mark.parametrize("name", ["autoformer", "pit"])
+def test_every_transformer_of_the_tables_is_read(name):
+    space = sj.make_space(name, image_shape=(8, 8, 3))
+    for row in rows(f"{name}.csv"):
+        assert space.to_string(space.from_string(row["arch"])) == row["arch"]
+
+
 def test_every_published_parameter_of_nas_bench_201():
     space = sj.make_space("nas_bench_201", channels=4, num_cells=1, num_classes=3)
     for row in rows("nas_bench_201_published_scores_9445.csv")[::10]:

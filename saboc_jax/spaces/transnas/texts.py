@@ -6,15 +6,15 @@ from saboc_jax.types import Notation
 
 _MICRO = "(0,1,2,3,0,1)"
 _MACRO = "(1,2,3,4)"
+# Numbers are read as the tables' tuples, which are the spaces' own texts, unless they are named.
 MICRO_NOTATIONS = (
     Notation("transnas", f"64-{micro.SKELETON}-0_12_301", micro.from_string),
     Notation("naslib", _MICRO, micro.from_string),
-    numbers_notation(micro.CHOICES),
+    numbers_notation(micro.CHOICES)._replace(fits=None),
 )
 MACRO_NOTATIONS = (
     Notation("transnas", "64-1234-basic", macro.from_string),
     Notation("naslib", _MACRO, macro.from_string),
-    # Never as it looks: the tables' tuples of types look the same, and are the space's own text.
     numbers_notation(macro.CHOICES)._replace(fits=None),
 )
 MICRO = micro.DECISIONS._replace(
