@@ -13,6 +13,7 @@ from pathlib import Path
 from absl import flags
 from rich.console import Console
 
+from saboc_jax.files import write_text
 from saboc_jax.reports import html as report_html
 
 from .support import common
@@ -34,9 +35,8 @@ def main() -> None:
     one = len(folders) == 1
     path = Path(OUT.value or (folders[0] / "report.html" if one else "comparison.html"))
     text = report_html.build(folders[0]) if one else report_html.compare(folders)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    Console(highlight=False).print(f"Wrote {path}")
+    write_text(path, text)
+    Console(highlight=False, markup=False).print(f"Wrote {path}")
 
 
 if __name__ == "__main__":

@@ -1,28 +1,102 @@
-"""Reads and writes the JSON files of a run."""
+"""Reads and writes the files of a run: JSON by its form, and writes that are whole or absent."""
 
+import contextlib
 import json
 import os
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from saboc_jax.forms import checked
 
-def read_json(path: Path) -> Any:
+UNFINISHED = ".unfinished"  # suffix of what is being written
+
+
+def read_json(path: Path, form: Any = Any) -> Any:
     """Returns the content of a JSON file.
 
+    Args:
+        path: the file.
+        form: what it must hold, see `saboc_jax.forms`.
+
     Raises:
-        ValueError: if the file is damaged; the message names it.
+        ValueError: if the file is damaged or of another form; the message names it.
     """
+    return checked(parse_json(path.read_bytes(), path), form, path)
+
+
+def parse_json(text: str | bytes, where: object) -> Any:
+    """Returns the content of a JSON text; ValueError names where it stands if it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        return json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
+    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, of digits without end
+        raise ValueError(f"{where} is damaged: {error}") from error
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON atomically, with the permissions of the umask; creates the folder."""
+    """Writes JSON whole or not at all, with the permissions of the umask; creates the folder."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text whole or not at all, with the permissions of the umask; creates the folder."""
+    with whole_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Gives a new file to write; it takes its name when the context ends without an error.
+
+    The new file has a random name in the same folder and is opened only if no such file exists, so
+    nobody can lay a link in its place. What killed processes left of the same file is removed.
+
+    Raises:
+        OSError: names the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with unfinished.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1)
-        file.write("\n")
-    unfinished.replace(path)
+    _remove_leftovers(path)
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}{UNFINISHED}")
+    handle = os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        _try_lock(handle)
+        yield unfinished
+        unfinished.replace(path)
+    except OSError as error:
+        if error.filename is None:  # a full disk does not say where
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
+    finally:
+        os.close(handle)
+        unfinished.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Removes unfinished files of dead writers: those of living ones are locked."""
+    for left in path.parent.iterdir():
+        if not is_unfinished(left, path):
+            continue
+        with contextlib.suppress(OSError):
+            handle = os.open(left, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+            try:
+                if _try_lock(handle):
+                    left.unlink()
+            finally:
+                os.close(handle)
+
+
+def is_unfinished(left: Path, path: Path) -> bool:
+    """Returns whether a file is an unfinished one of the file of a path."""
+    return left.name.startswith(f".{path.name}.") and left.name.endswith(UNFINISHED)
+
+
+def _try_lock(handle: int) -> bool:
+    """Takes the kernel's lock of an open file; False: another process has it, or there is none."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True

@@ -14,6 +14,7 @@ from absl import flags
 
 from saboc_jax.files import read_json, write_json
 from saboc_jax.reports.canvas import blank
+from saboc_jax.reports.records import TrainingRecord
 
 from . import common, pictures
 
@@ -42,8 +43,8 @@ def draw(lines: Sequence[Mapping[str, Any]]) -> Figure:
 def main() -> None:
     """Writes curve.png, and run.json with settings, versions and epochs."""
     run, out = Path(RUN.value), Path(OUT.value)
-    settings = read_json(run / "settings.json")
-    result = read_json(run / "result.json")
+    settings = read_json(run / "settings.json", dict[str, Any])
+    result = read_json(run / "result.json", TrainingRecord)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "run.json", {"settings": settings, **result})
     pictures.keep(out / "curve.png", lambda: draw(result["epochs"]), dpi=120)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import scipy.stats
@@ -33,6 +33,12 @@ TableRow = dict[str, Any]
 GROUPS = ("found", "random", "spread")
 
 
+class FoundText(TypedDict):
+    """What is read of the result of a search."""
+
+    text: str
+
+
 def cells(name: str, number: int, seed: int, table: Table, searches: str) -> list[str]:
     """The cells of a group, as texts without repetition.
 
@@ -52,7 +58,7 @@ def cells(name: str, number: int, seed: int, table: Table, searches: str) -> lis
         paths = sorted(glob.glob(searches))
         if not paths:  # the default is a folder of a clone
             raise ValueError(f"--searches={searches} is no file; allowed: results of searches")
-        texts = [read_json(Path(path))["text"] for path in paths]
+        texts = [_text(Path(path)) for path in paths]
     elif name == "random":
         drawn = sample_connected(root_key(seed), DECISIONS, number, distinct=True)
         texts = [to_string(arch) for arch in drawn]
@@ -67,6 +73,11 @@ def cells(name: str, number: int, seed: int, table: Table, searches: str) -> lis
     else:
         raise ValueError(f"--archs={name}; allowed: {', '.join(GROUPS)}, or a file of cells")
     return list(dict.fromkeys(texts))
+
+
+def _text(path: Path) -> str:
+    found: dict[str, str] = read_json(path, FoundText)
+    return found["text"]
 
 
 def _connected(arch: np.ndarray) -> bool:

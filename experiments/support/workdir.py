@@ -1,7 +1,6 @@
 """The folder of a run: what identifies it, and what it depended on."""
 
 import json
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from absl import flags
 
 from saboc_jax.devices import platform_of
 from saboc_jax.evaluation.identity import current_versions
-from saboc_jax.files import read_json, write_json
+from saboc_jax.files import is_unfinished, read_json, write_json
 
 from ..commands import COMMANDS
 
@@ -47,7 +46,7 @@ def open_workdir(path: str, settings: dict[str, Any]) -> Path:
     record = folder / "settings.json"
     settings = json.loads(json.dumps(settings))
     if record.exists():
-        old = read_json(record)
+        old = read_json(record, dict[str, Any])
         differing = [
             f"{name}: {old.get(name)!r} there, {settings.get(name)!r} now"
             for name in sorted(set(old) | set(settings))
@@ -69,7 +68,7 @@ def open_workdir(path: str, settings: dict[str, Any]) -> Path:
 
 def _is_leftover(path: Path) -> bool:
     """Is it what `write_json` leaves of `settings.json` if it is killed?"""
-    return re.fullmatch(r"\.settings\.json\.\d+", path.name) is not None
+    return is_unfinished(path, path.with_name("settings.json"))
 
 
 def command() -> str:

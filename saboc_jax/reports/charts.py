@@ -1,6 +1,5 @@
 """Small charts as inline SVG for reports: they scale to a phone and need no script."""
 
-import html
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -9,10 +8,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from saboc_jax.reports.page import Html, fill, joined
+
 _WIDTH, _HEIGHT = 440, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66, 14, 12, 46
 _INK, _BLUE, _ORANGE = "#1c2529", "#0a4f9e", "#c04f00"
 _COLOURS = (_BLUE, _ORANGE, "#00795a", "#9c2f7a", "#8a6d00", "#56636a")
+_NOTHING = Html()
 _FEW = 40  # curves of at most so many points mark each point
 
 
@@ -32,7 +34,7 @@ def scatter(
     labels: tuple[str, str],
     faint: Bool[np.ndarray, " n"] | None = None,
     marked: Bool[np.ndarray, " n"] | None = None,
-) -> str:
+) -> Html:
     """Draws points on two linear axes; omits points that are not finite and shows their count.
 
     Args:
@@ -47,26 +49,26 @@ def scatter(
     marked = none if marked is None else marked
     finite = np.isfinite(x) & np.isfinite(y)
     if not finite.any():
-        return f"<p>No finite {html.escape(labels[0])} and {html.escape(labels[1])}.</p>"
+        return fill("<p>No finite {} and {}.</p>", *labels)
     axes = _Axes(x[finite], y[finite])
     shapes = []
     for i in sorted(np.flatnonzero(finite), key=lambda i: bool(marked[i])):
-        point = f'cx="{axes.right(x[i]):.1f}" cy="{axes.down(y[i]):.1f}"'
+        place = (axes.right(x[i]), axes.down(y[i]))
         if marked[i]:
-            style = f'r="7" fill="{_ORANGE}"'
+            style = fill('r="7" fill="{}"', _ORANGE)
         elif faint[i]:
-            style = f'r="3.5" fill="none" stroke="{_BLUE}" opacity=".7"'
+            style = fill('r="3.5" fill="none" stroke="{}" opacity=".7"', _BLUE)
         else:
-            style = f'r="3" fill="{_BLUE}" opacity=".55"'
-        shapes.append(f"<circle {point} {style}/>")
+            style = fill('r="3" fill="{}" opacity=".55"', _BLUE)
+        shapes.append(fill('<circle cx="{:.1f}" cy="{:.1f}" {}/>', *place, style))
     if (bad := int((~finite).sum())) > 0:
         shapes.append(_label(_WIDTH - _RIGHT, _TOP + 10, f"{bad} not finite", "end"))
-    return _svg(f"{labels[1]} against {labels[0]}", axes.frame(labels) + "".join(shapes))
+    return _svg(f"{labels[1]} against {labels[0]}", joined([axes.frame(labels), *shapes]))
 
 
 def lines(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]], labels: tuple[str, str]
-) -> str:
+) -> Html:
     """Draws curves over a common axis, with their names below; omits values that are not finite.
 
     Args:
@@ -79,23 +81,26 @@ def lines(
         finite[name] = points[:, np.isfinite(points).all(0)]
     everything = np.concatenate([*finite.values(), np.zeros((2, 0))], axis=1)
     if not everything.size:
-        return f"<p>No finite {html.escape(labels[1])}.</p>"
+        return fill("<p>No finite {}.</p>", labels[1])
     axes = _Axes(*everything)
     shapes, names = [], []
     for (name, points), colour in zip(finite.items(), itertools.cycle(_COLOURS)):
         shapes.append(_polyline(axes, points[0], points[1], colour))
         if points.shape[1] <= _FEW:
             shapes += [
-                f'<circle cx="{axes.right(a):.1f}" cy="{axes.down(b):.1f}" r="3" fill="{colour}"/>'
+                fill(
+                    '<circle cx="{:.1f}" cy="{:.1f}" r="3" fill="{}"/>',
+                    *(axes.right(a), axes.down(b), colour),
+                )
                 for a, b in points.T
             ]
-        names.append(f'<span style="color:{colour}">■ {html.escape(name)}</span>')
-    legend = f'<p class="note">{" &ensp; ".join(names)}</p>'
-    picture = _svg(f"{labels[1]} over {labels[0]}", axes.frame(labels) + "".join(shapes))
-    return f"<div>{picture}{legend}</div>"
+        names.append(fill('<span style="color:{}">■ {}</span>', colour, name))
+    legend = fill('<p class="note">{}</p>', joined(names, " &ensp; "))
+    picture = _svg(f"{labels[1]} over {labels[0]}", joined([axes.frame(labels), *shapes]))
+    return fill("<div>{}{}</div>", picture, legend)
 
 
-def spectrum(values: Any, others: Sequence[Any] = ()) -> str:
+def spectrum(values: Any, others: Sequence[Any] = ()) -> Html:
     """Draws eigenvalues, largest first, on a logarithmic axis; counts values that are not positive.
 
     Args:
@@ -104,17 +109,18 @@ def spectrum(values: Any, others: Sequence[Any] = ()) -> str:
     """
     own, grey = _descending(values), [row for other in others for row in _descending(other)]
     if not any(_positive(row).any() for row in own):
-        return "<p>No positive eigenvalue.</p>"
+        return fill("<p>No positive eigenvalue.</p>")
     powers = [np.log10(row[_positive(row)]) for row in (*grey, *own)]
     places = [np.arange(1.0, len(power) + 1) for power in powers]
     axes = _Axes(np.concatenate(places), np.concatenate(powers), logarithmic=True)
-    shapes = ""
+    shapes = []
     for number, (place, power) in enumerate(zip(places, powers, strict=True)):
         colour, width = ("#b5b5b5", 1) if number < len(grey) else (_BLUE, 2)
-        shapes += _polyline(axes, place, power, colour, width) if len(power) else ""
+        shapes += [_polyline(axes, place, power, colour, width)] if len(power) else []
     bad = sum(int((~_positive(row)).sum()) for row in own)
-    left_out = _label(_WIDTH - _RIGHT, _TOP + 10, f"{bad} not positive", "end") if bad else ""
-    return _svg("spectrum", axes.frame(("place", "eigenvalue")) + shapes + left_out)
+    if bad:
+        shapes.append(_label(_WIDTH - _RIGHT, _TOP + 10, f"{bad} not positive", "end"))
+    return _svg("spectrum", joined([axes.frame(("place", "eigenvalue")), *shapes]))
 
 
 def _descending(values: Any) -> list[np.ndarray]:
@@ -142,24 +148,23 @@ class _Axes:
         low, high = self.y
         return _HEIGHT - _BOTTOM - (value - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
 
-    def frame(self, labels: tuple[str, str]) -> str:
+    def frame(self, labels: tuple[str, str]) -> Html:
         bottom, middle = _HEIGHT - _BOTTOM, (_HEIGHT - _BOTTOM + _TOP) / 2
         parts = []
         for value in ticks(*self.x):
             at = self.right(value)
-            parts.append(
-                _line(at, bottom, at, bottom + 5) + _label(at, bottom + 19, f"{value:.4g}")
-            )
+            parts.append(_line(at, bottom, at, bottom + 5))
+            parts.append(_label(at, bottom + 19, f"{value:.4g}"))
         for value in ticks(*self.y):
             at = self.down(value)
             shown = f"{float(f'{10.0**value:.2g}'):.6g}" if self.logarithmic else f"{value:.4g}"
-            grid = _line(_LEFT, at, _WIDTH - _RIGHT, at, "#e3e7e9")
-            parts.append(grid + _label(_LEFT - 7, at + 4, shown, "end"))
+            parts.append(_line(_LEFT, at, _WIDTH - _RIGHT, at, "#e3e7e9"))
+            parts.append(_label(_LEFT - 7, at + 4, shown, "end"))
         parts.append(_line(_LEFT, bottom, _WIDTH - _RIGHT, bottom))
         parts.append(_label((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, labels[0]))
-        turned = f'transform="rotate(-90 14 {middle:.1f})"'
+        turned = fill('transform="rotate(-90 14 {:.1f})"', middle)
         parts.append(_label(14, middle, labels[1], extra=turned))
-        return "".join(parts)
+        return joined(parts)
 
 
 def _range(values: Any) -> tuple[float, float]:
@@ -168,22 +173,26 @@ def _range(values: Any) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str = _INK) -> str:
-    return f'<path d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}" stroke="{colour}"/>'
+def _line(x1: float, y1: float, x2: float, y2: float, colour: str = _INK) -> Html:
+    return fill('<path d="M{:.1f} {:.1f}L{:.1f} {:.1f}" stroke="{}"/>', x1, y1, x2, y2, colour)
 
 
-def _polyline(axes: _Axes, x: Any, y: Any, colour: str, width: float = 2) -> str:
+def _polyline(axes: _Axes, x: Any, y: Any, colour: str, width: float = 2) -> Html:
     points = " ".join(f"{axes.right(a):.1f},{axes.down(b):.1f}" for a, b in zip(x, y, strict=True))
-    return f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
+    return fill(
+        '<polyline points="{}" fill="none" stroke="{}" stroke-width="{}"/>', points, colour, width
+    )
 
 
-def _label(x: float, y: float, text: str, anchor: str = "middle", extra: str = "") -> str:
-    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {extra}'
-    return f"<text {place}>{html.escape(text)}</text>"
+def _label(x: float, y: float, text: str, anchor: str = "middle", extra: Html = _NOTHING) -> Html:
+    return fill(
+        '<text x="{:.1f}" y="{:.1f}" text-anchor="{}" {}>{}</text>', x, y, anchor, extra, text
+    )
 
 
-def _svg(name: str, inner: str) -> str:
-    return (
-        f'<svg role="img" aria-label="{html.escape(name)}" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
-        f'font-family="system-ui,sans-serif" font-size="13" fill="{_INK}">{inner}</svg>'
+def _svg(name: str, inner: Html) -> Html:
+    return fill(
+        '<svg role="img" aria-label="{}" viewBox="0 0 {} {}" font-family="system-ui,sans-serif" '
+        'font-size="13" fill="{}">{}</svg>',
+        *(name, _WIDTH, _HEIGHT, _INK, inner),
     )

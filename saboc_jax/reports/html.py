@@ -12,28 +12,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from saboc_jax.files import read_json
+from saboc_jax.files import write_text
 from saboc_jax.reports import charts
-from saboc_jax.reports.page import Section, folded, page, plain, row, table, text
+from saboc_jax.reports.page import Html, Section, fill, folded, joined, page, plain, row, table
+from saboc_jax.reports.records import Record, kind_of, read_records
 from saboc_jax.reports.sections import CURVES, curves, search, study, training
 
-Record = Mapping[str, Any]
-_KINDS = {"scores": "search", "epochs": "training", "rows": "study", "tables": "study"}
 
-
-def build(folder: Path) -> str:
+def build(folder: Path) -> Html:
     """Returns the page of one run, or of a folder of runs.
 
     Raises:
         ValueError: if the folder holds no finished run, or a damaged one.
     """
-    records = _records(folder)
-    if len(records) > 1 and all(_kind(record) != "study" for record in records.values()):
+    records = read_records(folder)
+    if len(records) > 1 and all(kind_of(record) != "study" for record in records.values()):
         return _several({name: (folder, {name: record}) for name, record in records.items()})
     return page(*_read(folder, records))
 
 
-def compare(folders: Sequence[Path]) -> str:
+def compare(folders: Sequence[Path]) -> Html:
     """Returns one page for several runs: a table of the differences, then each run folded up.
 
     Raises:
@@ -42,24 +40,24 @@ def compare(folders: Sequence[Path]) -> str:
     names = [folder.name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
-    return _several({n: (f, _records(f)) for n, f in zip(names, folders, strict=True)})
+    return _several({n: (f, read_records(f)) for n, f in zip(names, folders, strict=True)})
 
 
 def write(folder: Path) -> Path:
     """Writes `report.html` of a run into its folder."""
     path = folder / "report.html"
-    path.write_text(build(folder), encoding="utf-8")
+    write_text(path, build(folder))
     return path
 
 
-def _several(runs: Mapping[str, tuple[Path, Mapping[str, Record]]]) -> str:
+def _several(runs: Mapping[str, tuple[Path, Mapping[str, Record]]]) -> Html:
     """Returns the page of several runs, given as (folder, records) by name."""
     records = {name: next(iter(own.values())) for name, (_, own) in runs.items()}
     everything = list(records.values())
     outcomes = [{"run": name, **_outcome(record)} for name, record in records.items()]
     settings = [{"run": name, **_differences(r, everything)} for name, r in records.items()]
     sections = [("What came out", table(outcomes)), ("What differs", table(settings))]
-    trained = {name: r["epochs"] for name, r in records.items() if _kind(r) == "training"}
+    trained = {name: r["epochs"] for name, r in records.items() if kind_of(r) == "training"}
     if len(trained) > 1:
         plots = [
             charts.lines(
@@ -71,38 +69,15 @@ def _several(runs: Mapping[str, tuple[Path, Mapping[str, Record]]]) -> str:
         sections.append(("Loss and accuracy on test images", row(*plots)))
     for name, (folder, own) in runs.items():
         title, parts = _read(folder, own)
-        inner = "".join(f"<h3>{text(head)}</h3>{body}" for head, body in parts)
+        inner = joined(fill("<h3>{}</h3>{}", head, body) for head, body in parts)
         sections.append((name, folded(title, inner)))
     return page(f"{len(runs)} runs", sections)
-
-
-def _kind(record: Any) -> str | None:
-    """Returns the kind of a record, see the module; None: it is not the record of a run."""
-    if not isinstance(record, Mapping):
-        return None
-    return next((kind for key, kind in _KINDS.items() if key in record), None)
-
-
-def _records(folder: Path) -> dict[str, Record]:
-    """Returns the records of a folder by name: result.json alone, else all records of runs."""
-    first = [folder / "result.json"]
-    for paths in (first, sorted(set(folder.glob("*.json")) - set(first))):
-        read = {path.stem: read_json(path) for path in paths if path.is_file()}
-        found = {name: record for name, record in read.items() if _kind(record)}
-        if found:
-            settings = folder / "settings.json"
-            shared = {"settings": read_json(settings)} if settings.is_file() else {}
-            return {name: {**shared, **record} for name, record in found.items()}
-    raise ValueError(
-        f"{folder} holds no finished run: no .json of a search, a training, or a study with rows "
-        "or tables"
-    )
 
 
 def _read(folder: Path, records: Mapping[str, Record]) -> tuple[str, list[Section]]:
     """Returns the title and the sections of one folder."""
     name, record = next(iter(records.items()))
-    kind = _kind(record)
+    kind = kind_of(record)
     make = {"search": search, "training": training}
     if kind in make:
         sections = make[kind](folder, record) + _made(record)
@@ -121,7 +96,7 @@ def _made(record: Record) -> list[Section]:
     """Returns the section on how a run was made: command, settings, versions and device."""
     found: list[Section] = []
     if record.get("command"):
-        found.append(("To repeat it", f"<pre>{text(record['command'])}</pre>"))
+        found.append(("To repeat it", fill("<pre>{}</pre>", record["command"])))
     settings = record.get("settings", {})
     rows = [{"setting": k, "value": plain(v)} for k, v in settings.items() if v not in (None, [])]
     made = {**record.get("versions", {}), "device": record.get("device", "")}
@@ -138,7 +113,7 @@ def _differences(record: Record, records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _outcome(record: Record) -> dict[str, Any]:
-    kind = _kind(record)
+    kind = kind_of(record)
     if kind == "training":
         epochs = record["epochs"]
         last, best = epochs[-1], max(line["test_top1"] for line in epochs)
@@ -149,6 +124,6 @@ def _outcome(record: Record) -> dict[str, Any]:
         rows = record.get("rows", [])
         return {str(row["score"]): row["tau"] for row in rows if {"score", "tau"} <= set(row)}
     truth = record.get("accuracies", {})
-    known = {f"{k} %": v["accuracy"] for k, v in truth.items() if isinstance(v, Mapping)}
+    known = {f"{k} %": v.get("accuracy") for k, v in truth.items() if isinstance(v, Mapping)}
     means = {name: value["mean"] for name, value in record["scores"].items()}
     return {**known, **means, "found": record["text"]}

@@ -1,16 +1,33 @@
-"""The building blocks of every report: pages, sortable tables, pictures, text."""
+"""The building blocks of every report: pages, sortable tables, pictures, text.
+
+Text enters a page at one place, `fill`: whatever is put into a template is escaped, unless it is
+`Html`, which only `fill` and `joined` make. So no element and no attribute comes from data.
+"""
 
 import base64
 import html
 import math
 import re
-from collections.abc import Mapping, Sequence
+import string
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import numpy as np
 
-Section = tuple[str, str]
+
+class Html(str):
+    """Text that is HTML already: it is put into a page as it is."""
+
+    __slots__ = ()
+
+    def __add__(self, other: str) -> "Html":
+        """Returns both as HTML; the other is escaped unless it is HTML."""
+        return joined([self, fill("{}", other)])
+
+
+Section = tuple[str, Html]
 """A heading, and the HTML below it."""
 
 _MEAN = re.compile(r"([+-]?\d+(?:\.\d+)?) (?:±|\[)")
@@ -52,54 +69,85 @@ const c=num(a)?a-b:a.localeCompare(b);return up?c:-c}).forEach(r=>body.append(r)
 """
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
+def table(rows: Sequence[Mapping[str, Any]]) -> Html:
     """Returns a table that sorts by a click on a heading; numbers have four digits."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     numeric = {n for n in names if any(_is_number(row.get(n)) for row in rows)}
-    head = "".join(
-        f'<th{" class=n" if name in numeric else ""}><button type="button">{text(name)}'
-        "</button></th>"
+    head = joined(
+        fill('<th{}><button type="button">{}</button></th>', _kind(name in numeric), name)
         for name in names
     )
-    body = "".join(
-        f"<tr>{''.join(_cell(row.get(n), n in numeric) for n in names)}</tr>" for row in rows
+    body = joined(
+        fill("<tr>{}</tr>", joined(_cell(row.get(n), n in numeric) for n in names)) for row in rows
     )
-    inner = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
-    return f'<div class="scroll"><table>{inner}</table></div>'
+    inner = fill("<thead><tr>{}</tr></thead><tbody>{}</tbody>", head, body)
+    return fill('<div class="scroll"><table>{}</table></div>', inner)
 
 
-def picture(path: Path, alt: str) -> str:
+def fill(template: LiteralString, *values: Any) -> Html:
+    """Puts values into a template as `str.format` does, escaped unless they are `Html`.
+
+    Args:
+        template: a constant of the program, never data.
+        values: numbers may have a format, e.g. `{:.2f}`; what it gives is digits.
+    """
+    return Html(_Escaping().vformat(template, values, {}))
+
+
+class _Escaping(string.Formatter):
+    """Escapes every value after it was formatted."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        shown = format(value, format_spec)
+        return shown if isinstance(value, Html) else html.escape(shown)
+
+
+def joined(parts: Iterable[Html], between: LiteralString = "") -> Html:
+    """Puts parts of a page one after another; parts that are no `Html` are escaped."""
+    return Html(between.join(fill("{}", part) for part in parts))
+
+
+def picture(path: Path, alt: str) -> Html:
     """Returns a PNG file embedded in the page; on a phone it stays large enough to read."""
     data = base64.b64encode(path.read_bytes()).decode()
-    image = f'<img alt="{text(alt)}" src="data:image/png;base64,{data}">'
-    return f'<div class="scroll picture">{image}</div>'
+    image = fill('<img alt="{}" src="data:image/png;base64,{}">', alt, data)
+    return fill('<div class="scroll picture">{}</div>', image)
 
 
-def page(title: str, sections: Sequence[Section]) -> str:
+def page(title: str, sections: Sequence[Section]) -> Html:
     """Returns a whole HTML document."""
-    body = "".join(f"<section><h2>{text(head)}</h2>{inner}</section>" for head, inner in sections)
-    return (
+    body = joined(fill("<section><h2>{}</h2>{}</section>", head, inner) for head, inner in sections)
+    return fill(
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{text(title)}</title><style>{_STYLE}</style></head><body><h1>{text(title)}</h1>"
-        f"{body}<script>{_SCRIPT}</script></body></html>\n"
+        "<title>{0}</title><style>{1}</style></head><body><h1>{0}</h1>"
+        "{2}<script>{3}</script></body></html>\n",
+        title,
+        Html(_STYLE),
+        body,
+        Html(_SCRIPT),
     )
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if isinstance(value, bool) or (isinstance(value, int) and abs(value) > sys.float_info.max):
+        return False
+    return isinstance(value, (int, float, np.number))
 
 
-def _cell(value: Any, numeric: bool) -> str:
+def _kind(numeric: bool, long: bool = False) -> Html:
+    return Html(" class=n" if numeric else " class=long" if long else "")
+
+
+def _cell(value: Any, numeric: bool) -> Html:
     if not _is_number(value):
-        shown = text(plain(value))
-        kind = " class=n" if numeric else " class=long" if len(shown) > 30 else ""
+        shown = str(plain(value))
         mean = _MEAN.match(shown)
-        sort = f' data-v="{mean[1]}"' if mean else ""
-        return f"<td{kind}{sort}>{shown}</td>"
-    sort = f' data-v="{value!r}"' if math.isfinite(value) else ' data-v=""'
+        sort = fill(' data-v="{}"', mean[1]) if mean else Html()
+        return fill("<td{}{}>{}</td>", _kind(numeric, len(shown) > 30), sort, shown)
+    sort = fill(' data-v="{!r}"', float(value)) if math.isfinite(value) else fill(' data-v=""')
     shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}".replace("nan", "–")
-    return f"<td class=n{sort}>{shown}</td>"
+    return fill("<td class=n{}>{}</td>", sort, shown)
 
 
 def plain(value: Any) -> Any:
@@ -109,21 +157,16 @@ def plain(value: Any) -> Any:
     return "" if value is None else value
 
 
-def text(value: Any) -> str:
-    """Returns a value as escaped text of a page."""
-    return html.escape(str(value))
-
-
-def folded(summary: str, inner: str) -> str:
+def folded(summary: str, inner: Html) -> Html:
     """Returns HTML that a click on its summary shows."""
-    return f"<details><summary>{text(summary)}</summary>{inner}</details>"
+    return fill("<details><summary>{}</summary>{}</details>", summary, inner)
 
 
-def note(words: str) -> str:
+def note(words: str) -> Html:
     """Returns a remark in small grey letters."""
-    return f'<p class="note">{text(words)}</p>'
+    return fill('<p class="note">{}</p>', words)
 
 
-def row(*parts: str) -> str:
+def row(*parts: Html) -> Html:
     """Puts charts side by side, or one below another on a narrow page."""
-    return f'<div class="row">{"".join(parts)}</div>'
+    return fill('<div class="row">{}</div>', joined(parts))

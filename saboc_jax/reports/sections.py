@@ -6,9 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from saboc_jax.files import read_json
 from saboc_jax.reports import charts
-from saboc_jax.reports.page import Section, folded, note, picture, plain, row, table, text
+from saboc_jax.reports.page import (
+    Html,
+    Section,
+    fill,
+    folded,
+    joined,
+    note,
+    picture,
+    plain,
+    row,
+    table,
+)
+from saboc_jax.reports.records import read_candidates
 
 CURVES = {"loss": "loss (nats)", "top1": "top-1 accuracy"}
 """Metrics of training that are drawn over epochs."""
@@ -62,39 +73,48 @@ def score_rows(scores: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _asked(record: Mapping[str, Any]) -> str:
+def _asked(record: Mapping[str, Any]) -> Html:
     asked, counts = record.get("settings", {}), record.get("counts", {})
-    told = (
-        f"<p>Searched by {text(asked.get('searcher', '?'))} with "
-        f"{text(asked.get('scorer', '?'))}, seed {text(asked.get('seed', '?'))}, "
-        f"{text(asked.get('repeats', '?'))} repeats: {record['evaluations']} networks, "
-        f"{counts.get('scored', 0)} scores computed, {counts.get('served', 0)} served, "
-        f"{record['search_seconds']:.1f} s.</p>"
+    told = fill(
+        "<p>Searched by {} with {}, seed {}, {} repeats: {} networks, {} scores computed, {} "
+        "served, {:.1f} s.</p>",
+        *(asked.get(name, "?") for name in ("searcher", "scorer", "seed", "repeats")),
+        *(record["evaluations"], counts.get("scored", 0), counts.get("served", 0)),
+        record["search_seconds"],
     )
     if record.get("stopped"):
-        told += f"<p>Stopped by --{text(record['stopped'])} before its own end.</p>"
+        told = joined([told, fill("<p>Stopped by --{} before its own end.</p>", record["stopped"])])
     return told
 
 
-def _found(record: Mapping[str, Any]) -> str:
-    cost = record["cost"]
+def _found(record: Mapping[str, Any]) -> Html:
     whose = "Trained" if record.get("settings", {}).get("trained_size") else "Scoring"
-    return (
-        f"<p><code>{text(record['text'])}</code></p><p>{whose} network: {cost['params']:,} "
-        f"parameters, {cost['macs'] / 1e6:.1f} M multiply-adds, {cost['depth']} layers deep.</p>"
-        f"{table(score_rows(record['scores']))}"
-        + note(
-            "A score orders architectures of one space on one batch; differences within the "
-            "standard error are noise."
-        )
+    return joined(
+        [
+            fill("<p><code>{}</code></p>", record["text"]),
+            fill("<p>{} network: {}</p>", whose, _cost(record["cost"])),
+            table(score_rows(record["scores"])),
+            note(
+                "A score orders architectures of one space on one batch; differences within the "
+                "standard error are noise."
+            ),
+        ]
     )
 
 
-def _accuracies(truth: Mapping[str, Any]) -> str:
+def _cost(cost: Mapping[str, Any]) -> Html:
+    return fill(
+        "{:,} parameters, {:.1f} M multiply-adds, {} layers deep.",
+        *(cost["params"], cost["macs"] / 1e6, cost["depth"]),
+    )
+
+
+def _accuracies(truth: Mapping[str, Any]) -> Html:
     """Returns a table of true accuracies, or a note why there are none."""
     if not truth or "missing" in truth:
         return note(f"Unknown: {truth.get('missing', 'no table')}")
-    return table([{"trained on": name, **values} for name, values in truth.items()])
+    known = {name: values for name, values in truth.items() if isinstance(values, Mapping)}
+    return table([{"trained on": name, **values} for name, values in known.items()])
 
 
 def _spectra(record: Mapping[str, Any]) -> list[Section]:
@@ -116,7 +136,7 @@ def _candidates(folder: Path, record: Mapping[str, Any]) -> list[Section]:
     path = folder / CANDIDATES
     if not path.is_file():
         return []
-    columns = read_json(path)
+    columns = read_candidates(path)
     names = [name for name in record["scores"] if name in columns]
     texts = np.array(columns["architecture"])
     if not names or not len(texts):
@@ -159,12 +179,12 @@ def _with_found(
 
 def _scatters(
     names: Sequence[str], values: Mapping[str, np.ndarray], supernet: np.ndarray, found: np.ndarray
-) -> str:
+) -> Html:
     """Plots metrics against one another, or a single metric against params and MACs."""
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]][:3]
     if not pairs:
         pairs = [(cost, names[0]) for cost in ("params", "macs") if cost != names[0]]
-    return "".join(
+    return joined(
         charts.scatter(values[a], values[b], (a, b), faint=supernet, marked=found)
         for a, b in pairs
         if np.isfinite(values[a]).any()
@@ -178,14 +198,15 @@ def training(folder: Path, record: Mapping[str, Any]) -> list[Section]:
     """Returns the sections of a training: curves of loss and accuracy, all epochs, the recipe."""
     epochs = record["epochs"]
     last, best = epochs[-1], max(epochs, key=lambda line: line["test_top1"])
-    told = (
-        f"<p>After {last['epoch']} epochs: test top-1 {last['test_top1']:.2%}, top-5 "
-        f"{last['test_top5']:.2%}, loss {last['test_loss']:.4g}; the best top-1 of an epoch was "
-        f"{best['test_top1']:.2%}, in epoch {best['epoch']}.</p>"
+    told = fill(
+        "<p>After {} epochs: test top-1 {:.2%}, top-5 {:.2%}, loss {:.4g}; the best top-1 of an "
+        "epoch was {:.2%}, in epoch {}.</p>",
+        *(last["epoch"], last["test_top1"], last["test_top5"], last["test_loss"]),
+        *(best["test_top1"], best["epoch"]),
     )
     if seconds := sum(line.get("seconds", 0) for line in epochs):
-        told += f"<p>{seconds:,.0f} s of training and evaluation.</p>"
-    plots = "".join(
+        told = joined([told, fill("<p>{:,.0f} s of training and evaluation.</p>", seconds)])
+    plots = joined(
         charts.lines(
             {split: curves(epochs, f"{split}_{name}") for split in ("train", "test")},
             ("epoch", label),
@@ -207,19 +228,14 @@ def curves(epochs: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float],
     return [line["epoch"] for line in kept], [line[name] for line in kept]
 
 
-def _trained(record: Mapping[str, Any]) -> str:
+def _trained(record: Mapping[str, Any]) -> Html:
     settings, cost = record.get("settings", {}), record.get("cost")
-    architecture = record.get("text", settings.get("architecture", ""))
-    told = f"<p><code>{text(architecture)}</code></p>"
+    told = [fill("<p><code>{}</code></p>", record.get("text", settings.get("architecture", "")))]
     if cost:
-        told += (
-            f"<p>{cost['params']:,} parameters, {cost['macs'] / 1e6:.1f} M multiply-adds, "
-            f"{cost['depth']} layers deep.</p>"
-        )
-    return told + (
-        f"<p>Recipe {text(settings.get('recipe', '?'))} on {text(settings.get('dataset', '?'))}, "
-        f"seed {text(settings.get('seed', '?'))}.</p>"
-    )
+        told.append(fill("<p>{}</p>", _cost(cost)))
+    asked = (settings.get(name, "?") for name in ("recipe", "dataset", "seed"))
+    told.append(fill("<p>Recipe {} on {}, seed {}.</p>", *asked))
+    return joined(told)
 
 
 # --- a study --------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def check_identity(folder: Path, own: Mapping[str, Any]) -> None:
     record = folder / IDENTITY
     own = json.loads(json.dumps(own))
     if record.exists():
-        differing = differences(read_json(record), own)
+        differing = differences(read_json(record, dict[str, Any]), own)
         if differing:
             raise ValueError(
                 f"{folder} holds another training ({differing}); choose another folder"
@@ -82,10 +82,8 @@ def check_identity(folder: Path, own: Mapping[str, Any]) -> None:
         write_json(record, own)
 
 
-def differences(old: Any, new: Mapping[str, Any]) -> str:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """Returns the entries in which a record of a file differs from ours, as text."""
-    if not isinstance(old, dict):
-        return f"the record is a {type(old).__name__}; allowed: an object"
     return "; ".join(
         f"{name}: {old.get(name)!r} there, {new.get(name)!r} now"
         for name in sorted({*old, *new})

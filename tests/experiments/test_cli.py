@@ -145,7 +145,7 @@ def test_settings_do_not_depend_on_how_it_was_called(tmp_path):
 def test_what_a_kill_leaves_of_the_settings_does_not_lock_a_workdir(tmp_path):
     folder = tmp_path / "w"
     folder.mkdir()
-    (folder / ".settings.json.4711").write_text('{"seed"')
+    (folder / ".settings.json.4711.unfinished").write_text('{"seed"')
     assert workdir.open_workdir(str(folder), {"seed": 0}) == folder
     assert read_json(folder / "settings.json") == {"seed": 0}
     workdir.open_workdir(str(folder), {"seed": 0})

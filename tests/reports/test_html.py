@@ -264,3 +264,64 @@ def test_curves_leave_out_what_is_not_finite_and_name_themselves():
     assert (len(one.split()), len(other.split())) == (2, 1)
     assert "a&lt;b" in picture
     assert "No finite y" in charts.lines({"a": ([1], [np.nan])}, ("x", "y"))
+
+
+class Structure(HTMLParser):
+    """The elements of a page and the names of their attributes, without any text."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, tuple(name for name, _ in attributes)))
+
+
+EVIL = "\"'><img src=x onerror=alert(1)><b>&lt;"
+
+
+def evil(value):
+    """The record with every text that a form allows, and every name of an entry shown, replaced."""
+    if isinstance(value, dict):
+        return {name: evil(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [evil(each) for each in value]
+    return EVIL if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("make", [make_run, make_training])
+def test_no_element_and_no_attribute_comes_from_data(tmp_path, make):
+    """Case: `evaluations`, `counts`, `cost.depth` of another's result.json were put in as HTML."""
+    pages = []
+    for name, change in (("plain", lambda value: value), ("evil", evil)):
+        folder = make(tmp_path / name)
+        for path in folder.glob("*.json"):
+            record = change(json.loads(path.read_text()))
+            more = {"rows": [{EVIL: EVIL}], "command": EVIL, "text": EVIL, "stopped": EVIL}
+            more |= {"accuracies": {EVIL: {EVIL: 1.0}}, "recipe": {EVIL: EVIL}}
+            if name == "plain":
+                more = {"rows": [{"a": "b" * 40}], "command": "c", "text": "t", "stopped": "s"}
+                more |= {"accuracies": {"k": {"v": 1.0}}, "recipe": {"r": "r" * 40}}
+            path.write_text(json.dumps(record | more if path.stem == "result" else record))
+        page = report_html.compare([folder, folder])
+        structure = Structure()
+        structure.feed(page)
+        pages.append(structure.found)
+        assert "onerror=alert(1)><" not in page
+    names = [{attribute for _, own in page for attribute in own} for page in pages]
+    assert names[1] <= names[0] | {"class"}
+    tags = [{tag for tag, _ in page} for page in pages]
+    assert tags[1] <= tags[0] | {"p"} and "b" not in tags[1]
+    images = [[own for own in page if own[0] == "img"] for page in pages]
+    assert images[0] == images[1]
+
+
+@pytest.mark.parametrize("place", ["evaluations", "search_seconds", "cost", "counts"])
+def test_text_where_a_number_belongs_is_refused(tmp_path, place):
+    folder = make_run(tmp_path / "run")
+    record = json.loads((folder / "result.json").read_text())
+    inner = {"cost": "depth", "counts": "scored"}.get(place)
+    record[place] = record[place] | {inner: EVIL} if inner else EVIL
+    (folder / "result.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=rf"result\.json: {place}.* is .*; allowed: a .*number"):
+        report_html.build(folder)
