@@ -98,6 +98,15 @@ PAPERS = {
     "params": ("baseline", "number of parameters"),
     "macs": ("baseline", "multiply-accumulates"),
     "depth": ("baseline", "layers on the longest path"),
+    "paths": (
+        "baseline",
+        "of the network that will be trained: layers on the longest and on the mean path and in a "
+        "row; paths without pooling; parameters on a path; $\\sum \\log_2$ of layers' widths",
+    ),
+    "activations": (
+        "Radosavovic et al. 2020, RegNet",
+        "outputs of the layers on a path of the network that will be trained",
+    ),
     "random": ("baseline", "chance"),
     "latency": ("measured on the device", "median milliseconds of warm runs"),
 }

@@ -63,6 +63,34 @@ class Cost(NamedTuple):
     depth: int
 
 
+class Structure(NamedTuple):
+    """What lies on the paths of a network from its input to its output.
+
+    Layers are those that multiply by weights: convolutions and dense layers.
+
+    Attributes:
+        longest: most layers on a path.
+        mean: mean number of layers on a path, over all paths.
+        pool_free: number of paths without a pooling (the global one at the end is none).
+        live_params: trainable parameters that lie on a path.
+        activations: outputs of the layers that lie on a path, for one image.
+        volume: sum of log2 of the output features of the layers that lie on a path. It grows with
+            their number, and with width as a logarithm, as the volume of what they can tell apart.
+        chain: most layers in a row between two concatenations of branches: the depth of a cell
+            that ends in one, the longest path where there is none.
+        params: all trainable parameters, those that lie on no path as well.
+    """
+
+    longest: int
+    mean: float
+    pool_free: float
+    live_params: int
+    activations: int
+    volume: float
+    chain: int
+    params: int
+
+
 class Removals(NamedTuple):
     """The options that pruning removes together, and in which order.
 
@@ -128,11 +156,15 @@ class Costs(NamedTuple):
             separately gives it.
         trained: `trained(arch)` gives the `Cost` of the network whose accuracies are published,
             whatever the size of the scoring network. None: it is that of `of`.
+        structure: `structure(arch)` gives the `Structure` of the network that will be trained,
+            whatever the size of the scoring network. None: it is read from the program of
+            `specialise(arch)`.
     """
 
     of: Callable[[Architecture], Cost]
     cheapest: Callable[[Any, str], Architecture] | None = None
     trained: Callable[[Architecture], Cost] | None = None
+    structure: Callable[[Architecture], Structure] | None = None
 
 
 class SearchHints(NamedTuple):

@@ -56,7 +56,7 @@ def _equation(equation: Any) -> Work:
         outputs = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
         weights = math.prod(kernel) // outputs  # of one output channel
         return Work(math.prod(equation.outvars[0].aval.shape) * weights, 1)
-    inner = [_count(jaxpr) for jaxpr in _inner(equation.params)]
+    inner = [_count(jaxpr) for jaxpr in inner_jaxprs(equation.params)]
     if not inner:
         return Work(0, 0)
     times = equation.params.get("length", 1) if name == "scan" else 1
@@ -64,7 +64,7 @@ def _equation(equation: Any) -> Work:
     return Work(times * max(work.macs for work in inner), times * max(w.depth for w in inner))
 
 
-def _inner(params: dict[str, Any]) -> Iterator[Any]:
+def inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
     """Yields the jaxprs among an equation's parameters."""
     for value in params.values():
         for item in value if isinstance(value, tuple | list) else (value,):

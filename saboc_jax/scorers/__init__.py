@@ -28,6 +28,8 @@ SCORERS = {
     "params": "saboc_jax.scorers.costs:params",
     "macs": "saboc_jax.scorers.costs:macs",
     "depth": "saboc_jax.scorers.costs:depth",
+    "paths": "saboc_jax.scorers.structure:paths",
+    "activations": "saboc_jax.scorers.structure:activations",
     "random": "saboc_jax.scorers.costs:random",
     "latency": "saboc_jax.scorers.latency:latency",
 }

@@ -23,6 +23,7 @@ from saboc_jax.precision import enable_x64
 from saboc_jax.scorers import MEASURED, SCORERS, make_scorer
 from saboc_jax.scorers.combine import combine, load_factory
 from saboc_jax.scorers.kernels import Kernels
+from saboc_jax.scorers.structure import PATHS
 from saboc_jax.scorers.te_nas import thin_cell
 from saboc_jax.spaces import SPACES, make_space
 from saboc_jax.spaces.darts import space as darts
@@ -202,8 +203,10 @@ def test_the_same_key_gives_the_same_bits_and_another_key_others(case):
     for metric, values in scores_of(again, case.masks).items():
         np.testing.assert_array_equal(values, case.scores[metric], err_msg=metric)
     other = scores_of(with_key(case, jax.random.key(8)), case.masks[:1])
-    counted = {"az_nas.complexity", "depth", "macs", "params", "swap", "te_nas.regions",
-               "teg_nas.regions"}  # fmt: skip
+    counted = {f"paths.{name}" for name in PATHS} | {
+        "activations", "az_nas.complexity", "depth", "macs", "params", "swap", "te_nas.regions",
+        "teg_nas.regions",
+    }  # fmt: skip
     assert {m for m, (value,) in other.items() if value == case.scores[m][0]} <= counted
     assert sum(e.counts.compilations for e in again) == 0
 

@@ -22,8 +22,9 @@ from saboc_jax.spaces.darts import cells, codec, texts
 from saboc_jax.spaces.darts import costs as darts_costs
 from saboc_jax.spaces.darts.cells import Genotype
 from saboc_jax.spaces.darts.cheapest import cheapest
-from saboc_jax.spaces.darts.costs import NetworkSize
+from saboc_jax.spaces.darts.costs import TRAINED, NetworkSize
 from saboc_jax.spaces.darts.network import DartsNet
+from saboc_jax.spaces.darts.structure import structure
 from saboc_jax.spaces.darts.supernet import Encoding, GatedDartsNet, edge_groups
 from saboc_jax.spaces.gated import check_halved, check_positive, gated_networks
 from saboc_jax.spaces.masks import as_gates
@@ -172,11 +173,16 @@ def networks(
 
 
 def costs(encoding: Encoding, size: NetworkSize) -> Costs:
-    """Returns the costs of an encoding's architectures in a network of the given size."""
+    """Returns the costs of an encoding's architectures in a network of the given size.
+
+    Their structure is that of the network that DARTS trains on images of that size.
+    """
+    trained = TRAINED._replace(num_classes=size.num_classes, image_size=size.image_size)
     return Costs(
         of=lambda arch: darts_costs.cost(encoding.to_genotype(arch), size),
         cheapest=lambda mask, quantity: encoding.cheapest(mask, quantity, size),
         trained=lambda arch: darts_costs.cost(encoding.to_genotype(arch), darts_costs.PUBLISHED),
+        structure=lambda arch: structure(encoding.to_genotype(arch), trained),
     )
 
 

@@ -7,6 +7,7 @@ from saboc_jax.spaces.darts import space as darts
 from saboc_jax.spaces.darts.cells import Genotype
 from saboc_jax.spaces.darts.costs import NetworkSize
 from saboc_jax.spaces.darts.network import DartsNet
+from saboc_jax.spaces.darts.structure import structure
 from saboc_jax.spaces.darts.supernet import Encoding
 from saboc_jax.types import Architecture, SearchSpace
 
@@ -52,7 +53,9 @@ def trained(
     )
     own = size._replace(auxiliary=auxiliary)
     return space._replace(
-        costs=darts.costs(encoding, size),
+        costs=darts.costs(encoding, size)._replace(
+            structure=lambda arch: structure(encoding.to_genotype(arch), size)
+        ),
         networks=replace(
             space.one_program, specialise=lambda arch: DartsNet(encoding.to_genotype(arch), own)
         ),

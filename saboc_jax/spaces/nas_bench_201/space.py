@@ -40,6 +40,7 @@ from saboc_jax.layers.ops import (
 from saboc_jax.spaces.gated import check_halved, check_positive, gated_networks
 from saboc_jax.spaces.masks import check_architecture
 from saboc_jax.spaces.nas_bench_201 import cells, texts
+from saboc_jax.spaces.nas_bench_201.structure import structure
 from saboc_jax.types import (
     Architecture,
     Costs,
@@ -328,6 +329,7 @@ def nas_bench_201(
                 image_size=image_shape[0],
             ),
             trained=cells.cost,
+            structure=partial(structure, num_classes=num_classes, image_size=image_shape[0]),
         ),
     )
 

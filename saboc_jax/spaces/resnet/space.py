@@ -26,6 +26,7 @@ from saboc_jax.spaces.plain import cheapest_listed, only_architecture
 from saboc_jax.spaces.resnet import chain as resnet_chain
 from saboc_jax.spaces.resnet import encoding
 from saboc_jax.spaces.resnet.chain import EPSILON, Head
+from saboc_jax.spaces.resnet.paths import structure
 from saboc_jax.types import (
     Costs,
     Decisions,
@@ -207,6 +208,7 @@ def resnet(
             of=lambda arch: encoding.cost(decode(arch), image_shape[0], num_classes, channels),
             cheapest=cheapest_listed,
             trained=lambda arch: encoding.cost(decode(arch), 32, 10, 3),  # on CIFAR-10
+            structure=lambda arch: structure(decode(arch), image_shape[0], num_classes, channels),
         ),
         hints=SearchHints(evolution=partial(_evolution, slots, max_width)),
     )

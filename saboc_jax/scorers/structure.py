@@ -1,0 +1,149 @@
+"""The structure of the network that will be trained: its paths, what lives on them, activations.
+
+A network is a graph of layers. `paths` reads from it the convolutions and dense layers on the
+longest and on the mean path from the input to the output, and in a row between two concatenations,
+the number of paths without a pooling,
+the parameters that lie on a path at all, and the sum of the logarithms of the widths of the layers
+that do; `activations` their outputs, which go with speed and memory better than
+multiply-accumulates (Radosavovic et al. 2020, "Designing Network Design Spaces"). They need no
+images, and no weights.
+
+Spaces give them by formula (`Costs.structure`); any other network's are read from its program
+(`saboc_jax.layers.program_structure`). A supernet has no one structure and scores NaN.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from saboc_jax.layers.program_structure import read_structure
+from saboc_jax.layers.tree import Remembered
+from saboc_jax.types import (
+    Batch,
+    Diagnostics,
+    Gates,
+    OneProgram,
+    Passes,
+    Scorer,
+    SearchSpace,
+    Structure,
+)
+
+KEPT = 4096  # architectures whose structure is remembered, for their further draws
+DIGITS = 1 << 26  # two whole numbers below this hold the 52 digits of a float64
+PATHS = ("longest", "mean", "pool_free", "live_params", "volume", "chain")
+
+
+def paths(space: SearchSpace) -> Scorer:
+    """Layers on the longest and on the mean path, paths without pooling, what lives on paths.
+
+    Higher is better for all.
+
+    Args:
+        space: the search space.
+    """
+    return _structure_scorer(space, "paths", PATHS)
+
+
+def activations(space: SearchSpace) -> Scorer:
+    """The outputs of live convolutions and dense layers for one image; higher is better.
+
+    Args:
+        space: the search space.
+    """
+    return _structure_scorer(space, "activations", ("activations",))
+
+
+def _structure_scorer(space: SearchSpace, name: str, metrics: tuple[str, ...]) -> Scorer:
+    structures = Remembered(partial(of_choices, space), KEPT)
+
+    def finish(
+        observed: Mapping[str, Any], gates: Gates, batch: Batch
+    ) -> tuple[Float[Array, " k"], Diagnostics]:
+        return ask(structures, metrics, gates), {}
+
+    return Scorer(
+        name=name,
+        metrics=metrics,
+        higher_is_better=(True,) * len(metrics),
+        needs=frozenset(),
+        passes=Passes(0, 0),
+        observables={},
+        finish=finish,
+        options={},
+    )
+
+
+def of_choices(space: SearchSpace, arch: tuple[int, ...]) -> Structure:
+    """Returns `structure_of` the architecture of these choices."""
+    return structure_of(space, np.array(arch, np.int32))
+
+
+def structure_of(space: SearchSpace, arch: Any) -> Structure:
+    """Returns the structure of an architecture, by the space's formula or from its program.
+
+    What is read from a program is of the scoring network, but for the parameters, if the space knows
+    those of the network that was trained.
+    """
+    if space.costs.structure is not None:
+        return space.costs.structure(arch)
+    image = jax.ShapeDtypeStruct((1, *space.image_shape), jnp.float32)
+    if isinstance(space.networks, OneProgram):
+        module, call = space.specialise(arch), space.networks.call()
+        variables = jax.eval_shape(lambda key, x: module.init(key, x, **call), _key(), image)
+
+        def run(variables: Any, x: Array) -> Array:
+            outputs: Any = module.apply(variables, x, **call)
+            return outputs
+    else:
+        program: Any = space.program(arch).networks
+        variables = jax.eval_shape(program.init, _key())
+
+        def run(variables: Any, x: Array) -> Array:
+            return program.apply(variables, None, x, mutable=("batch_stats",))[0]
+
+    rest = {name: tree for name, tree in variables.items() if name != "params"}
+    ones = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), rest)
+    with_rest = lambda params, x: run({**ones, "params": params}, x)  # noqa: E731
+    found = read_structure(with_rest, variables["params"], image)
+    trained = space.costs.trained
+    return found if trained is None else found._replace(params=trained(arch).params)
+
+
+def _key() -> Any:
+    return jax.random.key(0)
+
+
+def ask(structures: Any, fields: tuple[str, ...], gates: Gates) -> Float[Array, " k"]:
+    """Asks for a structure on the host; NaN unless every decision has one option.
+
+    The numbers return as whole numbers of 32 bits: JAX runs the callback in another thread, where
+    our x64 mode is not set, and a double would be rounded.
+    """
+
+    def host(gates: Any) -> np.ndarray:
+        active = np.asarray(gates) > 0
+        if (active.sum(-1) != 1).any():
+            return np.full((len(fields), 3), -1, np.int32)
+        found = structures(tuple(active.argmax(-1).tolist()))
+        return np.array([_split(getattr(found, name)) for name in fields], np.int32)
+
+    shape = jax.ShapeDtypeStruct((len(fields), 3), jnp.int32)
+    high, low, power = jax.pure_callback(host, shape, gates, vmap_method="sequential").T
+    dtype = jnp.result_type(float)
+    value = jnp.ldexp(high.astype(dtype) / DIGITS + low.astype(dtype) / DIGITS / DIGITS, power)
+    return jnp.where(low < 0, jnp.nan, value)
+
+
+def _split(value: float) -> tuple[int, int, int]:
+    """Returns (first digits, last digits, power) of a number that is not negative."""
+    if not np.isfinite(value):
+        return DIGITS // 2, 0, 1 << 20  # too large: an infinity
+    fraction, power = np.frexp(float(value))
+    high, rest = divmod(float(fraction) * DIGITS, 1)
+    return int(high), int(rest * DIGITS), int(power)
