@@ -87,8 +87,8 @@ def of_choices(space: SearchSpace, arch: tuple[int, ...]) -> Structure:
 def structure_of(space: SearchSpace, arch: Any) -> Structure:
     """Returns the structure of an architecture, by the space's formula or from its program.
 
-    What is read from a program is of the scoring network, but for the parameters, if the space knows
-    those of the network that was trained.
+    What is read from a program is of the scoring network; but parameters are those of the trained
+    network, if the space knows them.
     """
     if space.costs.structure is not None:
         return space.costs.structure(arch)
