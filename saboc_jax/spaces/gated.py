@@ -1,15 +1,18 @@
 """A gated supernet as `OneProgram`: one compiled program for every architecture."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
+from saboc_jax.layers.edges import Operation, add_edges
+from saboc_jax.layers.gating import COLLECTIONS, apply_within
 from saboc_jax.layers.initialise import Initialiser, draw_parameters
+from saboc_jax.layers.ops import Features, Within
 from saboc_jax.types import Gates, Images, OneProgram, PRNGKey, Variables
 
 
@@ -41,6 +44,74 @@ def gated_networks(
         image_shape=image_shape,
         **fields,
     )
+
+
+def gated_edges(
+    net: nn.Module,
+    label: str,
+    options: Mapping[int, Callable[..., nn.Module]],
+    ends: Sequence[tuple[int, int]],
+    nodes: Float[Array, "nodes n ..."],
+    inputs: Float[Array, "k n ..."] | None,
+    gates: Float[Array, "edges options"],
+) -> Float[Array, "nodes n ..."]:
+    """Adds the gated outputs of edges of equal shapes to nodes, within a compact method of `net`.
+
+    The parameters of an option of all edges are one of the network's, `{label}_{option}`, with a
+    leading axis of edges; `edge_parameters` takes those of one edge out again.
+
+    Args:
+        net: the bound supernet; initialising, it returns the nodes as they are.
+        label: begins with "cells_".
+        options: `options[option](name=...)` makes the module of an option; those that compute
+            nothing are left out.
+        ends: (source, target) of every edge; no edge into a node follows an edge out of it.
+        nodes: the current values of the nodes.
+        inputs: the arrays that sources index; None: the nodes.
+        gates: of the edges; an option runs if its gate is positive.
+    """
+    sample = (nodes if inputs is None else inputs)[0, :1]
+    params = {}
+    for option, make in options.items():
+        init = partial(_init_edges, make, len(ends), sample)
+        if jax.eval_shape(init, jax.random.key(0)):
+            params[f"{label}_{option}"] = net.param(f"{label}_{option}", init)
+    if net.is_initializing():
+        return nodes
+    mutable = tuple(name for name in COLLECTIONS if net.is_mutable_collection(name))
+    stored: Any = {name: net.get_variable("batch_stats", name, default={}) for name in params}
+    operations = [
+        Operation(option, partial(_run_edge, f"{label}_{option}", make))
+        for option, make in options.items()
+    ]
+    collections = {"params": params, "batch_stats": stored}
+    nodes, states = add_edges(operations, ends, nodes, inputs, gates, collections, mutable)
+    for collection in mutable:
+        for name, value in states.get(collection, {}).items():
+            net.put_variable(collection, name, value)
+    return nodes
+
+
+def edge_parameters(tree: Any, label: str, option: int, edge: int) -> Any:
+    """Returns the variables of one option of one edge, as its module has them; {}: it has none."""
+    return jax.tree.map(lambda leaf: leaf[edge], tree.get(f"{label}_{option}", {}))
+
+
+def _init_edges(make: Callable[..., nn.Module], number: int, sample: Array, key: Array) -> Any:
+    """Returns parameters [edges, ...] of one option, all equal; {} if it has none."""
+    params = make().init(key, sample).get("params", {})
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (number, *leaf.shape)), params)
+
+
+def _run_edge(
+    label: str,
+    make: Callable[..., nn.Module],
+    collections: Variables,
+    mutable: Sequence[str],
+    x: Features,
+) -> tuple[Features, Variables]:
+    """Runs one option with the collections of an edge."""
+    return apply_within(Within(label, make), collections, mutable, x)
 
 
 def check_positive(**sizes: int) -> None:

@@ -7,7 +7,7 @@ modules share a program.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array
 
-from saboc_jax.layers.chain import Chain
+from saboc_jax.layers.chain import Chain, Link, shapes_of
 from saboc_jax.layers.initialise import Initialiser, draw_parameters
 from saboc_jax.layers.tree import Remembered
 from saboc_jax.spaces.masks import check_architecture
@@ -32,6 +32,21 @@ from saboc_jax.types import (
 CACHED = 1024  # number of cached programs
 
 
+class Part(NamedTuple):
+    """A part of a network that is a sequence of parts.
+
+    Attributes:
+        name: of its parameters in the whole network.
+        module: unattached, in train mode.
+        runs: the same with more channels, whose added parameters are zero and whose added channels
+            stay zero, so that parts of other widths share its program; None: the module.
+    """
+
+    name: str
+    module: nn.Module
+    runs: nn.Module | None = None
+
+
 def plain_networks(
     make: Callable[[Architecture], nn.Module],
     choices: Sequence[int],
@@ -41,7 +56,7 @@ def plain_networks(
     image_shape: tuple[int, int, int],
     num_classes: int,
     specialise: Callable[[Architecture], nn.Module] | None = None,
-    chain: Callable[[Any, Initialiser], Chain] | None = None,
+    chain: Callable[[Any, Initialiser], Chain | None] | None = None,
 ) -> ProgramEach:
     """Returns the networks of a space of plain modules.
 
@@ -55,8 +70,8 @@ def plain_networks(
         num_classes: width of the outputs.
         specialise: gives the module to train, with an error if the benchmark has no such network;
             None: `make`.
-        chain: gives the links of a module, which are then compiled one by one; None: the module is
-            one program.
+        chain: gives the links of a module, which are then compiled one by one; None, here or
+            given by it: the module is one program.
     """
     facts: dict[str, Any] = {
         "image_shape": image_shape,
@@ -111,6 +126,18 @@ def cheapest_listed(mask: Any, quantity: str) -> Architecture:
     A mask has one architecture in a space without supernets, so any of its members will do.
     """
     return np.asarray(mask, bool).argmax(1).astype(np.int32)
+
+
+def in_sequence(
+    parts: Sequence[Part], image_shape: tuple[int, ...], initialiser: Initialiser
+) -> Chain:
+    """Returns the chain of parts that are applied one after another."""
+    links, x = [], jax.ShapeDtypeStruct(tuple(image_shape), jnp.float32)
+    for place, (name, module, runs) in enumerate(parts):
+        shapes, x = shapes_of(module, x)
+        paths = tuple((own, (name, own)) for own in shapes)
+        links.append(Link(module, runs or module, (place,), paths))
+    return Chain(tuple(links), initialiser)
 
 
 def _init(

@@ -55,8 +55,11 @@ def genotype(*operations, inputs=(0, 1)):
 # In NAS-Bench-201 the gradients' second program is compared in `test_gradients`.
 ELSEWHERE = {"fisher", "snip", "synflow", "grasp", "grad_norm", "zico", "jacob_cov"}
 
-# One of each kind of observable: what a space of plain modules has to show is the same for all.
-SEEING = ("ntk_score", "az_nas", "swap", "zen", "synflow", "params")
+# Spaces that are tested with one scorer of each kind of observable: their networks are made of the
+# modules of the spaces that are tested with all.
+BRIEFLY = ("autoformer", "nas_bench_101", "nas_bench_macro", "nats_sss", "pit", "transnas_macro",
+           "transnas_micro")  # fmt: skip
+SEEING = ("ntk_score", "az_nas", "swap", "synflow", "params")
 
 # Options of the space, and architectures: one, where each is compiled. The first is also run as
 # the second program.
@@ -76,21 +79,21 @@ SMALL = {
         {"channels": 2, "num_cells": 1},
         genotype(*["dil_conv_3x3"] * 2, "skip_connect", *["none"] * 5, inputs=(1, 1)),
     ),
-    # A vertex that is cut, a pool, a projection to the output.
     "autoformer": ({"channels": 1, "least_layers": 1}, AUTOFORMER),
+    # A vertex that is cut, a pool, a projection to the output.
     "nas_bench_101": (
         {"channels": 3, "num_cells": 1},
         "(0,1,0,0,0,0,1,0,0,1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,"
         "0,0,0,0,0,4,2,2,2,2,1)",
     ),
-    "nas_bench_macro": ({"channels": 1}, "10000000"),
-    "nats_sss": ({"channels": 2}, "8:8:64:8:8"),
     "pit": ({"channels": 1, "least_layers": (1, 1, 1)}, PIT),
+    "nas_bench_macro": ({"channels": 2}, "01011012"),
+    "nats_sss": ({"channels": 8}, "16:24:16:24:16"),
     "resnet": (
         {"slots": 1, "max_width": 16},
         RESNET,
     ),
-    "transnas_micro": ({"channels": 2}, "(0,0,0,3,0,0)"),
+    "transnas_micro": ({"channels": 2}, "(1,0,3,2,0,1)"),
     "transnas_macro": ({"channels": 2}, "(1,1,4,1)"),
 }
 
@@ -131,8 +134,7 @@ def scorers_of(space):
     """Every scorer with the space's weights, so that other programs have the same."""
     wanted = {"init": None, "regions": thin_cell(space) is not None}
     found = []
-    plain_modules = getattr(space.networks, "recipe", None) is not None
-    for name in SEEING if plain_modules else NAMES:
+    for name in SEEING if space.name in BRIEFLY else NAMES:
         known = inspect.signature(load_factory(SCORERS, name)).parameters
         options = {key: value for key, value in wanted.items() if key in known}
         found.append(make_scorer(name, space, **options))

@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_plain_spaces import traced_cost
+from test_benchmark_spaces import traced_cost
 
 import saboc_jax as sj
 from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.spaces.nas_bench_101 import cells
 from saboc_jax.spaces.nas_bench_101.costs import vertex_channels
-from saboc_jax.spaces.nas_bench_101.space import Cell, mutate
+from saboc_jax.spaces.nas_bench_101.network import Cell
+from saboc_jax.spaces.nas_bench_101.space import mutate
 
 POOL, ONE, THREE = cells.OPERATIONS
 

@@ -27,7 +27,7 @@ def space(request):
 
 
 def test_the_kind_of_a_space_is_in_its_type(space):
-    gated = ("darts", "darts_genotypes", "nas_bench_201")
+    gated = ("darts", "darts_genotypes", "nas_bench_201", "nas_bench_macro", "transnas_micro")
     expected = OneProgram if space.name in gated else ProgramEach
     assert type(space.networks) is expected
     if expected is OneProgram:

@@ -37,7 +37,10 @@ def read_matrix(text: str) -> Architecture:
 
 NOTATIONS = (
     Notation("matrix", _MATRIX, read_matrix, looks_like_graph),
-    Notation("naslib", EXAMPLE, cells.from_string),
+    # A tuple of this length is no list of options: what is wrong with the cell is the error.
+    Notation(
+        "naslib", EXAMPLE, cells.from_string, lambda text: text.count(",") > len(cells.EDGES) * 2
+    ),
     numbers_notation(cells.CHOICES),
 )
 DECISIONS = cells.DECISIONS._replace(

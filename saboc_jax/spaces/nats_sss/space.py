@@ -1,12 +1,19 @@
 """The size space of NATS-Bench (Dong et al., 2021): its network and its scoring network.
 
 Stem, head and residual blocks are those of NAS-Bench-201; `encoding` says what the layers are.
+
+Kernels are compiled part by part, with every part as wide as the widest choice: the parameters of a
+network are slices of those, the others are zero, and so are the channels that they make, forward
+and backward. So the programs of nine parts serve the space. Other scores compile each network.
 """
+
+from functools import partial
 
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from saboc_jax.layers.initialise import find_initialiser
+from saboc_jax.layers.chain import Chain
+from saboc_jax.layers.initialise import Initialiser, find_initialiser
 from saboc_jax.layers.ops import (
     BatchNorm,
     Block,
@@ -20,7 +27,7 @@ from saboc_jax.spaces.nas_bench_201 import cells
 from saboc_jax.spaces.nas_bench_201.space import Head, Reduction, Stem
 from saboc_jax.spaces.nats_sss import encoding, texts
 from saboc_jax.spaces.nats_sss.encoding import OPERATIONS, REDUCTIONS, NetworkSize
-from saboc_jax.spaces.plain import cheapest_listed, plain_networks
+from saboc_jax.spaces.plain import Part, cheapest_listed, in_sequence, plain_networks
 from saboc_jax.types import Costs, Images, SearchSpace
 
 
@@ -29,10 +36,12 @@ class Cell(nn.Module):
 
     Attributes:
         features: channels.
+        project: whether its input has other channels, so that a skip of it is a convolution.
         train: True: batch norm uses batch statistics; False: running statistics.
     """
 
     features: int
+    project: bool = False
     train: bool = True
 
     @nn.compact
@@ -40,18 +49,18 @@ class Cell(nn.Module):
         nodes = [x]
         for target in range(1, cells.NUM_NODES):
             found = [
-                self._edge(number, nodes[source])
+                self._edge(number, source, nodes[source])
                 for number, (source, end) in enumerate(cells.EDGES)
                 if end == target
             ]
             nodes.append(sum(found[1:], start=found[0]))
         return nodes[-1]
 
-    def _edge(self, number: int, x: Features) -> Features:
+    def _edge(self, number: int, source: int, x: Features) -> Features:
         name = f"edge_{number}"
         if OPERATIONS[number] == "nor_conv_3x3":
             return ReluConvNorm(self.features, 3, 1, self.train, name=name)(x)
-        if x.shape[-1] == self.features:
+        if source or not self.project:
             return x
         conv = Conv(self.features, 1, name=f"{name}_conv")
         return ConvNorm(conv, BatchNorm(self.train, name=f"{name}_norm"))(x)
@@ -70,18 +79,35 @@ class SizedNet(nn.Module):
     num_cells: int = 1
     num_classes: int = 10
 
-    @nn.compact
-    def __call__(self, images: Images, train: bool = False) -> Float[Array, "n classes"]:
-        x = Block(name="stem_output")(Stem(self.widths[0], train, name="stem")(images))
+    def parts(self, train: bool) -> list[Part]:
+        """Returns the parts in order, without widened ones."""
+        found = [Part("stem", Stem(self.widths[0], train, parent=None))]
         for layer, features in enumerate(self.widths):
             if layer in REDUCTIONS:
-                x = Reduction(features, train, name=f"cells_{layer}")(x)
-                x = Block(name=f"cells_{layer}_output")(x)
+                found.append(Part(f"cells_{layer}", Reduction(features, train, parent=None)))
                 continue
+            before = self.widths[max(layer - 1, 0)]
             for number in range(self.num_cells):
-                name = f"cells_{layer}_{number}"
-                x = Block(name=f"{name}_output")(Cell(features, train, name=name)(x))
-        return Head(self.num_classes, train, name="head")(x)
+                project = number == 0 and before != features
+                cell = Cell(features, project, train, parent=None)
+                found.append(Part(f"cells_{layer}_{number}", cell))
+        return [*found, Part("head", Head(self.num_classes, train, parent=None))]
+
+    @nn.compact
+    def __call__(self, images: Images, train: bool = False) -> Float[Array, "n classes"]:
+        x = images
+        *body, head = self.parts(train)
+        for name, module, _ in body:
+            x = module.clone(parent=self, name=name)(x)
+            x = Block(name=f"{name}_output")(x)
+        return head.module.clone(parent=self, name=head.name)(x)
+
+
+def _chain(size: NetworkSize, net: SizedNet, initialiser: Initialiser) -> Chain:
+    """Returns the parts of a network as links, which run as wide as the widest choice."""
+    *body, head = net.parts(train=True)
+    wide = [part._replace(runs=part.module.clone(features=size.channels)) for part in body]
+    return in_sequence([*wide, head], size.image_shape, initialiser)
 
 
 def nats_sss(
@@ -92,8 +118,6 @@ def nats_sss(
     init: str = "kaiming_normal_fan_in",
 ) -> SearchSpace:
     """Makes NATS-Bench's size space with a scoring network of a given size.
-
-    Each architecture has a program of its own.
 
     Args:
         channels: of the widest choice (the benchmark trained with 64); the others are eighths of
@@ -120,6 +144,7 @@ def nats_sss(
             name="nats_sss",
             image_shape=image_shape,
             num_classes=num_classes,
+            chain=partial(_chain, size),
         ),
         costs=Costs(
             of=lambda arch: encoding.cost(arch, size),

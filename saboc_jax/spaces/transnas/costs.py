@@ -81,7 +81,7 @@ def micro_flops(arch: Architecture) -> int:
 
 def _micro(arch: Architecture, size: NetworkSize) -> Count:
     names = micro.operations(arch)
-    total = _count(list(map(int, micro.SKELETON)), partial(_cell, names), size)
+    total = _count(micro.SKELETON, partial(_cell, names), size)
     mask = [[name == each for each in micro.OPERATIONS] for name in names]
     return total if micro.is_connected(mask) else total._replace(depth=0)
 

@@ -20,7 +20,7 @@ from saboc_jax.types import Architecture, Decisions
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3")
 KERNELS = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}
 CHOICES = (len(OPERATIONS),) * len(EDGES)
-SKELETON = "41414"  # the modules around the cells, of which there are two each
+SKELETON = (4, 1, 4, 1, 4)  # types of the modules of cells
 
 
 def operations(arch: Architecture) -> tuple[str, ...]:
@@ -39,12 +39,12 @@ def from_string(text: str) -> Architecture:
     Raises:
         ValueError: if the text is malformed.
     """
-    own = re.fullmatch(rf"64-{SKELETON}-(\d)_(\d\d)_(\d\d\d)", text.strip())
+    own = re.fullmatch(r"64-41414-(\d)_(\d\d)_(\d\d\d)", text.strip())
     numbers = list(map(int, "".join(own.groups()))) if own else whole_numbers(text)
     if len(numbers) != len(EDGES) or not set(numbers) <= set(range(len(OPERATIONS))):
         raise ValueError(
             f"cell {text!r}; allowed: six numbers from 0 to 3, as in (0,1,2,3,0,1) or "
-            f"64-{SKELETON}-0_12_301"
+            "64-41414-0_12_301"
         )
     return np.array(numbers, np.int32)
 

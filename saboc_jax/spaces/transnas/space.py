@@ -1,17 +1,14 @@
 """The two spaces of TransNAS-Bench-101 (Duan et al., 2021): cells and backbones."""
 
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 from saboc_jax.layers.initialise import find_initialiser
-from saboc_jax.spaces.gated import check_images, check_positive
-from saboc_jax.spaces.plain import cheapest_listed, plain_networks
+from saboc_jax.spaces.gated import check_images, check_positive, gated_networks
+from saboc_jax.spaces.plain import cheapest_listed, in_sequence, plain_networks
 from saboc_jax.spaces.transnas import costs, macro, micro, texts
 from saboc_jax.spaces.transnas.costs import NetworkSize
-from saboc_jax.spaces.transnas.network import TransNet
-from saboc_jax.types import Architecture, Costs, Decisions, SearchSpace
-
-SKELETON = tuple(map(int, micro.SKELETON))
+from saboc_jax.spaces.transnas.network import GatedTransNet, TransNet, extract
+from saboc_jax.types import Architecture, Cost, Costs, SearchSpace
 
 
 def transnas_micro(
@@ -22,8 +19,6 @@ def transnas_micro(
     init: str = "kaiming_normal_fan_in",
 ) -> SearchSpace:
     """Makes TransNAS-Bench-101's space of cells with a scoring network of a given size.
-
-    Each architecture has a program of its own.
 
     Args:
         channels: of the stem (the benchmark trained with 64).
@@ -37,17 +32,20 @@ def transnas_micro(
         ValueError: if a size is not positive, or the initialiser is unknown.
     """
     size = _size(channels, num_cells, num_classes, image_shape)
-    return _space(
-        "transnas_micro",
-        texts.MICRO,
-        lambda arch: TransNet(SKELETON, micro.operations(arch), size),
-        size,
-        init,
-        Costs(
-            of=lambda arch: costs.micro_cost(arch, size),
-            cheapest=cheapest_listed,
-            trained=costs.micro_cost,
+    return SearchSpace(
+        name="transnas_micro",
+        decisions=texts.MICRO,
+        networks=gated_networks(
+            GatedTransNet(micro.SKELETON, size),
+            micro.CHOICES,
+            find_initialiser(init),
+            image_shape=image_shape,
+            layers_per_leaf=lambda path: int(path[0].startswith("cells_")),
+            num_classes=num_classes,
+            specialise=lambda arch: TransNet(micro.SKELETON, micro.operations(arch), size),
+            extract=partial(extract, size),
         ),
+        costs=Costs(of=lambda arch: costs.micro_cost(arch, size), trained=costs.micro_cost),
     )
 
 
@@ -60,7 +58,7 @@ def transnas_macro(
 ) -> SearchSpace:
     """Makes TransNAS-Bench-101's space of backbones with a scoring network of a given size.
 
-    Each architecture has a program of its own. A backbone that the benchmark has not trained (it
+    A backbone that the benchmark has not trained (it
     doubles the channels or halves the image too rarely or too often) is flagged as disconnected and
     ranked last.
 
@@ -76,22 +74,28 @@ def transnas_macro(
         ValueError: if a size is not positive, or the initialiser is unknown.
     """
     size = _size(channels, num_cells, num_classes, image_shape)
-    return _space(
-        "transnas_macro",
-        texts.MACRO,
-        lambda arch: TransNet(macro.modules(arch), None, size),
-        size,
-        init,
-        Costs(
+    return SearchSpace(
+        name="transnas_macro",
+        decisions=texts.MACRO,
+        networks=plain_networks(
+            lambda arch: TransNet(macro.modules(arch), None, size),
+            macro.CHOICES,
+            find_initialiser(init),
+            name="transnas_macro",
+            image_shape=image_shape,
+            num_classes=num_classes,
+            specialise=lambda arch: TransNet(macro.trained_modules(arch), None, size),
+            chain=lambda net, drawn: in_sequence(net.parts(), image_shape, drawn),
+        ),
+        costs=Costs(
             of=lambda arch: costs.macro_cost(arch, size),
             cheapest=cheapest_listed,
             trained=_trained_backbone,
         ),
-        specialise=lambda arch: TransNet(macro.trained_modules(arch), None, size),
     )
 
 
-def _trained_backbone(arch: Architecture) -> Any:
+def _trained_backbone(arch: Architecture) -> Cost:
     """Returns the cost of a backbone that the benchmark trained."""
     macro.trained_modules(arch)
     return costs.macro_cost(arch)
@@ -104,28 +108,3 @@ def _size(
     check_positive(channels=channels, num_cells=num_cells, num_classes=num_classes)
     check_images(image_shape)
     return NetworkSize(channels, num_cells, num_classes, image_shape)
-
-
-def _space(
-    name: str,
-    decisions: Decisions,
-    make: Callable[[Architecture], TransNet],
-    size: NetworkSize,
-    init: str,
-    its_costs: Costs,
-    **networks: Any,
-) -> SearchSpace:
-    return SearchSpace(
-        name=name,
-        decisions=decisions,
-        networks=plain_networks(
-            make,
-            decisions.choices,
-            find_initialiser(init),
-            name=name,
-            image_shape=size.image_shape,
-            num_classes=size.num_classes,
-            **networks,
-        ),
-        costs=its_costs,
-    )

@@ -8,7 +8,7 @@ _MICRO = "(0,1,2,3,0,1)"
 _MACRO = "(1,2,3,4)"
 # Numbers are read as the tables' tuples, which are the spaces' own texts, unless they are named.
 MICRO_NOTATIONS = (
-    Notation("transnas", f"64-{micro.SKELETON}-0_12_301", micro.from_string),
+    Notation("transnas", "64-41414-0_12_301", micro.from_string),
     Notation("naslib", _MICRO, micro.from_string),
     numbers_notation(micro.CHOICES)._replace(fits=None),
 )
