@@ -1,6 +1,7 @@
 """Scores given or drawn architectures into a store; run again, it goes on where it stopped.
 
-The architectures are shown and kept best first, by the Borda count of the first scorer's metrics.
+The architectures are shown and kept best first, by the Borda count of the first scorer's metrics;
+the others stand beside it. Several vote as one: ntk_score+naswot.
 
 Examples:
   saboc score --scorers=ntk_score,synflow --num_archs=200
@@ -19,6 +20,7 @@ from saboc_jax.benchmarks.accuracies import AccuracyTable
 from saboc_jax.evaluation.store import Store
 from saboc_jax.reports import html as report_html
 from saboc_jax.reports.tables import results_table
+from saboc_jax.scorers.variants import what_ranks
 from saboc_jax.statistics import ranking
 from saboc_jax.types import Scorer, SearchSpace
 
@@ -42,7 +44,7 @@ def ranked(
         scores: [n, repeats, k], NaN where bad.
     """
     means, repeats = scores.mean(1), scores.shape[1]
-    first = len((scorer.parts or (scorer,))[0].metrics)
+    first = scorer.votes
     first_metrics, better = means[:, :first], scorer.higher_is_better[:first]
     borda = ranking.borda(first_metrics, better)
     rows = []
@@ -83,7 +85,8 @@ def main() -> None:
     known = with_table(space, table, rows)
     names = ("borda", "architecture", *scorer.metrics, *known)
     shown = [{name: row[name] for name in names} for row in rows[:10]]
-    console.print(results_table(shown, title=f"Best {len(shown)} of {len(rows)}"))
+    title = f"Best {len(shown)} of {len(rows)}. {what_ranks(scorer, 'borda')}"
+    console.print(results_table(shown, title=title))
     if OUT.value:
         correlate_report.write(Path(OUT.value), rows, "scores")
         console.print(f"Wrote {report_html.write(Path(OUT.value))}")

@@ -20,15 +20,17 @@ from saboc_jax.evaluation.store import Store
 from saboc_jax.files import write_json
 from saboc_jax.reports import html as report_html
 from saboc_jax.scorers import SCORERS
+from saboc_jax.scorers.variants import what_ranks
 from saboc_jax.searching.assembly import latency_of
 from saboc_jax.spaces.isomorphism import representatives
 
 from .support import common, search_report, searcher_flags, searching, workdir
 
-SCORER = flags.DEFINE_string(
+SCORER = flags.DEFINE_list(
     "scorer",
-    "ntk_score",
-    "Training-free score, maybe with options after colons, as in knas:variant=mgm. One of: "
+    ["ntk_score"],
+    "Training-free score, maybe with options after colons, as in knas:variant=mgm. Several vote as "
+    "one: ntk_score+naswot; those after a comma are shown beside the first. One of: "
     f"{', '.join(sorted(SCORERS))}.",
 )
 STORE = flags.DEFINE_string(
@@ -53,7 +55,7 @@ def main() -> None:
     console = Console(highlight=False)
     dataset = common.load_dataset()
     space = common.build_space(dataset)
-    scorer = common.build_scorer([SCORER.value], space)
+    scorer = common.build_scorer(SCORER.value, space)
     allowed, stopwatch = searching.limits(dataset, space)
     options = searcher_flags.options()
     searcher_flags.warn(console, space, options)
@@ -61,6 +63,7 @@ def main() -> None:
     evaluator = common.build_evaluator(dataset, space, scorer)
     evaluator.representative_of = representatives(space) if ISOMORPHISM.value else None
     settings = workdir.flag_values("store", *searching.IGNORED) | {"dataset": dataset.name}
+    settings |= {"scorer": ",".join(SCORER.value)}
     settings |= evaluator.identity.record(scorer)
     folder = workdir.open_workdir(
         WORKDIR.value
@@ -73,6 +76,7 @@ def main() -> None:
         f"(C={common.CHANNELS.value}, N={common.CELLS.value}, n={common.BATCH_SIZE.value}, "
         f"{common.REPEATS.value} repeats, seed {common.SEED.value})"
     )
+    console.print(what_ranks(scorer, searching.RANKING.value), soft_wrap=True)
     known = searching.truth(space, dataset.name, console)
     trajectory = searching.follow(space, scorer, known)
     with Store(STORE.value or folder / "scores.sqlite") as store:

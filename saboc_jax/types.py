@@ -419,6 +419,8 @@ class Scorer(NamedTuple):
         parts: the scorers that it combines, in the order of its metrics; (): a single scorer.
         measured: the score is a measurement on this machine: the same key does not give the same
             bits, and it cannot be traced. A stored value is reused.
+        entries: numbers of columns that belong together: the first entry ranks, the others stand
+            beside it; (): all columns rank.
     """
 
     name: str
@@ -431,6 +433,12 @@ class Scorer(NamedTuple):
     options: Mapping[str, Any]
     parts: tuple["Scorer", ...] = ()
     measured: bool = False
+    entries: tuple[int, ...] = ()
+
+    @property
+    def votes(self) -> int:
+        """How many columns rank; those after them stand beside."""
+        return self.entries[0] if self.entries else len(self.metrics)
 
     def score(
         self, key: PRNGKey, gates: Gates, batch: Batch

@@ -88,7 +88,7 @@ def build_searcher(
     name, against = SEARCHER.value, AGAINST.value
     if name == "pruning" and against:
         raise ValueError("--against gives a front; pruning ends with one architecture")
-    directions = scorer.higher_is_better + (False,) * bool(against)
+    directions = scorer.higher_is_better[: scorer.votes] + (False,) * bool(against)
     return make_searcher(
         name,
         space,
@@ -118,7 +118,7 @@ def follow(space: SearchSpace, scorer: Scorer, known: Accuracies | None) -> Traj
     """Follows a search of the flags, by what its searcher is told."""
     return Trajectory(
         known[0] if known else None,
-        scorer.higher_is_better + (False,) * bool(AGAINST.value),
+        scorer.higher_is_better[: scorer.votes] + (False,) * bool(AGAINST.value),
         ranks.AGGREGATIONS[RANKING.value],
         costs=costs_told(space),
     )

@@ -13,7 +13,8 @@ The examples run as tests, so their images and networks are small; they say noth
 network is better.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,15 @@ from saboc_jax.api.inputs import (
     find_space,
     space_of_modules,
 )
-from saboc_jax.api.results import Found, Ranked, Score
+from saboc_jax.api.results import Correlations, Found, Ranked, Score
 from saboc_jax.data import Dataset
 from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.evaluation.store import Store
 from saboc_jax.keys import Purpose, key_for
 from saboc_jax.progress import bar
-from saboc_jax.scorers.variants import Scorers
+from saboc_jax.scorers.variants import Scorers, what_ranks
 from saboc_jax.searchers import make_searcher
-from saboc_jax.searching.assembly import ScoringSettings, find_allowed
+from saboc_jax.searching.assembly import ScoringSettings, find_allowed, find_excess
 from saboc_jax.searching.budgets import Budget
 from saboc_jax.searching.run import expected_evaluations, run_search
 from saboc_jax.spaces.isomorphism import representatives
@@ -63,6 +65,7 @@ def score(
     repeats: int = 3,
     batch_size: int = 64,
     call: Mapping[str, Any] | None = None,
+    store: Store | str | Path | None = None,
     progress: bool = True,
 ) -> Score:
     """Scores one Flax module, or one architecture of a space.
@@ -77,6 +80,8 @@ def score(
         repeats: number of draws of weights (and of images, from a dataset).
         batch_size: images in a batch drawn from a dataset.
         call: keyword arguments of every call of a module, e.g. {"train": False}.
+        store: keeps scores and serves them again: a `Store`, or the path of its file; None:
+            they are kept for this call.
         progress: draw a bar on a terminal or in a notebook.
 
     Returns:
@@ -108,7 +113,9 @@ def score(
     else:
         space = find_space(space, images)
         archs = [find_architecture(candidate, space)]
-    return _score_all(space, archs, images, key, scorers, repeats, batch_size, progress)[1][0]
+    return _score_all(space, archs, images, key, scorers, repeats, batch_size, progress, store)[1][
+        0
+    ]
 
 
 def rank(
@@ -120,8 +127,10 @@ def rank(
     space: SearchSpace | str | None = None,
     repeats: int = 3,
     ranking: str = "borda",
+    budget: Budget | None = None,
     batch_size: int = 64,
     call: Mapping[str, Any] | None = None,
+    store: Store | str | Path | None = None,
     progress: bool = True,
 ) -> Ranked:
     """Orders Flax modules, or architectures of a space, the best first.
@@ -130,12 +139,15 @@ def rank(
         candidates: modules (a list, or a mapping from names to them) or architectures of `space`.
         images: a batch or a dataset; all candidates see the same.
         key: seeds weights and images; consumed.
-        scorers: scorers; all their metrics are ranked together.
+        scorers: scorers; the first ranks by all its metrics, the others stand beside it. Several
+            vote as one entry: "ntk_score+naswot", or `saboc_jax.combine`.
         space: space of the architectures, or its name.
         repeats: number of draws of weights (and images) that metrics are averaged over.
         ranking: a key of `saboc_jax.statistics.ranking.AGGREGATIONS`.
+        budget: limits on costs; who is over is told, and comes after all that are not.
         batch_size: images of a batch drawn from a dataset.
         call: keyword arguments of every call of a module.
+        store: see `score`.
         progress: draw a bar on a terminal or in a notebook.
 
     Returns:
@@ -159,11 +171,19 @@ def rank(
     if ranking not in rankings.AGGREGATIONS:
         raise ValueError(f"ranking={ranking!r}; allowed: {', '.join(rankings.AGGREGATIONS)}")
     space, archs = find_candidates(candidates, images, space, call)
-    scorer, scores = _score_all(space, archs, images, key, scorers, repeats, batch_size, progress)
-    means = np.stack([score.values for score in scores]).mean(1)
-    how, directions = rankings.AGGREGATIONS[ranking], scorer.higher_is_better
+    scorer, scores = _score_all(
+        space, archs, images, key, scorers, repeats, batch_size, progress, store
+    )
+    votes = scorer.votes
+    means = np.stack([score.values for score in scores]).mean(1)[:, :votes]
+    how, directions = rankings.AGGREGATIONS[ranking], scorer.higher_is_better[:votes]
+    settings = ScoringSettings(repeats, batch_size)
+    excess = find_excess(space, budget, lambda: settings.stopwatch(space, images, key))
+    over = tuple(tuple(excess(arch)) for arch in archs)
     order = np.asarray(rankings.best_first(means, directions, ranking=how))
-    return Ranked(tuple(scores), ranking, np.asarray(how(means, directions)), order)
+    order = order[np.argsort([bool(over[i]) for i in order], kind="stable")]
+    ranks = np.asarray(how(means, directions))
+    return Ranked(tuple(scores), ranking, ranks, order, what_ranks(scorer, ranking), over)
 
 
 def search(
@@ -179,6 +199,7 @@ def search(
     time_budget: float | None = None,
     batch_size: int = 64,
     call: Mapping[str, Any] | None = None,
+    store: Store | str | Path | None = None,
     progress: bool = True,
     **options: Any,
 ) -> Found:
@@ -188,7 +209,7 @@ def search(
         space: a space, its name, or modules to choose from.
         images: a batch or a dataset.
         key: seeds weights, images and the searcher; consumed.
-        scorers: scorers; the search ranks by all their metrics.
+        scorers: scorers; the search ranks by all metrics of the first, see `rank`.
         searcher: a key of `saboc_jax.SEARCHERS`.
         repeats: number of draws of weights (and images) per candidate.
         budget: limits on the costs of an architecture; latency is for one image.
@@ -196,6 +217,7 @@ def search(
         time_budget: seconds after which nothing more is scored.
         batch_size: images of a batch drawn from a dataset.
         call: keyword arguments of every call of a module.
+        store: see `score`.
         progress: draw a bar on a terminal or in a notebook.
         **options: options of the searcher's factory.
 
@@ -222,12 +244,15 @@ def search(
     # If each architecture has its own program, this would trace the costs one by one.
     same = representatives(space) if isinstance(space.networks, OneProgram) else None
     evaluator = settings.evaluator(space, scorer, images, key, representative_of=same)
-    allows, _ = find_allowed(space, budget, lambda: settings.stopwatch(space, images, key))
+    allows, stopwatch = find_allowed(space, budget, lambda: settings.stopwatch(space, images, key))
     options = {"allows": allows, "max_evaluations": max_evaluations} | options
-    method = make_searcher(searcher, space, scorer.higher_is_better, **options)
+    ranking = options.get("ranking", "borda")
+    directions = scorer.higher_is_better[: scorer.votes]
+    method = make_searcher(searcher, space, directions, **options)
     total = expected_evaluations(method, allows, max_evaluations)
-    with bar("searching", total and total * repeats, live=progress, lines=False) as shown:
-        evaluator.on_score = shown.advance
+    shown = bar("searching", total and total * repeats, live=progress, lines=False)
+    with _kept(store, *filter(None, (evaluator, stopwatch))), shown as drawn:
+        evaluator.on_score = drawn.advance
         result = run_search(
             method,
             evaluator,
@@ -236,9 +261,10 @@ def search(
             max_evaluations=max_evaluations,
             time_budget=time_budget,
         )
-    evaluator.on_score = None
-    arch = np.asarray(result.arch)
-    return Found(space, arch, _scored(evaluator, arch), result)
+        evaluator.on_score = None
+        arch = np.asarray(result.arch)
+        voted = what_ranks(scorer, getattr(ranking, "__name__", str(ranking)))
+        return Found(space, arch, _scored(evaluator, arch), result, voted)
 
 
 def correlate(
@@ -254,8 +280,9 @@ def correlate(
     resamples: int = 1000,
     batch_size: int = 64,
     call: Mapping[str, Any] | None = None,
+    store: Store | str | Path | None = None,
     progress: bool = True,
-) -> list[correlation.CorrelationRow]:
+) -> Correlations:
     """Measures how well scores order candidates with known trained accuracies.
 
     Args:
@@ -271,6 +298,7 @@ def correlate(
         resamples: number of bootstrap resamples of the candidates.
         batch_size: images of a batch drawn from a dataset.
         call: keyword arguments of every call of a module.
+        store: see `score`.
         progress: draw a bar on a terminal or in a notebook.
 
     Returns:
@@ -309,7 +337,9 @@ def correlate(
     unknown = sorted(set(aggregations) - set(rankings.AGGREGATIONS))
     if unknown:
         raise ValueError(f"aggregations {unknown}; allowed: {', '.join(rankings.AGGREGATIONS)}")
-    scorer, scores = _score_all(space, archs, images, key, scorers, repeats, batch_size, progress)
+    scorer, scores = _score_all(
+        space, archs, images, key, scorers, repeats, batch_size, progress, store
+    )
     values = np.stack([score.values for score in scores])
     found = correlation.candidates(scorer, values, aggregations)
     rows = [
@@ -320,7 +350,7 @@ def correlate(
     if given.ndim == 2 and given.shape[1] > 1:
         row, curve = correlation.ceiling_rows(given, resamples=resamples)
         rows.append(row | {"winners": curve})
-    return rows
+    return Correlations(rows)
 
 
 def train(
@@ -426,14 +456,28 @@ def _score_all(
     repeats: int,
     batch_size: int,
     progress: bool,
+    store: Store | str | Path | None,
 ) -> tuple[Scorer, list[Score]]:
     """Returns the scorer, and the scores of every architecture."""
     settings = ScoringSettings(repeats, batch_size)
     scorer = settings.scorer(scorers, space)
     evaluator = settings.evaluator(space, scorer, images, key)
-    with bar("scoring", len(archs) * repeats, live=progress, lines=False) as shown:
+    total = len(archs) * repeats
+    with _kept(store, evaluator), bar("scoring", total, live=progress, lines=False) as shown:
         evaluator.on_score = shown.advance
         return scorer, [_scored(evaluator, arch) for arch in archs]
+
+
+@contextmanager
+def _kept(store: Store | str | Path | None, *evaluators: Evaluator) -> Iterator[None]:
+    """Keeps what is scored within in the store; closes it if it was given as a path."""
+    if store is None:
+        yield
+        return
+    with nullcontext(store) if isinstance(store, Store) else Store(store) as opened:
+        for evaluator in evaluators:
+            evaluator.keep_in(opened)
+        yield
 
 
 def _scored(evaluator: Evaluator, arch: Architecture) -> Score:

@@ -1,20 +1,61 @@
-"""Results of `saboc_jax.api.functions`: plain records that print."""
+"""Results of `saboc_jax.api.functions`: they print, draw, and are written and read again."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Float, Int
 
+from saboc_jax.files import read_json, write_json
+from saboc_jax.reports import result_figures, rows
 from saboc_jax.searching.result import SearchResult
+from saboc_jax.statistics.correlation import CorrelationRow
 from saboc_jax.statistics.ranking import standard_error
+from saboc_jax.statistics.winners import Winner
 from saboc_jax.types import Architecture, Cost, SearchSpace
 
+if TYPE_CHECKING:  # matplotlib is an extra, and loaded when something is drawn
+    from matplotlib.figure import Figure
 
-@dataclass(frozen=True)
-class Score:
+CURVE = "winners"  # the cell of a row of correlations that is a curve
+PathLike = str | os.PathLike[str]
+
+
+class Tabular:
+    """A result with rows: it is shown in notebooks, and written as CSV and Markdown."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns the rows of the result's table."""
+        raise NotImplementedError
+
+    def note(self) -> str:
+        """Returns what stands below the table."""
+        return ""
+
+    def to_csv(self) -> str:
+        """Returns the table as CSV, with all digits."""
+        return rows.to_csv(self.rows())
+
+    def to_markdown(self) -> str:
+        """Returns the table as Markdown."""
+        return rows.to_markdown(self.rows())
+
+    def __str__(self) -> str:
+        return "\n".join(filter(None, (rows.to_text(self.rows()), self.note())))
+
+    def _repr_html_(self) -> str:
+        return rows.to_html(self.rows(), self.note())
+
+
+@dataclass(frozen=True, repr=False)
+class Score(Tabular):
     """The scores of one architecture.
 
     Attributes:
@@ -46,53 +87,154 @@ class Score:
         """
         return dict(zip(self.metrics, standard_error(self.values).tolist(), strict=True))
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns a row for each metric."""
+        errors = self.standard_error()
+        return [
+            {"metric": name, "mean": value, "standard error": errors[name], "better": _better(up)}
+            for (name, value), up in zip(self.mean().items(), self.higher_is_better, strict=True)
+        ]
+
+    def note(self) -> str:
+        """Returns the name, the cost, and what is bad."""
+        bad = f"; bad: {self.flag}" if self.flag else ""
+        return f"{self.name}, {self.cost.params:,} parameters{bad}"
+
+    def plot(self) -> Figure:
+        """Returns a figure of every repeat's value of each metric (extra `figures`)."""
+        return result_figures.dots([self.name], self.values[None], self.metrics)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns everything as plain types, for JSON."""
+        return {each.name: plain(getattr(self, each.name)) for each in fields(self)} | {
+            "cost": self.cost._asdict()
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Score:
+        """Returns the result of `to_dict`; raises KeyError if the record lacks a field."""
+        return cls(
+            record["name"],
+            tuple(record["metrics"]),
+            tuple(record["higher_is_better"]),
+            np.array(record["values"], float),
+            record["flag"],
+            Cost(**record["cost"]),
+            {name: np.array(value) for name, value in record["diagnostics"].items()},
+        )
+
+    def save(self, path: PathLike) -> None:
+        """Writes the result as JSON."""
+        write_json(Path(path), {"kind": "score", **self.to_dict()})
+
+    @classmethod
+    def load(cls, path: PathLike) -> Score:
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: if the file holds something else.
+        """
+        return cls.from_dict(_read(path, "score"))
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={rows.cell(mean)}" for name, mean in self.mean().items())
+        return f"Score({self.name!r}, {values}, repeats={len(self.values)})"
+
     def __str__(self) -> str:
         errors = self.standard_error()
         lines = [
-            f"{metric} {value:.4g} ± {errors[metric]:.2g} ({'higher' if up else 'lower'} is better)"
+            f"{metric} {rows.cell(value)} ± {_error(errors[metric])} ({_better(up)} is better)"
             for (metric, value), up in zip(self.mean().items(), self.higher_is_better, strict=True)
         ]
         return "\n".join(lines + ([f"bad: {self.flag}"] if self.flag else []))
 
 
-@dataclass(frozen=True)
-class Ranked:
+@dataclass(frozen=True, repr=False)
+class Ranked(Tabular):
     """Several architectures in order.
 
     Attributes:
         scores: scores of each architecture, in the order given.
-        ranking: how their metrics became one rank.
+        ranking: how the metrics that vote became one rank.
         ranks: [n] the aggregated ranks, lower is better. They belong to this set: a sum of ranks
             says nothing about an architecture outside it.
-        order: [n] indices, the best first; ties fall as
+        order: [n] indices, the best first, those over budget after all others; ties fall as
             `saboc_jax.statistics.ranking.best_first` says.
+        voted: which metrics vote and which stand beside, in words.
+        over: the limits of a budget that each architecture exceeds, in words; (): no budget.
     """
 
     scores: tuple[Score, ...]
     ranking: str
     ranks: Float[np.ndarray, " n"]
     order: Int[np.ndarray, " n"]
+    voted: str = ""
+    over: tuple[tuple[str, ...], ...] = ()
 
     @property
     def names(self) -> list[str]:
         """The names, the best first."""
         return [self.scores[i].name for i in self.order]
 
-    def __str__(self) -> str:
-        head = (self.ranking, "candidate", "parameters", *self.scores[0].metrics, "")
-        rows = [head]
-        for i in self.order:
-            score = self.scores[i]
-            values = (f"{value:.4g}" for value in score.mean().values())
-            bad = f"bad: {score.flag}" if score.flag else ""
-            rows.append((f"{self.ranks[i]:g}", score.name, str(score.cost.params), *values, bad))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-        return "\n".join(lines)
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns a row for each architecture, the best first."""
+        found = [self._row(i) for i in self.order]
+        # A column that nobody fills says nothing.
+        empty = [n for n in ("over budget", "bad") if not any(row[n] for row in found)]
+        return [{name: row[name] for name in row if name not in empty} for row in found]
+
+    def _row(self, i: int) -> dict[str, Any]:
+        score = self.scores[i]
+        return {
+            self.ranking: float(self.ranks[i]),
+            "candidate": score.name,
+            "parameters": score.cost.params,
+            **score.mean(),
+            "over budget": ", ".join(self.over[i]) if self.over else "",
+            "bad": score.flag or "",
+        }
+
+    def note(self) -> str:
+        """Returns what voted."""
+        return self.voted
+
+    def plot(self) -> Figure:
+        """Returns a figure of every repeat's value of each metric, the best above."""
+        values = np.stack([self.scores[i].values for i in self.order])
+        return result_figures.dots(self.names, values, self.scores[0].metrics)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns everything as plain types, for JSON."""
+        record = {each.name: plain(getattr(self, each.name)) for each in fields(self)}
+        return record | {"scores": [score.to_dict() for score in self.scores]}
+
+    def save(self, path: PathLike) -> None:
+        """Writes the result as JSON."""
+        write_json(Path(path), {"kind": "ranked", **self.to_dict()})
+
+    @classmethod
+    def load(cls, path: PathLike) -> Ranked:
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: if the file holds something else.
+        """
+        record = _read(path, "ranked")
+        return cls(
+            tuple(map(Score.from_dict, record["scores"])),
+            record["ranking"],
+            np.array(record["ranks"], float),
+            np.array(record["order"], int),
+            record["voted"],
+            tuple(map(tuple, record["over"])),
+        )
+
+    def __repr__(self) -> str:
+        return f"Ranked({len(self.scores)} candidates, best {self.names[0]!r})"
 
 
-@dataclass(frozen=True)
-class Found:
+@dataclass(frozen=True, repr=False)
+class Found(Tabular):
     """What a search found.
 
     Attributes:
@@ -100,16 +242,135 @@ class Found:
         arch: [decisions] the architecture.
         score: its scores.
         search: history, rejected candidates, and the limit that stopped it, if one did.
+        voted: which metrics the search ranked by, in words.
     """
 
     space: SearchSpace
     arch: Architecture
     score: Score
     search: SearchResult
+    voted: str = ""
 
     def module(self) -> nn.Module:
         """The plain Flax module of the architecture, to train."""
         return self.space.specialise(self.arch)
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns the rows of its score."""
+        return self.score.rows()
+
+    def note(self) -> str:
+        """Returns what was found and by what."""
+        return ". ".join(filter(None, (self.score.note(), self.voted)))
+
+    def plot(self) -> Figure:
+        """Returns a figure of what the search told, evaluation by evaluation."""
+        return result_figures.course(self.search.history, self.score.metrics)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns everything but the space as plain types, for JSON."""
+        search = {each.name: plain(getattr(self.search, each.name)) for each in fields(self.search)}
+        record = {"space": self.space.name, "arch": plain(self.arch), "voted": self.voted}
+        return record | {"score": self.score.to_dict(), "search": search}
+
+    def save(self, path: PathLike) -> None:
+        """Writes the result as JSON; the space is written by its name alone."""
+        write_json(Path(path), {"kind": "found", **self.to_dict()})
+
+    @classmethod
+    def load(cls, path: PathLike, space: SearchSpace) -> Found:
+        """Reads what `save` wrote.
+
+        Args:
+            path: the file.
+            space: the space that was searched.
+
+        Raises:
+            ValueError: if the file holds something else, or another space was searched.
+        """
+        record = _read(path, "found")
+        if record["space"] != space.name:
+            raise ValueError(f"{path} is of space {record['space']!r}; allowed: {space.name!r}")
+        search = dict(record["search"])
+        search["arch"], search["scores"] = (
+            np.array(search["arch"]),
+            np.array(search["scores"], float),
+        )
+        search["diagnostics"] = {k: np.array(v) for k, v in search["diagnostics"].items()}
+        search["history"] = [
+            (np.array(masks, bool), np.array(scores, float)) for masks, scores in search["history"]
+        ]
+        score, arch = Score.from_dict(record["score"]), np.array(record["arch"], np.int32)
+        return cls(space, arch, score, SearchResult(**search), record["voted"])
+
+    def __repr__(self) -> str:
+        return f"Found({self.score.name!r}, space={self.space.name!r})"
+
     def __str__(self) -> str:
-        return f"{self.score.name}, {self.score.cost.params} parameters\n{self.score}"
+        lines = (f"{self.score.name}, {self.score.cost.params} parameters", self.score, self.voted)
+        return "\n".join(str(line) for line in lines if line)
+
+
+class Correlations(list[CorrelationRow], Tabular):
+    """Rows of correlations: a list that prints, draws, and is written and read again."""
+
+    def __init__(self, found: Iterable[CorrelationRow] = ()) -> None:
+        super().__init__(found)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns the rows of numbers, without the winner's curves."""
+        return [{name: row[name] for name in row if name != CURVE} for row in self]
+
+    def plot(self) -> Figure:
+        """Returns a figure of tau of every score with its interval, the largest above."""
+        return result_figures.taus(self.rows())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the rows as plain types, for JSON."""
+        return {"rows": plain(list(self))}
+
+    def save(self, path: PathLike) -> None:
+        """Writes the rows as JSON."""
+        write_json(Path(path), {"kind": "correlations", **self.to_dict()})
+
+    @classmethod
+    def load(cls, path: PathLike) -> Correlations:
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: if the file holds something else.
+        """
+        found = _read(path, "correlations")["rows"]
+        for row in found:
+            row[CURVE] = [Winner(*point) for point in row.get(CURVE, ())]
+        return cls(found)
+
+    def __repr__(self) -> str:
+        return f"Correlations({len(self)} rows)"
+
+    __str__ = Tabular.__str__
+
+
+def plain(value: Any) -> Any:
+    """Returns a value made of what JSON has."""
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return np.asarray(value).tolist()
+    if isinstance(value, Mapping):
+        return {str(name): plain(each) for name, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _read(path: PathLike, kind: str) -> dict[str, Any]:
+    record = read_json(Path(path))
+    found = record.get("kind") if isinstance(record, dict) else None
+    if found != kind:
+        raise ValueError(f"{path} holds {found or 'no result'}; allowed: {kind}, written by save")
+    return record
+
+
+def _better(higher: bool) -> str:
+    return "higher" if higher else "lower"
+
+
+def _error(value: float) -> str:
+    return rows.DASH if np.isnan(value) else f"{value:.2g}"

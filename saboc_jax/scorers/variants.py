@@ -7,6 +7,7 @@ entries in a store.
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, NoneType
 from typing import Any, get_args
@@ -16,11 +17,12 @@ from saboc_jax.scorers.combine import combine, load_factory
 from saboc_jax.types import Scorer, SearchSpace
 
 AScorer = str | Scorer | Callable[[SearchSpace], Scorer]
-"""A name from `saboc_jax.SCORERS`, optionally with options as in "knas:variant=mgm"; a scorer of
-the space; or a factory of a scorer."""
+"""A name from `saboc_jax.SCORERS`, optionally with options as in "knas:variant=mgm"; several names
+that vote together, as in "ntk_score+naswot"; a scorer of the space; or a factory of a scorer."""
 Scorers = AScorer | Sequence[AScorer]
-"""One, or several whose metrics are used together."""
+"""One, or several of which the first ranks and the others stand beside it."""
 FORM = "SCORER, or SCORER:OPTION=VALUE, further options after further colons"
+PLUS = re.compile(r"\+(?=[a-z])")  # not that of a number such as 1e+4
 KINDS: Mapping[type, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -109,7 +111,8 @@ def make_scorers(
     """Makes one scorer of all requested scorers.
 
     Args:
-        scorers: one, or several that are scored together.
+        scorers: one, or several that are scored together: the first ranks, the others stand
+            beside it (`Scorer.votes`).
         space: the search space they score.
         shared: options for every named scorer that has them.
         options: further options of single scorers, by name. Options in a scorer's text override
@@ -123,9 +126,7 @@ def make_scorers(
     made = []
     for each in given:
         if isinstance(each, str):
-            name = split_variant(each)[0]
-            common = {key: value for key, value in shared.items() if key in options_of(name)}
-            each = make_variant(each, space, **common, **options.get(name, {}))
+            each = _named(each, space, shared, options)
         elif callable(each):
             each = each(space)
         if not isinstance(each, Scorer):
@@ -133,7 +134,32 @@ def make_scorers(
         made.append(each)
     if not made:
         raise ValueError(f"scorers=(); allowed: one or more of {', '.join(sorted(SCORERS))}")
+    found = combine(made)
+    return found._replace(entries=tuple(len(each.metrics) for each in made)) if made[1:] else found
+
+
+def _named(
+    text: str,
+    space: SearchSpace,
+    shared: Mapping[str, Any],
+    options: Mapping[str, Mapping[str, Any]],
+) -> Scorer:
+    """Makes the scorer of a text, or the several of one with `+`, which vote together."""
+    made = []
+    for part in PLUS.split(text):
+        name = split_variant(part)[0]
+        common = {key: value for key, value in shared.items() if key in options_of(name)}
+        made.append(make_variant(part, space, **common, **options.get(name, {})))
     return combine(made)
+
+
+def what_ranks(scorer: Scorer, ranking: str) -> str:
+    """Says which metrics rank and how they are added up, and which stand beside."""
+    voting, beside = scorer.metrics[: scorer.votes], scorer.metrics[scorer.votes :]
+    how = f" ({ranking})" if len(voting) > 1 else ""
+    return f"Ranked by {', '.join(voting)}{how}" + (
+        f"; {', '.join(beside)} beside, without a vote" if beside else ""
+    )
 
 
 def _kinds(parameter: inspect.Parameter) -> tuple[type, ...]:

@@ -18,7 +18,7 @@ from saboc_jax.evaluation.runner import Runner
 from saboc_jax.evaluation.store import Store
 from saboc_jax.keys import Purpose, key_for, repeat_keys
 from saboc_jax.scorers.variants import Scorers, make_scorers
-from saboc_jax.searching.budgets import Allows, Budget, budget_check
+from saboc_jax.searching.budgets import Allows, Budget, budget_check, excess_of
 from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.types import Architecture, Batch, PRNGKey, Scorer, SearchSpace
 
@@ -197,3 +197,19 @@ def find_allowed(
         return budget_check(space, budget), None
     made = stopwatch()
     return budget_check(space, budget, latency_of(made)), made
+
+
+def find_excess(
+    space: SearchSpace, budget: Budget | None, stopwatch: Callable[[], Evaluator]
+) -> Callable[[Architecture], list[str]]:
+    """Returns a function from an architecture to the limits that it exceeds, in words.
+
+    Args:
+        space: the search space; its costs are limited.
+        budget: the limits; None: there are none.
+        stopwatch: see `find_allowed`.
+    """
+    if budget is None:
+        return lambda arch: []
+    measured = None if budget.latency_ms is None else latency_of(stopwatch())
+    return excess_of(space, budget, measured)

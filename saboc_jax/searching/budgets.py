@@ -1,24 +1,27 @@
 """Budgets: which architectures are too expensive to score.
 
 An architecture is within a budget if none of its costs is above its limit. A supernet is
-within it if its cheapest member is, so pruning may not remove the last affordable option:
+within it if a member is, so pruning may not remove the last affordable option. In a space of few
+architectures every member is asked. In a larger one those are asked that are cheapest by one of the
+limited costs (all costs, if latency is limited):
 
     cheapest(mask)_d = the active option of decision d that costs least by itself,
 
-by parameters, then multiply-accumulates, then depth, with every other decision at its first
-option. If options that are cheaper by one cost are never dearer by another, as in NAS-Bench-201,
-this member is the cheapest by every cost at once. If decisions depend on each other, as
-operations and inputs do in DARTS, the space itself names its cheapest members, one for each
-limited cost; a supernet is within the budget if any of them is. So a supernet may be rejected
-although a member fits. An architecture that is too expensive is still never returned, because
-single architectures are judged by their own costs.
+with every other decision at its first option; ties fall by parameters, multiply-accumulates, depth.
+If options that are cheaper by one cost are never dearer by another, as in NAS-Bench-201, this
+member is the cheapest by every cost at once. If decisions depend on each other, as operations and
+inputs do in DARTS, the space itself names its cheapest members. So a supernet of a large space may
+be rejected although a member fits. An architecture that is too expensive is still never returned,
+because single architectures are judged by their own costs.
 
-Latency is measured, not computed: for an architecture, and for the cheapest member of a supernet,
-which need not be the fastest. It is measured only if the other limits are met.
+Latency is measured, not computed: of the members that are asked, if the other limits are met. In
+a large space they need not be the fastest.
 """
 
+import itertools
+import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -54,18 +57,52 @@ class Budget(NamedTuple):
         ]
 
 
-def option_order(space: SearchSpace) -> Int[np.ndarray, "decisions options"]:
-    """Returns the place of every option by cost within its decision; the cheapest is 0."""
+SHOWN = 8  # architectures whose excess a message names
+FEW = 64  # architectures of a space that are all asked for their costs
+
+
+def option_order(
+    space: SearchSpace, quantity: str = "params"
+) -> Int[np.ndarray, "decisions options"]:
+    """Returns the place of every option by a cost within its decision; the cheapest is 0."""
     order = np.full((len(space.choices), max(space.choices)), max(space.choices))
     for decision, number in enumerate(space.choices):
         costs = []
         for option in range(number):
             arch = np.zeros(len(space.choices), np.int32)
             arch[decision] = option
-            costs.append((tuple(space.cost(arch)), option))
-        for place, (_, option) in enumerate(sorted(costs)):
+            cost = space.cost(arch)
+            costs.append((getattr(cost, quantity), tuple(cost), option))
+        for place, (*_, option) in enumerate(sorted(costs)):
             order[decision, option] = place
     return order
+
+
+def excess_of(
+    space: SearchSpace, budget: Budget, latency: Callable[[Architecture], float] | None = None
+) -> Callable[[Architecture], list[str]]:
+    """Returns a function from an architecture to the limits that it exceeds, in words.
+
+    Args:
+        space: the search space; its costs are limited.
+        budget: the limits.
+        latency: milliseconds of an architecture; needed if latency is limited, and measured of
+            what the other limits allow.
+
+    Raises:
+        ValueError: if latency is limited and `latency` is None.
+    """
+    if budget.latency_ms is not None and latency is None:
+        raise ValueError(f"latency_ms={budget.latency_ms} without `latency`; allowed: with it")
+
+    def over(arch: Architecture) -> list[str]:
+        cost = space.cost(arch)
+        known = budget.exceeded_by(cost)
+        if known or latency is None or budget.latency_ms is None:
+            return known
+        return budget.exceeded_by(cost, latency(arch))
+
+    return over
 
 
 def budget_check(
@@ -76,43 +113,50 @@ def budget_check(
     Args:
         space: the search space; its costs are limited.
         budget: the limits.
-        latency: milliseconds of an architecture; needed if latency is limited.
+        latency: see `excess_of`.
 
     Raises:
-        ValueError: if the cheapest architecture of the space is not within the budget, or
-            latency is limited and `latency` is None.
+        ValueError: if no architecture that is asked is within the budget, or latency is limited
+            and `latency` is None.
     """
-    if budget.latency_ms is not None and latency is None:
-        raise ValueError(f"latency_ms={budget.latency_ms} without `latency`; allowed: with it")
-    members = _cheapest_members(space, budget)
+    over = excess_of(space, budget, latency)
+    members = _asked_members(space, budget)
     everything = np.arange(max(space.choices)) < np.asarray(space.choices)[:, None]
-
-    def over(arch: Architecture) -> list[str]:
-        cost = space.cost(arch)
-        known = budget.exceeded_by(cost)
-        if known or latency is None or budget.latency_ms is None:
-            return known
-        return budget.exceeded_by(cost, latency(arch))
-
-    def exceeded(mask: Any) -> list[list[str]]:
-        """Returns the exceeded limits of each of the cheapest members."""
-        return [over(arch) for arch in members(np.asarray(mask, bool))]
-
-    if all(excesses := exceeded(everything)):
-        raise ValueError(
-            f"the cheapest architecture of {space.name} exceeds the budget: "
-            f"{', '.join(excesses[0])}; allowed: larger limits"
-        )
-    return lambda mask: not all(exceeded(mask))
+    excesses: list[list[str]] = []
+    for arch in members(everything):
+        excesses.append(over(arch))
+        if not excesses[-1]:
+            return lambda mask: any(not over(arch) for arch in members(np.asarray(mask, bool)))
+    few = len(excesses) > 1 and _are_few(space)
+    who = f"every architecture of {space.name}" if few else f"the cheapest of {space.name}"
+    raise ValueError(
+        f"{who} exceeds the budget: {'; '.join(', '.join(each) for each in excesses[:SHOWN])}"
+        f"{'; ...' if len(excesses) > SHOWN else ''}; allowed: larger limits"
+    )
 
 
-def _cheapest_members(
+def _are_few(space: SearchSpace) -> bool:
+    return math.prod(space.choices) <= FEW
+
+
+def _asked_members(
     space: SearchSpace, budget: Budget
 ) -> Callable[[Bool[np.ndarray, "decisions options"]], list[Architecture]]:
     """Returns a function from a mask to the members that decide whether it is in the budget."""
+    if _are_few(space):
+        return lambda mask: [
+            np.array(options, np.int32)
+            for options in itertools.product(*(np.flatnonzero(row) for row in mask))
+        ]
+    limited = [name for name in Cost._fields if getattr(budget, name) is not None]
     of_space = space.costs.cheapest
     if of_space is not None:
-        limited = [name for name in Cost._fields if getattr(budget, name) is not None]
         return lambda mask: [of_space(mask, name) for name in limited or ["macs"]]
-    order = option_order(space)
-    return lambda mask: [np.where(mask, order, order.max() + 1).argmin(1).astype(np.int32)]
+    asked = list(Cost._fields) if budget.latency_ms is not None else limited
+    orders = [option_order(space, name) for name in asked]
+
+    def cheapest(mask: Bool[np.ndarray, "decisions options"]) -> list[Architecture]:
+        found = [np.where(mask, each, each.max() + 1).argmin(1) for each in orders]
+        return list(np.unique(np.stack(found), axis=0).astype(np.int32))
+
+    return cheapest

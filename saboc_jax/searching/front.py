@@ -62,6 +62,7 @@ def pareto(
     finite = np.isfinite(scores[rows]).any(1)
     archs, scores = archs[finite], scores[rows][finite]
     costs = costs_of(space, quantity, archs)
-    rank = np.asarray(ranking(scores, scorer.higher_is_better))
+    votes = scorer.votes
+    rank = np.asarray(ranking(scores[:, :votes], scorer.higher_is_better[:votes]))
     on_front = ranks.pareto_front(np.stack([rank, costs], 1), (False, False))
     return Front(archs, scores, costs, rank, on_front)

@@ -89,10 +89,10 @@ def run_search(
         except StoppedError:
             stopped = "time_budget" if _is_over(deadline) else "stop"
             break
-        told = scores
+        told = scores[..., : evaluator.scorer.votes]
         if costs:
             further = np.repeat(costs(masks)[:, None], scores.shape[1], axis=1)
-            told = np.concatenate([scores, np.where(allowed[:, None, None], further, np.nan)], 2)
+            told = np.concatenate([told, np.where(allowed[:, None, None], further, np.nan)], 2)
         state = searcher.tell(state, asked, told)
         history.append((masks, scores))
         rejected += int((~allowed).sum())

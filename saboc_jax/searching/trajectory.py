@@ -78,6 +78,7 @@ class Trajectory:
         self._ranking = ranking
         self._most_members = most_members
         self._costs = costs
+        self._votes = len(self._directions) - bool(costs)
         self._steps = 0
         self._row: dict[Key, int] = {}  # row of each architecture, in scoring order
         self._keys: list[Key] = []
@@ -163,7 +164,7 @@ class Trajectory:
         if not is_single(masks):
             self._append(self._supernet(seen, masks[0]), None)
             return
-        archs, means = masks.argmax(-1), scores.mean(1)
+        archs, means = masks.argmax(-1), scores[..., : self._votes].mean(1)
         finite = np.isfinite(means).any(1)
         if self._costs:
             means = np.concatenate([means, self._costs(masks)], 1)

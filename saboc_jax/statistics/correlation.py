@@ -189,6 +189,22 @@ def candidates(
                 found[label] = _combined(own[..., list(pair)], directions, "borda")
         for how in aggregations:
             found[f"{name} {how}"] = _combined(own, part.higher_is_better, how)
+    for name, where in entries(scorer).items():
+        for how in aggregations:
+            own, up = scores[..., where], scorer.higher_is_better[where]
+            found[f"{name} {how}"] = _combined(own, up, how)
+    return found
+
+
+def entries(scorer: Scorer) -> dict[str, slice]:
+    """Maps the name of every entry of several scorers that vote together to its columns."""
+    found, start = {}, 0
+    for size in scorer.entries or (len(scorer.metrics),):
+        where = slice(start, start := start + size)
+        names = [name for name, (_, own) in columns(scorer).items() if where.start <= own.start]
+        inside = [name for name in names if columns(scorer)[name][1].stop <= where.stop]
+        if len(inside) > 1:
+            found["+".join(inside)] = where
     return found
 
 
