@@ -79,7 +79,7 @@ def mean(rows: list[dict[str, float]], name: str) -> float | None:
 def main() -> None:
     """Measures and writes."""
     jax.config.update("jax_enable_compilation_cache", False)
-    common.set_defaults(space="resnet")
+    common.set_defaults(space="resnet", compilation_cache=False)
     dataset = common.load_dataset()
     if common.PRECISION.value != "float32":
         raise ValueError(f"--precision={common.PRECISION.value}; links run in float32 only")

@@ -86,4 +86,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    common.set_defaults(compilation_cache=False)  # it measures compilation, or beside it
     common.run(main)

@@ -96,4 +96,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    common.set_defaults(compilation_cache=False)  # it measures compilation, or beside it
     common.run(main)

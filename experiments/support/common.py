@@ -27,7 +27,7 @@ from saboc_jax.spaces.darts.trained import trained
 from saboc_jax.spaces.dtype import DTYPES, in_dtype
 from saboc_jax.types import Scorer, SearchSpace
 
-from . import flag_help, pictures
+from . import compiling, flag_help, pictures
 
 SPACE = flags.DEFINE_enum("space", "nas_bench_201", sorted(SPACES), "Search space.")
 DATASET = flags.DEFINE_string(
@@ -140,8 +140,10 @@ def run(main: Callable[[], None], many_devices: bool = False, unread: Sequence[s
             raise app.UsageError(f"unexpected arguments {arguments[1:]}; flags start with --")
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.ERROR)  # JAX and TFDS tell what they lack
+            compiling.soften_alarms()
         console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         try:
+            compiling.keep_programs()
             number = devices()
             here = "executor" in unread or EXECUTOR.value == "local"
             if here and (number or many_devices):

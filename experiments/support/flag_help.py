@@ -30,6 +30,7 @@ GROUPS = {
         "num_workers",
         "ray_address",
         "gpus_per_worker",
+        "compilation_cache",
     ),
     "Where results are kept": ("workdir", "store", "out", "export"),
 }

@@ -15,8 +15,11 @@ from saboc_jax.files import is_unfinished, read_json, write_json
 
 from ..commands import COMMANDS
 
-ELSEWHERE = ("executor", "num_workers", "ray_address", "gpus_per_worker", "devices", "shard")
-"""Flags that say where scores are computed: no part of what identifies a run."""
+ELSEWHERE = (
+    *("executor", "num_workers", "ray_address", "gpus_per_worker", "devices", "shard"),
+    "compilation_cache",
+)
+"""Flags that say where and how fast scores are computed: no part of what identifies a run."""
 
 
 def flag_values(*ignored: str) -> dict[str, Any]:
