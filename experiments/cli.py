@@ -8,23 +8,32 @@ import runpy
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
+from importlib import metadata
 
 from rich.console import Console
 from rich.table import Table
 
-from .commands import COMMANDS
+from .commands import COMMANDS, GROUPS
 
 
 def show(console: Console) -> None:
     """Lists the subcommands."""
-    console.print("usage: saboc COMMAND [--flags]     saboc COMMAND --help\n")
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True, style="bold")
-    table.add_column()
-    for name, line in COMMANDS.items():
-        table.add_row(name, line)
-    console.print(table)
+    console.print("usage: saboc COMMAND [--flags]     saboc COMMAND --help     saboc --version")
+    width = max(map(len, COMMANDS))
+    for group, names in GROUPS.items():
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True, style="bold", width=width)
+        table.add_column()
+        for name in names:
+            table.add_row(name, COMMANDS[name])
+        console.print(f"\n{group}", style="bold")
+        console.print(table)
     console.print("\nIn a clone `python -m experiments.COMMAND` does the same.")
+
+
+def version() -> str:
+    """The installed version."""
+    return metadata.version("saboc_jax")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -32,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "-help", "--help", "help"):
         show(Console(highlight=False, markup=False))
+        return
+    if name == "--version":
+        print(f"saboc_jax {version()}")
         return
     found = name.replace("-", "_")
     if found not in COMMANDS:

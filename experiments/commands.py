@@ -68,3 +68,20 @@ COMMANDS = {
 }
 """Everyday commands come before those of the paper. Each line copies the first docstring line of
 `experiments/NAME.py`, so that `saboc --help` need not import or read that file."""
+
+GROUPS = {
+    "Use it": (
+        *("search", "score", "score_your_own", "train", "report", "correlate"),
+        *("fetch_data", "import_nats_bench"),
+    ),
+    "The paper": (
+        *("paper.table1", "paper.table2", "paper.table3", "paper.table4", "paper.table5"),
+        *("paper.table6", "paper.figure1", "paper.figure2"),
+        *("ablation", "darts_correlations", "published_scores", "train_compare", "parity"),
+    ),
+    "Measure it": (
+        *("benchmark", "scorer_seconds", "searcher_overhead", "resnet_compile", "scaling"),
+        *("precision", "ray_throughput"),
+    ),
+}
+"""The commands as `saboc --help` lists them."""

@@ -101,4 +101,11 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    common.run(main, many_devices=True)
+    common.run(
+        main,
+        many_devices=True,
+        unread=(
+            "archs",
+            "num_archs",
+        ),
+    )

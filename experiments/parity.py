@@ -46,4 +46,17 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    common.run(main)
+    common.run(
+        main,
+        unread=(
+            *common.NETWORK,
+            *common.SCORING,
+            *common.RAY,
+            "batch_size",
+            "data_dir",
+            "dataset",
+            "repeats",
+            "resize",
+            "seed",
+        ),
+    )

@@ -86,4 +86,13 @@ def main() -> None:
 
 if __name__ == "__main__":
     common.set_defaults(batch_size=32, repeats=1, init="torch_default", channels=8)
-    common.run(main, many_devices=True)
+    common.run(
+        main,
+        many_devices=True,
+        unread=(
+            "arch_seed",
+            "archs",
+            "num_archs",
+            "scorers",
+        ),
+    )

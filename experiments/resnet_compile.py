@@ -79,7 +79,6 @@ def mean(rows: list[dict[str, float]], name: str) -> float | None:
 def main() -> None:
     """Measures and writes."""
     jax.config.update("jax_enable_compilation_cache", False)
-    common.set_defaults(space="resnet", compilation_cache=False)
     dataset = common.load_dataset()
     if common.PRECISION.value != "float32":
         raise ValueError(f"--precision={common.PRECISION.value}; links run in float32 only")
@@ -137,4 +136,13 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    common.run(main)
+    common.set_defaults(compilation_cache=False)  # it measures compilation
+    common.run(
+        main,
+        unread=(
+            "cells",
+            "channels",
+            "space",
+            "trained_size",
+        ),
+    )

@@ -200,4 +200,18 @@ def main() -> None:
 
 if __name__ == "__main__":
     common.set_defaults(compilation_cache=False)  # it measures compilation, or beside it
-    common.run(main)
+    common.run(
+        main,
+        unread=(
+            *common.SCORING,
+            *common.RAY,
+            "data_dir",
+            "dataset",
+            "init",
+            "precision",
+            "repeats",
+            "resize",
+            "space",
+            "trained_size",
+        ),
+    )

@@ -18,14 +18,12 @@ from saboc_jax.types import Images
 
 from .support import common
 
-SCORERS = flags.DEFINE_list("scorers", ["ntk_score"], "Scores whose metrics are ranked together.")
-UNREAD = (
-    *("space", "channels", "cells", "trained_size", "init", "precision"),
-    *("ntk_engine", "batch_norm", "latency_batch", "latency_image_size"),
-    *("executor", "num_workers", "ray_address", "gpus_per_worker", "shard"),
-    "same_platform",
+SCORERS = flags.DEFINE_list(
+    "scorers",
+    ["ntk_score"],
+    "Scorers, by commas: the first ranks, the others stand beside it. Several vote as one: "
+    "ntk_score+naswot.",
 )
-"""Flags of other binaries: a module brings its network, a scorer its options in its text."""
 
 
 class VisionTransformer(nn.Module):
@@ -76,4 +74,12 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    common.run(main, unread=UNREAD)
+    # A module brings its network, a scorer its options in its text.
+    common.run(
+        main,
+        unread=(
+            *common.NETWORK,
+            *common.SCORING,
+            *common.RAY,
+        ),
+    )

@@ -87,4 +87,12 @@ def main() -> None:
 
 if __name__ == "__main__":
     common.set_defaults(compilation_cache=False)  # it measures compilation, or beside it
-    common.run(main)
+    common.run(
+        main,
+        unread=(
+            "contestants",
+            "few_cells",
+            "memory",
+            "supernet",
+        ),
+    )

@@ -69,4 +69,15 @@ def main() -> None:
 
 if __name__ == "__main__":
     common.set_defaults(channels=None, cells=None)  # the recipe's
-    common.run(main, unread=training.SCORING)
+    common.run(
+        main,
+        unread=(
+            *common.SCORING,
+            *common.RAY,
+            "batch_size",
+            "init",
+            "precision",
+            "repeats",
+            "trained_size",
+        ),
+    )

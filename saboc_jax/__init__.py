@@ -81,7 +81,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `from_nnx` when it is asked for: flax.nnx would make every import a fifth longer."""
+    """Finds what would make every import slower: `from_nnx` needs flax.nnx, a fifth."""
+    if name == "__version__":
+        from importlib import metadata
+
+        return metadata.version("saboc_jax")
     if name != "from_nnx":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from saboc_jax.layers.nnx import from_nnx

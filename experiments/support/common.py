@@ -120,6 +120,14 @@ DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Where data lies; else $SABOC_DATA_DIR, else TFDS's own place."
 )
 
+NETWORK = ("space", "channels", "cells", "init", "precision", "trained_size")
+SCORING = (
+    *("batch_norm", "ntk_engine", "latency_batch", "latency_image_size"),
+    *("same_platform", "shard"),
+)
+RAY = ("executor", "num_workers", "ray_address", "gpus_per_worker")
+"""Flags of this module in groups, for binaries that do not read them."""
+
 
 def run(main: Callable[[], None], many_devices: bool = False, unread: Sequence[str] = ()) -> None:
     """Runs a binary; bad input ends it with one line instead of a traceback.
@@ -128,23 +136,26 @@ def run(main: Callable[[], None], many_devices: bool = False, unread: Sequence[s
         main: the binary.
         many_devices: it scores many architectures, so that each core of a CPU shall be a device
             without being asked.
-        unread: flags of this module that it does not read: it has none of that name.
+        unread: flags of this and other modules that it does not read: it has none of that name.
     """
     for name in unread:
         delattr(flags.FLAGS, name)
     if not sys.stdout.isatty():
         os.environ.setdefault("COLUMNS", PIPED_COLUMNS)
 
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
     def guarded(arguments: Sequence[str]) -> None:
-        if len(arguments) > 1:
-            raise app.UsageError(f"unexpected arguments {arguments[1:]}; flags start with --")
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.ERROR)  # JAX and TFDS tell what they lack
             compiling.soften_alarms()
-        console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+            console.file = sys.stderr
         try:
-            compiling.keep_programs()
-            number = devices()
+            if len(arguments) > 1:
+                raise ValueError(f"unexpected arguments {arguments[1:]}; flags start with --")
+            if "compilation_cache" not in unread:
+                compiling.keep_programs()
+            number = None if "devices" in unread else devices()
             here = "executor" in unread or EXECUTOR.value == "local"
             if here and (number or many_devices):
                 open_cores(min(number, cores()) if number else cores())
@@ -152,7 +163,8 @@ def run(main: Callable[[], None], many_devices: bool = False, unread: Sequence[s
             if said := pictures.notice():
                 Console(highlight=False, markup=False, soft_wrap=True).print(said)
         except (ValueError, OSError, ImportError, sqlite3.Error) as error:
-            console.print(f"error: {' '.join([str(error), *getattr(error, '__notes__', [])])}")
+            said = " ".join([str(error), *getattr(error, "__notes__", [])])
+            console.print(f"error: {flag_help.naming_flags(said)}")
             raise SystemExit(1) from error
         except KeyboardInterrupt as error:
             console.print(
@@ -163,7 +175,17 @@ def run(main: Callable[[], None], many_devices: bool = False, unread: Sequence[s
     if set(sys.argv[1:]) & {"-h", "-help", "--help"}:
         flag_help.show(main.__globals__["__doc__"] or "")
         return
-    app.run(guarded)
+
+    def parse(arguments: Sequence[str]) -> list[str]:
+        try:
+            return flags.FLAGS(arguments)
+        except flags.Error as error:
+            program = sys.argv[0] if sys.argv[0].startswith("saboc ") else "saboc COMMAND"
+            said = f"error: {str(error).rstrip('.')}; `{program} --help` lists the flags"
+            console.print(said)
+            raise SystemExit(1) from error
+
+    app.run(guarded, flags_parser=parse)
 
 
 def set_defaults(**values: Any) -> None:

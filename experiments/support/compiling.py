@@ -11,7 +11,7 @@ from absl import flags
 COMPILATION_CACHE = flags.DEFINE_bool(
     "compilation_cache",
     True,
-    "Compiled programs are kept in the user's cache ($XDG_CACHE_HOME or ~/.cache), so that a second "
+    "Compiled programs are kept in the user's cache ($XDG_CACHE_HOME or ~/.cache), so that another "
     "run compiles in seconds; $JAX_COMPILATION_CACHE_DIR names another folder.",
 )
 WORTH_KEEPING = 0.5  # seconds of compilation
@@ -47,7 +47,7 @@ def cache_folder() -> Path:
 
 def keep_programs() -> None:
     """Makes JAX keep compiled programs, unless the flag or the environment says otherwise."""
-    if not COMPILATION_CACHE.value or jax.config.jax_compilation_cache_dir:
+    if not COMPILATION_CACHE.value or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
     folder = cache_folder()
     try:
@@ -64,6 +64,8 @@ def soften_alarms() -> None:
     A process of its own reads what is written past Python, so that nothing is lost if this one
     ends abruptly. Python's own errors go where they went.
     """
+    if sys.stderr is not sys.__stderr__:  # somebody else reads it already
+        return
     own = os.dup(2)
     read, write = os.pipe()
     command = [sys.executable, "-I", "-S", "-c", FILTER]

@@ -1,5 +1,6 @@
 """What `--help` of a binary shows: its docstring with examples, then its flags in groups."""
 
+import re
 import sys
 from collections.abc import Iterator
 
@@ -54,6 +55,12 @@ def grouped() -> dict[str, list[flags.Flag]]:
     for flag in defined_flags():
         groups[group_of.get(flag.name, "Flags")].append(flag)
     return {name: found for name, found in groups.items() if found}
+
+
+def naming_flags(message: str) -> str:
+    """Writes `--seed=` for `seed=` in a message of the library, whose arguments our flags are."""
+    names = "|".join(re.escape(flag.name) for flag in defined_flags())
+    return re.sub(rf"(?<![\w-])(?<!--)({names})=", r"--\1=", message) if names else message
 
 
 def usage(flag: flags.Flag) -> str:

@@ -21,14 +21,6 @@ from saboc_jax.types import Architecture, SearchSpace
 
 from . import common, workdir
 
-SCORING = (
-    *("init", "batch_size", "repeats", "ntk_engine", "batch_norm", "precision", "trained_size"),
-    *("latency_batch", "latency_image_size"),
-    *("executor", "num_workers", "ray_address", "gpus_per_worker", "shard"),
-    "same_platform",
-)
-"""Flags of scoring, which binaries that train do not have."""
-
 FINGERPRINT = 64  # training images that tell one folder of data from another
 MIN_DARTS_CELLS = 3  # cells at one and two thirds are reduction cells
 

@@ -135,7 +135,8 @@ def make_scorers(
     if not made:
         raise ValueError(f"scorers=(); allowed: one or more of {', '.join(sorted(SCORERS))}")
     found = combine(made)
-    return found._replace(entries=tuple(len(each.metrics) for each in made)) if made[1:] else found
+    sizes = tuple(len(each.metrics) for each in made)
+    return found._replace(entries=sizes) if found.parts else found
 
 
 def _named(

@@ -73,13 +73,14 @@ def run_search(
     state = searcher.init(key_for(key, Purpose.SEARCH_START))
     steps = key_for(key, Purpose.SEARCH_STEP)
     history: list[Step] = []
-    rejected, stopped = 0, None
+    rejected, asked_for, stopped = 0, 0, None
     deadline = None if time_budget is None else time.monotonic() + time_budget
     while not searcher.done(state):
         asked, state = searcher.ask(key_numbered(steps, len(history)), state)
         masks = np.array(asked, bool)  # a copy: a view would keep every step's buffer on the device
         if max_evaluations is not None and evaluations(history) + len(masks) > max_evaluations:
             stopped = "max_evaluations"
+            asked_for = len(masks)
             break
         if on_step:
             on_step(len(history), len(masks))
@@ -98,7 +99,7 @@ def run_search(
         rejected += int((~allowed).sum())
         if on_told:
             on_told(history, partial(_returned, searcher, state))
-    arch = _best(searcher, state, allows, history, rejected, stopped)
+    arch = _best(searcher, state, allows, history, rejected, _reason(searcher, stopped, asked_for))
     mask = architecture_to_mask(arch, max(evaluator.space.choices))
     repeats = [evaluator.score(mask, repeat) for repeat in range(evaluator.repeats)]
     return SearchResult(
@@ -136,20 +137,31 @@ def _is_over(deadline: float | None) -> bool:
     return deadline is not None and time.monotonic() > deadline
 
 
+def _reason(searcher: Searcher, stopped: str | None, asked_for: int) -> tuple[str, str] | None:
+    """Returns which limit stopped a search, and the step that it did not allow, in words."""
+    if stopped is None:
+        return None
+    planned = searcher.planned() if searcher.planned else None
+    of = f" of {planned}" if planned else ""
+    step = f" before a step of {asked_for}{of} evaluations" if asked_for else ""
+    return stopped, step
+
+
 def _best(
     searcher: Searcher,
     state: Any,
     allows: Allows | None,
     history: list[Step],
     rejected: int,
-    stopped: str | None,
+    stopped: tuple[str, str] | None,
 ) -> Architecture:
     """Returns the searcher's best; raises ValueError if there is none within the budget."""
     count = evaluations(history)
     try:
         arch = np.asarray(searcher.best(state))
     except ValueError as error:
-        why = f"stopped by {stopped} after {count} evaluations" if stopped else f"{count} done"
+        why = f"stopped by {stopped[0]} after {count} evaluations" if stopped else f"{count} done"
+        why += stopped[1] if stopped else ""
         raise ValueError(
             f"the search found nothing to return: {why}, {rejected} of them over budget; {error}"
         ) from error

@@ -199,7 +199,7 @@ def candidates(
 def entries(scorer: Scorer) -> dict[str, slice]:
     """Maps the name of every entry of several scorers that vote together to its columns."""
     found, start = {}, 0
-    for size in scorer.entries or (len(scorer.metrics),):
+    for size in scorer.entries:
         where = slice(start, start := start + size)
         names = [name for name, (_, own) in columns(scorer).items() if where.start <= own.start]
         inside = [name for name in names if columns(scorer)[name][1].stop <= where.stop]

@@ -1,5 +1,7 @@
 """Who votes, who is over budget, and what results are written as."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -76,6 +78,7 @@ def test_correlations_have_a_row_for_an_entry_of_several() -> None:
     found = correlation.candidates(scorer, np.random.default_rng(0).normal(size=(5, 1, 3)))
     assert list(found) == ["params", "macs", "depth", "params+macs borda"]
     assert not correlation.entries(make_scorers(["params", "macs"], SPACE))
+    assert list(correlation.entries(make_scorers("params+macs", SPACE))) == ["params+macs"]
     assert what_ranks(make_scorers("params", SPACE), "borda") == "Ranked by params"
 
 
@@ -120,11 +123,15 @@ def ranked() -> sj.Ranked:
     return sj.rank(NETS, DIGITS, KEY, ["ntk_score", "params"], **SMALL)
 
 
+def same(a, b) -> bool:
+    return json.dumps(a.to_dict()) == json.dumps(b.to_dict())  # NaN equals NaN there
+
+
 def test_results_are_written_and_read_again(ranked: sj.Ranked, tmp_path) -> None:
     path = tmp_path / "ranked.json"
     ranked.save(path)
     again = sj.Ranked.load(path)
-    assert str(again) == str(ranked) and again.to_dict() == ranked.to_dict()
+    assert str(again) == str(ranked) and same(again, ranked)
     score = ranked.scores[0]
     score.save(path)
     assert str(sj.Score.load(path)) == str(score)
@@ -133,19 +140,19 @@ def test_results_are_written_and_read_again(ranked: sj.Ranked, tmp_path) -> None
     found = sj.search(NETS, DIGITS, KEY, "params", searcher="exhaustive", **SMALL)
     found.save(path)
     again_found = sj.Found.load(path, found.space)
-    assert again_found.to_dict() == found.to_dict()
+    assert same(again_found, found)
     with pytest.raises(ValueError, match="is of space 'modules'; allowed: 'nas_bench_201'"):
         sj.Found.load(path, SPACE)
     rows = sj.correlate(NETS, [1.0, 2.0, 3.0], DIGITS, KEY, "params", resamples=20, **SMALL)
     rows.save(path)
-    assert type(rows).load(path) == rows and "winners" not in rows.to_csv()
+    assert same(type(rows).load(path), rows) and "winners" not in rows.to_csv()
 
 
 def test_tables_render(ranked: sj.Ranked) -> None:
     archs = [[3, 3, 3, 3, 3, 3], [1, 1, 1, 1, 1, 1]]
     cells = sj.rank(archs, DIGITS, KEY, "params", space=SPACE, **SMALL).to_markdown()
     bars = [line.replace("\\|", "").count("|") for line in cells.splitlines()]
-    assert set(bars) == {4} and "\\|nor\\_conv" not in cells and "\\|nor_conv_3x3~0" in cells
+    assert set(bars) == {5} and "\\|nor_conv_3x3~0" in cells
     assert ranked.to_csv().splitlines()[0].startswith("borda,candidate,parameters")
     page = ranked._repr_html_()
     assert page.count("<tr>") == 4 and "params beside" in page
@@ -155,7 +162,7 @@ def test_tables_render(ranked: sj.Ranked) -> None:
 
 def test_what_is_not_known_is_a_dash_and_whole_numbers_are_whole() -> None:
     score = sj.score(Net(2), DIGITS, KEY, "params", repeats=1, batch_size=4, progress=False)
-    assert str(score) == "params 80 ± – (higher is better)"
+    assert str(score) == "params 136 ± – (higher is better)"
     assert "nan" not in str(score) + score.to_markdown() + score.to_csv() + score._repr_html_()
 
 

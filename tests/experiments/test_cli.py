@@ -8,9 +8,12 @@ import sys
 import tomllib
 from pathlib import Path
 
+import flag_reads
 import pytest
 
-from experiments.commands import COMMANDS
+import saboc_jax
+from experiments import cli
+from experiments.commands import COMMANDS, GROUPS
 from experiments.support import common, workdir
 from saboc_jax.files import read_json, write_json
 
@@ -41,6 +44,7 @@ def test_every_binary_is_listed_with_the_first_line_of_its_docstring():
     assert binaries == COMMANDS
     assert list(COMMANDS) == sorted(COMMANDS, key=lambda name: ("." in name, name))
     assert all(line.endswith(".") for line in COMMANDS.values())
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(COMMANDS)
 
 
 def test_the_wheel_holds_every_package_below_saboc_jax_and_nothing_beside_it():
@@ -76,6 +80,11 @@ def test_the_list_imports_no_jax():
     assert "\x1b" not in done.stdout  # no colours in a pipe
 
 
+def test_the_version_is_that_of_the_package(capsys):
+    cli.main(["--version"])
+    assert capsys.readouterr().out == f"saboc_jax {saboc_jax.__version__}\n"
+
+
 @pytest.mark.parametrize("name", ["search"])
 def test_help_shows_examples_and_our_flags_only(name):
     done = saboc(name, "--help")
@@ -94,7 +103,9 @@ def test_help_shows_examples_and_our_flags_only(name):
     [
         (["serach"], "did you mean search?", 2),
         (["cli"], "no such command", 2),
-        (["search", "--sede=1"], "seed", 1),
+        (["search", "--sede=1"], "error: Unknown command line flag 'sede'. Did you mean: seed", 1),
+        (["search", "--max_evaluations=0"], "`saboc search --help` lists the flags", 1),
+        (["train", "--recipe=darts", "--cells=2", "--space=darts", "--workdir=w"], "--cells=2;", 1),
     ],
 )
 def test_mistakes_end_with_a_code_and_a_line(arguments, said, code, tmp_path):
@@ -118,7 +129,7 @@ def test_what_a_user_can_mend_is_a_line_and_not_a_traceback(
     def main():
         raise raised
 
-    run = lambda guarded: guarded(common.flags.FLAGS(["program"]))  # noqa: E731
+    run = lambda guarded, flags_parser: guarded(common.flags.FLAGS(["program"]))  # noqa: E731
     monkeypatch.setattr(common.app, "run", run)
     monkeypatch.setattr(sys, "argv", ["program"])
     with pytest.raises(SystemExit) as ended:
@@ -132,6 +143,18 @@ def test_every_help_has_an_example():
         path = ROOT / "experiments" / Path(*name.split(".")).with_suffix(".py")
         text = path.read_text()
         assert re.search(rf"\nExamples?:\n  saboc {re.escape(name)}", text), name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_has_the_flags_that_it_reads_and_no_others(name):
+    path = ROOT / "experiments" / Path(*name.split(".")).with_suffix(".py")
+    call = ast.parse(path.read_text()).body[-1].body[-1].value  # common.run(main, ...)
+    given = {each.arg: each.value for each in call.keywords}.get("unread", ast.Tuple([]))
+    names = set()
+    for each in given.elts:
+        starred = isinstance(each, ast.Starred)
+        names |= set(getattr(common, each.value.attr)) if starred else {each.value}
+    assert names == flag_reads.unread(path)
 
 
 def test_settings_do_not_depend_on_how_it_was_called(tmp_path):
