@@ -96,4 +96,12 @@ def main() -> None:
 
 if __name__ == "__main__":
     common.set_defaults(repeats=1, num_archs=50, channels=8)
-    common.run(main, unread=("store",))
+    common.run(
+        main,
+        unread=(
+            "column",
+            "store",
+            "table",
+            "unit",
+        ),
+    )

@@ -75,9 +75,12 @@ if __name__ == "__main__":
             *common.SCORING,
             *common.RAY,
             "batch_size",
+            "column",
             "init",
             "precision",
             "repeats",
+            "table",
             "trained_size",
+            "unit",
         ),
     )

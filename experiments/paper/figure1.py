@@ -72,4 +72,12 @@ def main() -> None:
 
 if __name__ == "__main__":
     correlations.set_defaults("all")
-    common.run(main, many_devices=True)
+    common.run(
+        main,
+        many_devices=True,
+        unread=(
+            "column",
+            "table",
+            "unit",
+        ),
+    )
