@@ -2,12 +2,14 @@
 
 Of tables it also says where the benchmark's own files come from.
 
-With --prepare TFDS downloads and writes data sets first, where it can: it needs a network and
-TensorFlow, and shows its own progress.
+With --archive it first converts published archives of CIFAR-10 and CIFAR-100. With --prepare TFDS
+downloads and writes data sets, where it can: it needs a network and TensorFlow (extra `prepare`),
+and shows its own progress.
 
 Examples:
   saboc fetch_data
-  saboc fetch_data --data_dir=~/data
+  saboc fetch_data --data_dir=~/data --nodetails
+  saboc fetch_data --archive=cifar-10-python.tar.gz --data_dir=~/data
   saboc fetch_data --prepare=cifar10,cifar100 --data_dir=~/data
 """
 
@@ -33,6 +35,12 @@ from .support import common
 PREPARE = flags.DEFINE_list(
     "prepare", [], "Data sets that TFDS is to prepare first, by commas, e.g. cifar10,cifar100."
 )
+ARCHIVE = flags.DEFINE_list(
+    "archive",
+    [],
+    "Published archives of CIFAR to convert first, by commas, e.g. cifar-10-python.tar.gz.",
+)
+DETAILS = flags.DEFINE_bool("details", True, "What each is, and how what is missing is got.")
 TABLES = {
     "nas_bench_201.csv": benchmarks.load_nas_bench_201,
     "nas_bench_201_published_scores.csv": benchmarks.load_published_scores,
@@ -45,23 +53,39 @@ def main() -> None:
     """Prepares the requested data sets, opens all data sets and tables, prints a line for each."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     folder = default_directory(common.DATA_DIR.value)
+    for archive in ARCHIVE.value:
+        console.print(f"converted {archive}: {data.convert_archive(archive, folder)}")
     failed = prepare(console, PREPARE.value, folder)
     console.print(f"Looking in {folder}\n")
     openers: dict[str, Callable[[], Any]]
     openers = {name: partial(data.load, name, folder) for name in data.DATASETS}
     openers |= {name: partial(load, folder) for name, load in TABLES.items()}
     openers |= {f"{name}.csv": partial(open_known, name, folder) for name in KNOWN}
-    for name, opener in openers.items():
-        try:
-            said = opener()
-            console.print(f"there    {name}{f': {said}' if isinstance(said, str) else ''}")
-        except FileNotFoundError as error:
-            console.print(f"missing  {name}: {error}")
-        except ValueError as error:
-            console.print(f"damaged  {name}: {error}")
+    states = {name: state_of(opener) for name, opener in openers.items()}
+    for state in STATES:
+        names = [name for name, (found, _) in states.items() if found == state]
+        console.print(f"{state + ':':<9}{', '.join(names) or '-'}")
+    if DETAILS.value:
+        console.print()
+        for name, (state, said) in states.items():
+            console.print(f"{state:<8} {name}{f': {said}' if said else ''}")
     console.print("\nnas_bench_201.csv can also be made from official files: import_nats_bench")
     if failed:
         raise SystemExit(1)
+
+
+STATES = ("there", "missing", "damaged")
+
+
+def state_of(opener: Callable[[], Any]) -> tuple[str, str]:
+    """One of `STATES`, and what there is to say of it."""
+    try:
+        said = opener()
+    except FileNotFoundError as error:
+        return "missing", str(error)
+    except ValueError as error:
+        return "damaged", str(error)
+    return "there", said if isinstance(said, str) else ""
 
 
 def open_known(name: str, folder: Path) -> str:

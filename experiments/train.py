@@ -1,26 +1,36 @@
 r"""Trains one architecture by a recipe; run again with its workdir, it goes on where it stopped.
 
 Examples:
+  saboc train --from=runs/nas_bench_201-pruning-ntk_score-digits-seed0 --recipe=quick
   saboc train --recipe=quick --workdir=runs/cell \
     --architecture='|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_1x1~1|+|skip_connect~0|none~1|none~2|'
 """
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from absl import flags
 from rich.console import Console
 
 from saboc_jax import progress
-from saboc_jax.files import write_json
+from saboc_jax.files import read_json, write_json
 from saboc_jax.reports import html as report_html
 from saboc_jax.training.recipes import RECIPES
 
 from .support import common, search_report, texts, training, workdir
 
-ARCHITECTURE = flags.DEFINE_string("architecture", None, "The space's text.", required=True)
+ARCHITECTURE = flags.DEFINE_string("architecture", None, "The space's text.")
+FROM = flags.DEFINE_string(
+    "from",
+    None,
+    "Folder of a search: trains what it found, in its space and on its dataset unless flags name "
+    "others.",
+)
 RECIPE = flags.DEFINE_enum("recipe", "quick", sorted(RECIPES), "Settings of training.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept.", required=True)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where the run is kept; default with --from: `training` in that folder."
+)
 EPOCHS = flags.DEFINE_integer("epochs", None, "In place of the recipe's.", 1)
 TRAIN_BATCH = flags.DEFINE_integer("train_batch_size", None, "In place of the recipe's.", 1)
 EXAMPLES = flags.DEFINE_integer(
@@ -28,15 +38,40 @@ EXAMPLES = flags.DEFINE_integer(
 )
 
 
+def take_over(folder: Path) -> None:
+    """Takes what a search found and how it was asked for as the values of absent flags.
+
+    Raises:
+        ValueError: if the folder holds no finished search.
+    """
+    path = folder / "result.json"
+    record = read_json(path) if path.is_file() else {}
+    if not {"text", "settings", "scores"} <= set(record):
+        raise ValueError(
+            f"--from={folder} holds no finished search; allowed: a --workdir of search"
+        )
+    values = {"architecture": record["text"], "workdir": str(folder / "training")}
+    values |= {name: record["settings"][name] for name in ("space", "dataset")}
+    for name, value in values.items():
+        if not flags.FLAGS[name].present:
+            flags.FLAGS[name].value = value
+
+
 def main() -> None:
     """Trains, and shows every epoch."""
     console = Console(highlight=False)
+    if FROM.value:
+        take_over(Path(FROM.value))
+    given, place = ARCHITECTURE.value, WORKDIR.value
+    if given is None or place is None:
+        missing = "architecture" if given is None else "workdir"
+        raise ValueError(f"--{missing} is missing; allowed: it, or --from=FOLDER of a search")
     dataset = common.load_dataset()
     recipe = training.recipe(RECIPE.value, EPOCHS.value, TRAIN_BATCH.value)
     space = training.space(dataset, recipe, common.SPACE.value)
-    settings = training.identity(dataset, recipe)
-    folder = workdir.open_workdir(WORKDIR.value, settings)
-    arch = texts.read(ARCHITECTURE.value, space)
+    settings = training.identity(dataset, recipe, "from")
+    folder = workdir.open_workdir(place, settings)
+    arch = texts.read(given, space)
     console.print(f"{space.to_string(arch)}: {space.cost(arch)}")
 
     size = min(EXAMPLES.value or len(dataset.train), len(dataset.train))

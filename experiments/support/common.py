@@ -27,7 +27,7 @@ from saboc_jax.spaces.darts.trained import trained
 from saboc_jax.spaces.dtype import DTYPES, in_dtype
 from saboc_jax.types import Scorer, SearchSpace
 
-from . import compiling, flag_help, pictures
+from . import compiling, flag_help, pictures, workdir
 
 SPACE = flags.DEFINE_enum("space", "nas_bench_201", sorted(SPACES), "Search space.")
 DATASET = flags.DEFINE_string(
@@ -180,9 +180,9 @@ def run(main: Callable[[], None], many_devices: bool = False, unread: Sequence[s
         try:
             return flags.FLAGS(arguments)
         except flags.Error as error:
-            program = sys.argv[0] if sys.argv[0].startswith("saboc ") else "saboc COMMAND"
-            said = f"error: {str(error).rstrip('.')}; `{program} --help` lists the flags"
-            console.print(said)
+            program = " ".join(workdir.program())
+            said = str(error).rstrip(".").replace("\n", " ")
+            console.print(f"error: {said}; `{program} --help` lists the flags")
             raise SystemExit(1) from error
 
     app.run(guarded, flags_parser=parse)

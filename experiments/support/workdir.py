@@ -76,10 +76,14 @@ def _is_leftover(path: Path) -> bool:
 
 def command() -> str:
     """The command that runs this program again, however it was called."""
+    return shlex.join([*program(), *sys.argv[1:]])
+
+
+def program() -> list[str]:
+    """The words that run this program, however it was called."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     name = spec.name.partition("experiments.")[2] if spec else ""
-    program = ["saboc", name] if name in COMMANDS else ["python", sys.argv[0]]
-    return shlex.join([*program, *sys.argv[1:]])
+    return ["saboc", name] if name in COMMANDS else ["python", sys.argv[0]]
 
 
 def environment() -> dict[str, Any]:

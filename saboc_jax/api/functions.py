@@ -13,8 +13,7 @@ The examples run as tests, so their images and networks are small; they say noth
 network is better.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from saboc_jax.api.inputs import (
     find_architecture,
     find_candidates,
     find_space,
+    kept_in,
     space_of_modules,
 )
 from saboc_jax.api.results import Correlations, Found, Ranked, Score
@@ -251,7 +251,7 @@ def search(
     method = make_searcher(searcher, space, directions, **options)
     total = expected_evaluations(method, allows, max_evaluations)
     shown = bar("searching", total and total * repeats, live=progress, lines=False)
-    with _kept(store, *filter(None, (evaluator, stopwatch))), shown as drawn:
+    with kept_in(store, *filter(None, (evaluator, stopwatch))), shown as drawn:
         evaluator.on_score = drawn.advance
         result = run_search(
             method,
@@ -463,21 +463,9 @@ def _score_all(
     scorer = settings.scorer(scorers, space)
     evaluator = settings.evaluator(space, scorer, images, key)
     total = len(archs) * repeats
-    with _kept(store, evaluator), bar("scoring", total, live=progress, lines=False) as shown:
+    with kept_in(store, evaluator), bar("scoring", total, live=progress, lines=False) as shown:
         evaluator.on_score = shown.advance
         return scorer, [_scored(evaluator, arch) for arch in archs]
-
-
-@contextmanager
-def _kept(store: Store | str | Path | None, *evaluators: Evaluator) -> Iterator[None]:
-    """Keeps what is scored within in the store; closes it if it was given as a path."""
-    if store is None:
-        yield
-        return
-    with nullcontext(store) if isinstance(store, Store) else Store(store) as opened:
-        for evaluator in evaluators:
-            evaluator.keep_in(opened)
-        yield
 
 
 def _scored(evaluator: Evaluator, arch: Architecture) -> Score:

@@ -1,6 +1,8 @@
 """Turns the arguments of `saboc_jax.api.functions` into a space and architectures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,6 +12,8 @@ from jaxtyping import Int
 
 from saboc_jax.api.architectures import read_architecture
 from saboc_jax.data import Dataset
+from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.evaluation.store import Store
 from saboc_jax.spaces import make_space
 from saboc_jax.spaces.modules.space import module_space
 from saboc_jax.types import Architecture, Batch, SearchSpace
@@ -113,3 +117,15 @@ def find_candidates(
         return space_of_modules(candidates, images, call)
     space = find_space(space, images)
     return space, [find_architecture(candidate, space) for candidate in candidates]
+
+
+@contextmanager
+def kept_in(store: Store | str | Path | None, *evaluators: Evaluator) -> Iterator[None]:
+    """Keeps what is scored within in the store; closes it if it was given as a path."""
+    if store is None:
+        yield
+        return
+    with nullcontext(store) if isinstance(store, Store) else Store(store) as opened:
+        for evaluator in evaluators:
+            evaluator.keep_in(opened)
+        yield

@@ -1,5 +1,6 @@
 """Data sets by name or of one's own, and batches drawn from them by PRNG key."""
 
+from saboc_jax.data.archives import convert_archive
 from saboc_jax.data.datasets import (
     DATASETS,
     NEEDS_OF_SABOC,
@@ -29,6 +30,7 @@ __all__ = [
     "Split",
     "all_examples",
     "available",
+    "convert_archive",
     "default_name",
     "draw",
     "fetch",

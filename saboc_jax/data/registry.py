@@ -15,6 +15,7 @@ from saboc_jax.data.elsewhere import from_folder, from_npz
 from saboc_jax.data.sources import Dataset, Source, Split
 
 Directory = str | os.PathLike[str] | None
+ARCHIVED = ("cifar10", "cifar100")
 STANDIN = "imagenet16_120_standin.npz"
 
 
@@ -204,7 +205,9 @@ def prepare(name: str, data_dir: Directory = None) -> Path:
 def _find(entry: _Entry, base: Path) -> Path | None:
     """Returns the directory or file, `base` for an embedded data set, None if not found."""
     if entry.builder:
-        return data_tfds.find_tfds(entry.builder, (base / "tfds", base))
+        found = data_tfds.find_tfds(entry.builder, (base / "tfds", base))
+        converted = base / f"{entry.builder}.npz"  # by `convert_archive`
+        return converted if found is None and converted.is_file() else found
     path = base / entry.file
     return path if not entry.file or path.is_file() else None
 
@@ -213,9 +216,9 @@ def _open(name: str, entry: _Entry, base: Path) -> Source:
     path = _find(entry, base)
     if path is None:
         raise FileNotFoundError(_not_found(name, entry, base))
-    if entry.builder:
+    if entry.builder and path.suffix != ".npz":
         return data_tfds.read_tfds(entry.builder, path, entry.test_split, entry.first_classes)
-    if entry.file:
+    if entry.file or entry.builder:
         return data_sources.read_npz(path, entry.image_shape, entry.num_classes)
     return data_sources.read_digits()
 
@@ -227,6 +230,8 @@ def _not_found(name: str, entry: _Entry, base: Path) -> str:
             f"Prepare it on a machine with TensorFlow by `saboc fetch_data --prepare={name}`, or "
             f"by `{data_tfds.build_command(entry.builder, base)}`"
         )
+        if name in ARCHIVED:
+            get += ", convert its published archive by `saboc fetch_data --archive=FILE`"
     else:
         looked = str(base / entry.file)
         get = (

@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Int
 
 from saboc_jax.data.sources import HostLabels, Positions, RawImages, Source
+from saboc_jax.extras import MissingExtraError, needed
 
 Rows = Int[np.ndarray, " rows"]
 NewLabel = Int[np.ndarray, " stored"]
@@ -123,20 +124,27 @@ def prepare_tfds(name: str, root: Path) -> None:
     import tensorflow_datasets as tfds  # Slow to import.
 
     try:
+        with needed("prepare", f"Preparing {name} by TFDS"):
+            _import_what_writes()
         tfds.builder(name, data_dir=str(root), file_format="array_record").download_and_prepare()
+    except MissingExtraError as error:
+        raise ValueError(
+            f"{error}; it is needed for writing, not for reading, so `{build_command(name, root)}` "
+            "on another machine will do, whose folder can be copied"
+        ) from error
     except Exception as error:  # TFDS, its downloader and TensorFlow raise their own.
         said = (str(error).strip() or "no message").splitlines()[0]
-        lacks = isinstance(error, ImportError) and "tensorflow" in str(error).lower()
-        advice = (
-            "TFDS needs TensorFlow to write it (not to read it): in an environment of its own, "
-            "`pip install tensorflow tensorflow-datasets array_record`, then"
-            if lacks
-            else "Where the site of the data can be reached, run"
-        )
         raise ValueError(
-            f"TFDS could not prepare {name} in {root}: {type(error).__name__}: {said}. {advice} "
-            f"`{build_command(name, root)}`; the folder {name.split('/')[0]} can be copied"
+            f"TFDS could not prepare {name} in {root}: {type(error).__name__}: {said}. Where "
+            f"the site of the data can be reached, run `{build_command(name, root)}`; the folder "
+            f"{name.split('/')[0]} can be copied"
         ) from error
+
+
+def _import_what_writes() -> None:
+    """Imports what TFDS needs to write and not to read."""
+    import importlib_resources  # noqa: F401
+    import tensorflow  # noqa: F401
 
 
 def read_tfds(

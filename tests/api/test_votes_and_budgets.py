@@ -141,7 +141,7 @@ def test_results_are_written_and_read_again(ranked: sj.Ranked, tmp_path) -> None
     found.save(path)
     again_found = sj.Found.load(path, found.space)
     assert same(again_found, found)
-    with pytest.raises(ValueError, match="is of space 'modules'; allowed: 'nas_bench_201'"):
+    with pytest.raises(ValueError, match="is of space 'module'; allowed: 'nas_bench_201'"):
         sj.Found.load(path, SPACE)
     rows = sj.correlate(NETS, [1.0, 2.0, 3.0], DIGITS, KEY, "params", resamples=20, **SMALL)
     rows.save(path)

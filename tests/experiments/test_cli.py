@@ -104,8 +104,13 @@ def test_help_shows_examples_and_our_flags_only(name):
         (["serach"], "did you mean search?", 2),
         (["cli"], "no such command", 2),
         (["search", "--sede=1"], "error: Unknown command line flag 'sede'. Did you mean: seed", 1),
+        (["train", "--from=."], "--from=. holds no finished search; allowed", 1),
         (["search", "--max_evaluations=0"], "`saboc search --help` lists the flags", 1),
-        (["train", "--recipe=darts", "--cells=2", "--space=darts", "--workdir=w"], "--cells=2;", 1),
+        (
+            ["train", "--space=darts", "--cells=2", "--workdir=w", "--architecture=x"],
+            "--cells=2; allowed",
+            1,
+        ),
     ],
 )
 def test_mistakes_end_with_a_code_and_a_line(arguments, said, code, tmp_path):
