@@ -260,7 +260,8 @@ def cell_edges(space: SearchSpace, arch: Architecture) -> dict[str, list[Edge]]:
         pairs = zip(nas_bench_201_cells.EDGES, operations, strict=True)
         return {"cell.png": [(*edge, operation) for edge, operation in pairs]}
     if space.name in DRAWINGS:
-        return {"cell.png": list(DRAWINGS[space.name](arch))}
+        drawn = list(DRAWINGS[space.name](arch))
+        return {"cell.png": drawn} if drawn else {}  # a graph without a path has no edges
     if not space.name.startswith("darts"):
         return {}
     nodes = ["c[k-2]", "c[k-1]", *map(str, range(darts_cells.STEPS))]

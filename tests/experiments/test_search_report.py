@@ -10,10 +10,11 @@ import saboc_jax as sj
 from experiments.support import search_report
 from saboc_jax import data
 from saboc_jax.evaluation.jobs import ScoreRow
+from saboc_jax.reports.cell_figure import draw_cell
 from saboc_jax.searching.result import SearchResult
 from saboc_jax.searching.trajectory import Trajectory
 from saboc_jax.spaces.darts.cells import to_genotype
-from saboc_jax.spaces.masks import architecture_to_mask
+from saboc_jax.spaces.masks import architecture_to_mask, sample_connected
 from saboc_jax.spaces.resnet.encoding import START
 from saboc_jax.statistics import ranking
 
@@ -36,6 +37,18 @@ def test_both_cells_of_darts_are_drawn(tmp_path):
         assert [edge for edge in drawn if not edge[2]] == [(n, "out", "") for n in "0123"]
     search_report.draw(tmp_path, space, arch)
     assert all((tmp_path / name).stat().st_size > 10_000 for name in edges)
+
+
+@pytest.mark.parametrize("name", sorted(search_report.DRAWINGS))
+def test_an_architecture_of_every_space_is_drawn(name):
+    space = sj.make_space(name)
+    arch = sample_connected(jax.random.key(0), space.decisions, 1)[0]
+    (edges,) = search_report.cell_edges(space, arch).values()
+    assert edges and draw_cell(edges, space.to_string(arch)).axes
+
+
+def test_a_graph_without_a_path_has_no_drawing():
+    assert search_report.cell_edges(sj.make_space("nas_bench_101"), np.zeros(26, int)) == {}
 
 
 def test_a_resnet_is_a_list_of_blocks_and_has_no_cell(tmp_path):

@@ -117,3 +117,24 @@ def test_the_size_of_the_scoring_network_does_not_matter():
             arch = spaces[0].hints.evolution()["start"]
         costs = [sj.trained_cost(arch, each) for each in (*spaces, name)]
         assert len(set(costs)) == 1
+
+
+TRAINED = {
+    "nas_bench_101": {"channels": 128, "num_cells": 3},
+    "nas_bench_201": {"channels": 16, "num_cells": 5},
+    "nas_bench_macro": {"channels": 32},
+    "nats_sss": {"channels": 64},
+    "transnas_macro": {"channels": 64, "num_cells": 2, "num_classes": 63},
+    "transnas_micro": {"channels": 64, "num_cells": 2, "num_classes": 63},
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_options_of_a_space_give_the_trained_network(name):
+    side = 256 if name.startswith("transnas") else 32
+    space = sj.make_space(name, image_shape=(side, side, 3), **TRAINED[name])
+    arch = np.array(space.choices) - 1
+    arch[1:9] = 0  # in NAS-Bench-101 there are not too many edges
+    if name == "transnas_macro":
+        arch = space.from_string("(1,2,3,4)")
+    assert space.cost(arch) == sj.trained_cost(arch, space)
