@@ -1,8 +1,7 @@
 # `make search` runs a search, `make test` checks everything; both first build .venv, once.
 #
 # Variables: ARGS (flags of the program), PYTHON (interpreter to build .venv with), EXTRAS (of
-# `make install`, any but `reference`, which brings TensorFlow and is there without it already),
-# PYTEST_ARGS (flags of pytest, e.g. PYTEST_ARGS="-n 2"), SABOC_DATA_DIR, SABOC_GOLDEN_DIR.
+# `make install`, any that brings no TensorFlow), PYTEST_ARGS (flags of pytest, e.g. PYTEST_ARGS="-n 2"), SABOC_DATA_DIR, SABOC_GOLDEN_DIR.
 
 SHELL := /bin/sh
 VENV := .venv
@@ -50,8 +49,16 @@ $(VENV)/.installed: $(VENV)/.dependencies pyproject.toml
 	$(PIP) --no-deps --editable .
 	@touch $@
 
+# What a `pip install .` in .venv has put in place of the clone is taken back.
+EDITABLE := import importlib.metadata as m, json, sys; \
+	told = m.distribution("saboc_jax").read_text("direct_url.json") or "{}"; \
+	sys.exit(not json.loads(told).get("dir_info", {}).get("editable"))
+
 install: $(VENV)/.installed  ## Build .venv; EXTRAS=ray,figures adds extras.
-	$(if $(EXTRAS),$(PIP) --constraint constraints.txt --editable ".[$(EXTRAS)]")
+	@$(BIN)/python -c '$(EDITABLE)' || $(PIP) --no-deps --editable .
+	@test -z "$(EXTRAS)" || { \
+		$(BIN)/python scripts/requirements_of.py "$(EXTRAS)" > $(VENV)/extras.txt && \
+		$(PIP) --constraint constraints.txt --requirement $(VENV)/extras.txt; }
 
 search: $(VENV)/.installed  ## Search an architecture: make search ARGS="--help".
 	$(BIN)/python -m experiments.search $(ARGS)
@@ -63,7 +70,7 @@ lint: $(VENV)/.installed  ## Check style and types.
 
 # Compiled programs are kept between test runs: most of a run is compilation.
 test: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
-test: export JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
+test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
 # Most of a run is compiling programs that run once: as quickly as this XLA can, and without LLVM's
 # optimisation. `make test XLA_FLAGS=` compiles as users do.
 QUICKLY := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
@@ -78,7 +85,8 @@ bench: $(VENV)/.installed  ## Measure compile time and run time.
 
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(VENV)/.installed  ## Build the documentation into site/.
-	$(PIP) --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/python scripts/requirements_of.py docs > $(VENV)/extras.txt
+	$(PIP) --constraint constraints.txt --requirement $(VENV)/extras.txt
 	$(BIN)/python -m mkdocs build --strict
 
 clean:  ## Remove .venv, caches and build products; results in runs/ stay.

@@ -64,6 +64,19 @@ def test_the_line_for_the_reference_engine_brings_no_tensorflow():
     assert f"--no-deps {pinned}" in install_line("reference")
 
 
+def test_make_installs_extras_by_name_and_none_that_brings_tensorflow():
+    def told(names: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(ROOT / "scripts" / "requirements_of.py"), names]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    assert told("ray,figures").stdout.split("\n")[:-1] == [*EXTRAS["ray"], *EXTRAS["figures"]]
+    everything = told("all").stdout
+    assert "torch" in everything and not re.search("saboc|tensorflow|neural", everything)
+    for name in ("prepare", "reference", "rays"):
+        done = told(name)
+        assert done.returncode and done.stderr.startswith(f"error: EXTRAS={name}: ")
+
+
 @pytest.mark.parametrize(
     ("package", "extra", "use"),
     [
