@@ -1,4 +1,4 @@
-"""Prints what extras ask for, a requirement a line: `python scripts/requirements_of.py ray,figures`.
+"""Prints what extras ask for, a line each: `python scripts/requirements_of.py ray,figures`.
 
 `make install EXTRAS=...` installs these by name, so that pip does not install this package anew in
 place of the editable one.
