@@ -13,7 +13,7 @@ Examples:
   saboc fetch_data --prepare=cifar10,cifar100 --data_dir=~/data
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,10 +97,10 @@ def open_known(name: str, folder: Path) -> str:
     """
     known = KNOWN[name]
     path = known_tables.find(name, folder)
-    columns: Mapping[str, Any] = read_columns(path)
-    if known.space in SPACES:
-        columns = read_table(path, make_space(known.space)).columns
+    columns = read_columns(path)
     rows = len(next(iter(columns.values())))
+    if known.space in SPACES:
+        rows = len(read_table(path, make_space(known.space)))
     return f"{rows:,} rows, {', '.join(columns)} (official files: {known.official})"
 
 

@@ -7,6 +7,7 @@ Examples:
   saboc search --searcher=evolution --max_params=20000 --time_budget=600
   saboc search --searcher=evolution --max_latency_ms=2 --latency_batch=8
   saboc search --searcher=random --against=macs --max_evaluations=200
+  saboc search --table=hw_nas_bench_cifar10.csv --max_cost=raspi4_latency:10
   saboc search --searcher=aging_evolution --population=64 --store=runs/all.sqlite
 """
 

@@ -67,6 +67,7 @@ def summarise(
             for i, name in enumerate(scorer.metrics)
         },
         "cost": cost._asdict(),
+        "measured": measured(space, found.arch),
         "spectra": spectra(evaluator, found),
         "blocks": blocks(space, found.arch),
         "accuracies": accuracies(space, found.arch, evaluations(found.history)),
@@ -110,6 +111,13 @@ def accuracies(space: SearchSpace, arch: Architecture, evaluated: int = 1) -> di
     }
 
 
+def measured(space: SearchSpace, arch: Architecture) -> dict[str, float]:
+    """What the table of `--table` has of an architecture besides accuracies: costs, scores."""
+    table = tables.given(space) if tables.TABLE.value else None
+    values = {name: table.values([arch], name)[0] for name in table.others} if table else {}
+    return {name: float(value) for name, value in values.items() if not np.isnan(value)}
+
+
 def of_table(table: AccuracyTable, arch: Architecture, evaluated: int) -> dict[str, Any]:
     """What a table knows of an architecture, for each of its accuracies."""
     row = int(table.rows([arch])[0])
@@ -142,6 +150,9 @@ def show(console: Console, space: SearchSpace, summary: dict[str, Any]) -> None:
         f"{counted} network: {cost['params']:,} parameters, {cost['macs'] / 1e6:.1f} M "
         f"multiply-adds, {cost['depth']} layers deep"
     )
+    if summary["measured"]:
+        said = ", ".join(f"{name} {value:.6g}" for name, value in summary["measured"].items())
+        console.print(f"In {tables.TABLE.value}: {said}", soft_wrap=True)
     console.print(results_table(score_rows(summary["scores"])))
     truth = summary["accuracies"]
     if "missing" in truth:

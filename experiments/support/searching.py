@@ -19,10 +19,11 @@ from saboc_jax.reports.tables import results_table
 from saboc_jax.searchers import SEARCHERS, make_searcher
 from saboc_jax.searching.assembly import find_allowed
 from saboc_jax.searching.budgets import Allows, Budget
-from saboc_jax.searching.front import Front, costs_of, pareto
+from saboc_jax.searching.front import Front, costs_told, pareto
+from saboc_jax.searching.measured import is_formula
 from saboc_jax.searching.result import SearchResult, Step
 from saboc_jax.searching.run import expected_evaluations, run_search
-from saboc_jax.searching.trajectory import Costs, Trajectory
+from saboc_jax.searching.trajectory import Trajectory
 from saboc_jax.statistics import ranking as ranks
 from saboc_jax.types import Architecture, Scorer, Searcher, SearchSpace
 
@@ -51,11 +52,17 @@ TIME_BUDGET = flags.DEFINE_float(
     "or none, goes on to the same bits. Its value is no part of what identifies a run.",
     0.0,
 )
-AGAINST = flags.DEFINE_enum(
+MAX_COST = flags.DEFINE_multi_string(
+    "max_cost",
+    [],
+    "NAME:LIMIT, the most of a cost: a column of the table, e.g. raspi4_latency:10, or params, "
+    "macs, depth. May be given several times.",
+)
+AGAINST = flags.DEFINE_string(
     "against",
     None,
-    ["params", "macs", "depth"],
-    "Searches between the scores and this cost: gives the Pareto front.",
+    "Searches between the scores and this cost, one of params, macs, depth or a column of the "
+    "table: gives the Pareto front.",
 )
 IGNORED = ("time_budget",)
 Accuracies = tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]
@@ -63,7 +70,29 @@ Accuracies = tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]
 
 def budget() -> Budget:
     """The budget of the flags, on the costs of the scoring network."""
-    return Budget(MAX_PARAMS.value, MAX_MACS.value, MAX_DEPTH.value, MAX_LATENCY_MS.value)
+    own = (MAX_PARAMS.value, MAX_MACS.value, MAX_DEPTH.value, MAX_LATENCY_MS.value)
+    return Budget(*own, costs=max_costs(MAX_COST.value) or None)
+
+
+def max_costs(given: Sequence[str]) -> dict[str, float]:
+    """Limits by the name of the cost.
+
+    Raises:
+        ValueError: names a text that is no limit.
+    """
+    limits: dict[str, float] = {}
+    for text in given:
+        name, mark, limit = text.rpartition(":")
+        try:
+            value = float(limit)
+        except ValueError:
+            mark = ""
+        if not mark or not name or name in limits:
+            raise ValueError(
+                f"--max_cost={text}; allowed: NAME:LIMIT, each name once, e.g. raspi4_latency:10"
+            )
+        limits[name] = value
+    return limits
 
 
 def limits(dataset: Dataset, space: SearchSpace) -> tuple[Allows | None, Evaluator | None]:
@@ -74,7 +103,7 @@ def limits(dataset: Dataset, space: SearchSpace) -> tuple[Allows | None, Evaluat
         names = {"seed": seed, "space_id": common.space_id(space)}
         return common.settings(space).stopwatch(space, dataset, root_key(seed), **names)
 
-    return find_allowed(space, budget(), stopwatch)
+    return find_allowed(space, budget(), stopwatch, tables.given(space))
 
 
 def build_searcher(
@@ -88,7 +117,12 @@ def build_searcher(
     name, against = SEARCHER.value, AGAINST.value
     if name == "pruning" and against:
         raise ValueError("--against gives a front; pruning ends with one architecture")
+<<<<<<< HEAD
     directions = scorer.higher_is_better[: scorer.votes] + (False,) * bool(against)
+=======
+    costs_told(space, against, tables.given(space))  # is there such a cost?
+    directions = scorer.higher_is_better + (False,) * bool(against)
+>>>>>>> d17281b (Measured costs of a table are limits, objectives and rows of correlate)
     return make_searcher(
         name,
         space,
@@ -106,21 +140,13 @@ def truth(space: SearchSpace, trained_on: str, console: Console) -> Accuracies |
     return (found.of, found.all) if found else None
 
 
-def costs_told(space: SearchSpace) -> Costs | None:
-    """The costs that the searcher is told after the scores; None: there are none."""
-    quantity = AGAINST.value
-    if not quantity:
-        return None
-    return lambda masks: costs_of(space, quantity, masks.argmax(-1))[:, None]
-
-
 def follow(space: SearchSpace, scorer: Scorer, known: Accuracies | None) -> Trajectory:
     """Follows a search of the flags, by what its searcher is told."""
     return Trajectory(
         known[0] if known else None,
         scorer.higher_is_better[: scorer.votes] + (False,) * bool(AGAINST.value),
         ranks.AGGREGATIONS[RANKING.value],
-        costs=costs_told(space),
+        costs=costs_told(space, AGAINST.value, tables.given(space)),
     )
 
 
@@ -186,7 +212,7 @@ def search(
             on_step,
             on_told=on_told,
             allows=allowed,
-            costs=costs_told(evaluator.space),
+            costs=costs_told(evaluator.space, AGAINST.value, tables.given(evaluator.space)),
             max_evaluations=MAX_EVALUATIONS.value,
             time_budget=TIME_BUDGET.value,
         )
@@ -201,7 +227,7 @@ def front_rows(
     return [
         {
             "text": space.to_string(front.archs[i]),
-            quantity: int(front.costs[i]),
+            quantity: int(front.costs[i]) if is_formula(quantity) else float(front.costs[i]),
             "rank": float(front.ranks[i]),
             **dict(zip(scorer.metrics, front.scores[i].tolist(), strict=True)),
             **({"true accuracy %": float(known[0](front.archs[i][None])[0])} if known else {}),
@@ -220,7 +246,8 @@ def keep_front(
 ) -> list[dict[str, Any]]:
     """Prints and draws the front between the scores and the cost of `--against`; gives its rows."""
     quantity = AGAINST.value or "macs"
-    front = pareto(space, scorer, found.history, quantity, ranks.AGGREGATIONS[RANKING.value])
+    ranking = ranks.AGGREGATIONS[RANKING.value]
+    front = pareto(space, scorer, found.history, quantity, ranking, tables.given(space))
     rows = front_rows(space, scorer, front, quantity, known)
     console.print(results_table(rows, title=f"Pareto front: {scorer.name} against {quantity}"))
     labels = (quantity, f"{RANKING.value} rank by {scorer.name}, lower is better")

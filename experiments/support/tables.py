@@ -1,6 +1,7 @@
 """Tables of `--table`, and texts of `--notation`: what other tools wrote of architectures."""
 
 import contextlib
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -65,15 +66,20 @@ def given(space: SearchSpace, console: Console | None = None) -> AccuracyTable |
     path = _path(space)
     if path is None:
         return None
-    table = accuracies.read_table(
-        path, space, column=COLUMN.value, unit=UNIT.value, notation=texts.NOTATION.value
-    )
+    table = _read(path, space, COLUMN.value, UNIT.value, texts.NOTATION.value)
     if COLUMN.value is not None:
         table.column(COLUMN.value)
     if console:
         for note in table.notes:
             console.print(f"{table.path}: {note}", soft_wrap=True)
     return table
+
+
+@functools.lru_cache(maxsize=4)
+def _read(
+    path: Path, space: SearchSpace, column: str | None, unit: str | None, notation: str | None
+) -> AccuracyTable:
+    return accuracies.read_table(path, space, column=column, unit=unit, notation=notation)
 
 
 def _path(space: SearchSpace) -> Path | None:

@@ -30,10 +30,18 @@ from saboc_jax.api.inputs import (
     find_architecture,
     find_candidates,
     find_space,
+<<<<<<< HEAD
     kept_in,
     space_of_modules,
 )
 from saboc_jax.api.results import Correlations, Found, Ranked, Score
+=======
+    find_table,
+    space_of_modules,
+)
+from saboc_jax.api.results import Found, Ranked, Score
+from saboc_jax.benchmarks.accuracies import AccuracyTable
+>>>>>>> d17281b (Measured costs of a table are limits, objectives and rows of correlate)
 from saboc_jax.data import Dataset
 from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.evaluation.store import Store
@@ -43,6 +51,7 @@ from saboc_jax.scorers.variants import Scorers, what_ranks
 from saboc_jax.searchers import make_searcher
 from saboc_jax.searching.assembly import ScoringSettings, find_allowed, find_excess
 from saboc_jax.searching.budgets import Budget
+from saboc_jax.searching.front import costs_told, pareto
 from saboc_jax.searching.run import expected_evaluations, run_search
 from saboc_jax.spaces.isomorphism import representatives
 from saboc_jax.spaces.masks import architecture_to_mask
@@ -195,6 +204,8 @@ def search(
     searcher: str = "pruning",
     repeats: int = 3,
     budget: Budget | None = None,
+    against: str | None = None,
+    table: AccuracyTable | str | Path | None = None,
     max_evaluations: int | None = None,
     time_budget: float | None = None,
     batch_size: int = 64,
@@ -213,6 +224,10 @@ def search(
         searcher: a key of `saboc_jax.SEARCHERS`.
         repeats: number of draws of weights (and images) per candidate.
         budget: limits on the costs of an architecture; latency is for one image.
+        against: a cost that the search trades the scores for (params, macs, depth, or a column of
+            `table`); `Found.front` is then the Pareto front.
+        table: costs that were measured, a file or what `saboc_jax.read_table` gives; for `against`
+            and `Budget.costs`.
         max_evaluations: most evaluations; a step that would exceed them does not start.
         time_budget: seconds after which nothing more is scored.
         batch_size: images of a batch drawn from a dataset.
@@ -244,10 +259,20 @@ def search(
     # If each architecture has its own program, this would trace the costs one by one.
     same = representatives(space) if isinstance(space.networks, OneProgram) else None
     evaluator = settings.evaluator(space, scorer, images, key, representative_of=same)
+<<<<<<< HEAD
     allows, stopwatch = find_allowed(space, budget, lambda: settings.stopwatch(space, images, key))
     options = {"allows": allows, "max_evaluations": max_evaluations} | options
     ranking = options.get("ranking", "borda")
     directions = scorer.higher_is_better[: scorer.votes]
+=======
+    known = find_table(table, space)
+    allows, _ = find_allowed(space, budget, lambda: settings.stopwatch(space, images, key), known)
+    costs = costs_told(space, against, known)
+    if costs and searcher == "pruning":
+        raise ValueError(f"against={against!r} with pruning, which ends with one architecture")
+    options = {"allows": allows, "max_evaluations": max_evaluations} | options
+    directions = scorer.higher_is_better + (False,) * bool(costs)
+>>>>>>> d17281b (Measured costs of a table are limits, objectives and rows of correlate)
     method = make_searcher(searcher, space, directions, **options)
     total = expected_evaluations(method, allows, max_evaluations)
     shown = bar("searching", total and total * repeats, live=progress, lines=False)
@@ -258,13 +283,21 @@ def search(
             evaluator,
             key_for(key, Purpose.SEARCH),
             allows=allows,
+            costs=costs,
             max_evaluations=max_evaluations,
             time_budget=time_budget,
         )
+<<<<<<< HEAD
         evaluator.on_score = None
         arch = np.asarray(result.arch)
         voted = what_ranks(scorer, getattr(ranking, "__name__", str(ranking)))
         return Found(space, arch, _scored(evaluator, arch), result, voted)
+=======
+    evaluator.on_score = None
+    arch = np.asarray(result.arch)
+    front = pareto(space, scorer, result.history, against, table=known) if against else None
+    return Found(space, arch, _scored(evaluator, arch), result, front)
+>>>>>>> d17281b (Measured costs of a table are limits, objectives and rows of correlate)
 
 
 def correlate(

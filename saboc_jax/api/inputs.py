@@ -1,8 +1,13 @@
 """Turns the arguments of `saboc_jax.api.functions` into a space and architectures."""
 
+<<<<<<< HEAD
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+=======
+import os
+from collections.abc import Mapping, Sequence
+>>>>>>> d17281b (Measured costs of a table are limits, objectives and rows of correlate)
 from typing import Any
 
 import jax
@@ -11,6 +16,7 @@ from flax import linen as nn
 from jaxtyping import Int
 
 from saboc_jax.api.architectures import read_architecture
+from saboc_jax.benchmarks.accuracies import AccuracyTable, read_table
 from saboc_jax.data import Dataset
 from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.evaluation.store import Store
@@ -86,6 +92,19 @@ def find_space(space: SearchSpace | str | None, images: Batch | Dataset) -> Sear
 def find_architecture(candidate: Any, space: SearchSpace) -> Architecture:
     """Returns the architecture of a text or of choices; raises ValueError if it is not valid."""
     return read_architecture(candidate, space)
+
+
+def find_table(
+    table: AccuracyTable | str | os.PathLike[str] | None, space: SearchSpace
+) -> AccuracyTable | None:
+    """Returns the table, or reads the file; ValueError if it is not one of the space."""
+    if table is None or isinstance(table, AccuracyTable):
+        if table is not None and table.space.choices != space.choices:
+            raise ValueError(
+                f"table {table.path} of space {table.space.name!r}; allowed: of {space.name!r}"
+            )
+        return table
+    return read_table(table, space)
 
 
 def space_of_modules(

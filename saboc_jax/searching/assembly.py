@@ -18,7 +18,12 @@ from saboc_jax.evaluation.runner import Runner
 from saboc_jax.evaluation.store import Store
 from saboc_jax.keys import Purpose, key_for, repeat_keys
 from saboc_jax.scorers.variants import Scorers, make_scorers
+<<<<<<< HEAD
 from saboc_jax.searching.budgets import Allows, Budget, budget_check, excess_of
+=======
+from saboc_jax.searching.budgets import Allows, Budget, budget_check
+from saboc_jax.searching.measured import CostTable
+>>>>>>> d17281b (Measured costs of a table are limits, objectives and rows of correlate)
 from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.types import Architecture, Batch, PRNGKey, Scorer, SearchSpace
 
@@ -179,7 +184,10 @@ def latency_of(stopwatch: Evaluator) -> Callable[[Architecture], float]:
 
 
 def find_allowed(
-    space: SearchSpace, budget: Budget | None, stopwatch: Callable[[], Evaluator]
+    space: SearchSpace,
+    budget: Budget | None,
+    stopwatch: Callable[[], Evaluator],
+    table: CostTable | None = None,
 ) -> tuple[Allows | None, Evaluator | None]:
     """Returns the check of a budget, and the evaluator that measures latency for it.
 
@@ -187,6 +195,7 @@ def find_allowed(
         space: the search space; its costs are limited.
         budget: the limits.
         stopwatch: makes an evaluator with the scorer `latency`; called only if latency is limited.
+        table: of the costs that the space does not compute.
 
     Returns:
         (check of a mask, None: no limits; the evaluator, None: no limit on latency).
@@ -194,8 +203,9 @@ def find_allowed(
     if budget is None or budget == Budget():
         return None, None
     if budget.latency_ms is None:
-        return budget_check(space, budget), None
+        return budget_check(space, budget, table=table), None
     made = stopwatch()
+<<<<<<< HEAD
     return budget_check(space, budget, latency_of(made)), made
 
 
@@ -213,3 +223,6 @@ def find_excess(
         return lambda arch: []
     measured = None if budget.latency_ms is None else latency_of(stopwatch())
     return excess_of(space, budget, measured)
+=======
+    return budget_check(space, budget, latency_of(made), table), made
+>>>>>>> d17281b (Measured costs of a table are limits, objectives and rows of correlate)

@@ -14,6 +14,7 @@ inputs do in DARTS, the space itself names its cheapest members. So a supernet o
 be rejected although a member fits. An architecture that is too expensive is still never returned,
 because single architectures are judged by their own costs.
 
+<<<<<<< HEAD
 Latency is measured, not computed: of the members that are asked, if the other limits are met. In
 a large space they need not be the fastest.
 """
@@ -22,10 +23,22 @@ import itertools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
+=======
+Latency is measured, not computed: for an architecture, and for the cheapest member of a supernet,
+which need not be the fastest. It is measured only if the other limits are met.
+
+Costs of a table (`saboc_jax.searching.measured`) are known of some architectures; a supernet is
+within their limits if it holds one of these that is within all limits at once.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+>>>>>>> d17281b (Measured costs of a table are limits, objectives and rows of correlate)
 
 import numpy as np
 from jaxtyping import Bool, Int
 
+from saboc_jax.searching.measured import CostTable, check_limit, is_formula, measured_check
 from saboc_jax.types import Architecture, Cost, SearchSpace
 
 Allows = Callable[[Bool[np.ndarray, "decisions options"]], bool]
@@ -40,19 +53,38 @@ class Budget(NamedTuple):
         macs: multiply-accumulates for one image.
         depth: convolutions and dense layers on the longest path.
         latency_ms: measured milliseconds, see `saboc_jax.scorers.latency`.
+        costs: limits by name, of costs of a table and of the costs above.
     """
 
     params: int | None = None
     macs: int | None = None
     depth: int | None = None
     latency_ms: float | None = None
+    costs: Mapping[str, float] | None = None
+
+    def merged(self) -> "Budget":
+        """Returns the budget with limits on the space's own costs in their fields.
+
+        Raises:
+            ValueError: if a limit is no number, or stands twice.
+        """
+        given = {name: check_limit(name, limit) for name, limit in (self.costs or {}).items()}
+        own: dict[str, Any] = {name: limit for name, limit in given.items() if is_formula(name)}
+        twice = sorted(name for name in own if getattr(self, name) is not None)
+        if twice:
+            raise ValueError(f"limits on {', '.join(twice)} stand twice; allowed: once")
+        for name in self._fields[:-1]:
+            if getattr(self, name) is not None:
+                check_limit(name, getattr(self, name))
+        others = {name: limit for name, limit in given.items() if name not in own}
+        return self._replace(costs=others or None, **own)
 
     def exceeded_by(self, cost: Cost, latency_ms: float | None = None) -> list[str]:
         """Returns the exceeded limits, in words; empty: none."""
         values = (*cost, float("nan") if latency_ms is None else latency_ms)
         return [
             f"{name} {value:.12g} > {limit}"
-            for name, value, limit in zip(self._fields, values, self, strict=True)
+            for name, value, limit in zip(self._fields[:-1], values, self[:-1], strict=True)
             if limit is not None and value > limit
         ]
 
@@ -106,13 +138,17 @@ def excess_of(
 
 
 def budget_check(
-    space: SearchSpace, budget: Budget, latency: Callable[[Architecture], float] | None = None
+    space: SearchSpace,
+    budget: Budget,
+    latency: Callable[[Architecture], float] | None = None,
+    table: CostTable | None = None,
 ) -> Allows:
     """Returns a function that says whether a mask is within the budget.
 
     Args:
         space: the search space; its costs are limited.
         budget: the limits.
+<<<<<<< HEAD
         latency: see `excess_of`.
 
     Raises:
@@ -133,6 +169,43 @@ def budget_check(
         f"{who} exceeds the budget: {'; '.join(', '.join(each) for each in excesses[:SHOWN])}"
         f"{'; ...' if len(excesses) > SHOWN else ''}; allowed: larger limits"
     )
+=======
+        latency: milliseconds of an architecture; needed if latency is limited.
+        table: of the costs that the space does not compute; needed if they are limited.
+
+    Raises:
+        ValueError: if the cheapest architecture of the space is not within the budget, or
+            latency is limited and `latency` is None, or a limit is no number or of no known cost.
+    """
+    budget = budget.merged()
+    if budget.latency_ms is not None and latency is None:
+        raise ValueError(f"latency_ms={budget.latency_ms} without `latency`; allowed: with it")
+    members = _cheapest_members(space, budget)
+    everything = np.arange(max(space.choices)) < np.asarray(space.choices)[:, None]
+
+    def over(arch: Architecture) -> list[str]:
+        cost = space.cost(arch)
+        known = budget.exceeded_by(cost)
+        if known or latency is None or budget.latency_ms is None:
+            return known
+        return budget.exceeded_by(cost, latency(arch))
+
+    def exceeded(mask: Any) -> list[list[str]]:
+        """Returns the exceeded limits of each of the cheapest members."""
+        return [over(arch) for arch in members(np.asarray(mask, bool))]
+
+    if all(excesses := exceeded(everything)):
+        raise ValueError(
+            f"the cheapest architecture of {space.name} exceeds the budget: "
+            f"{', '.join(excesses[0])}; allowed: larger limits"
+        )
+    if not budget.costs:
+        return lambda mask: not all(exceeded(mask))
+    known = measured_check(
+        space, budget.costs, lambda arch: not budget.exceeded_by(space.cost(arch)), table
+    )
+    return lambda mask: known(mask) and not all(exceeded(mask))
+>>>>>>> d17281b (Measured costs of a table are limits, objectives and rows of correlate)
 
 
 def _are_few(space: SearchSpace) -> bool:

@@ -5,7 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from saboc_jax.searching.measured import CostTable, check_cost, costs_of
 from saboc_jax.searching.result import Step
+from saboc_jax.searching.trajectory import Costs
 from saboc_jax.statistics import ranking as ranks
 from saboc_jax.types import Ranking, Scorer, SearchSpace
 
@@ -33,11 +35,23 @@ class Front(NamedTuple):
         return rows[np.argsort(self.costs[rows])]
 
 
-def costs_of(
-    space: SearchSpace, quantity: str, archs: Int[np.ndarray, "n decisions"]
-) -> Float[np.ndarray, " n"]:
-    """Returns one cost of each architecture, a field of `Cost`."""
-    return np.array([getattr(space.cost(arch), quantity) for arch in archs], float)
+def costs_told(
+    space: SearchSpace, quantity: str | None, table: CostTable | None = None
+) -> Costs | None:
+    """Returns the costs that a searcher is told after the scores; None: there are none.
+
+    Args:
+        space: the space that is searched.
+        quantity: the cost, a field of `Cost` or a column of the table; None: none.
+        table: of measured costs.
+
+    Raises:
+        ValueError: if there is no such cost.
+    """
+    if quantity is None:
+        return None
+    check_cost(quantity, table)
+    return lambda masks: costs_of(space, quantity, masks.argmax(-1), table)[:, None]
 
 
 def pareto(
@@ -46,6 +60,7 @@ def pareto(
     history: list[Step],
     quantity: str,
     ranking: Ranking = ranks.borda,
+    table: CostTable | None = None,
 ) -> Front:
     """Returns the Pareto front between the rank by the scores and a cost.
 
@@ -53,16 +68,24 @@ def pareto(
         space: the space that was searched.
         scorer: the scorer of the history's scores.
         history: history from `run_search`, over architectures.
-        quantity: the cost, a field of `Cost`.
+        quantity: the cost, a field of `Cost` or a column of the table.
         ranking: how the metrics become one rank.
+        table: of measured costs; architectures that it does not know are left out.
     """
     masks = np.concatenate([masks for masks, _ in history])
     scores = np.concatenate([scores for _, scores in history]).mean(1)
     archs, rows = np.unique(masks.argmax(-1), axis=0, return_index=True)
     finite = np.isfinite(scores[rows]).any(1)
     archs, scores = archs[finite], scores[rows][finite]
+<<<<<<< HEAD
     costs = costs_of(space, quantity, archs)
     votes = scorer.votes
     rank = np.asarray(ranking(scores[:, :votes], scorer.higher_is_better[:votes]))
+=======
+    costs = costs_of(space, quantity, archs, table)
+    known = ~np.isnan(costs)
+    archs, scores, costs = archs[known], scores[known], costs[known]
+    rank = np.asarray(ranking(scores, scorer.higher_is_better))
+>>>>>>> d17281b (Measured costs of a table are limits, objectives and rows of correlate)
     on_front = ranks.pareto_front(np.stack([rank, costs], 1), (False, False))
     return Front(archs, scores, costs, rank, on_front)

@@ -46,7 +46,7 @@ def test_every_data_set_and_table_is_told(tmp_path):
     assert state["darts_swap1000.csv"] == "damaged"
     assert state["cifar10"] == state["nas_bench_201.csv"] == "missing"
     assert "tfds build cifar10" in done.stdout
-    assert "hw_nas_bench_cifar10.csv: 1 rows, raspi4_latency (official files: " in done.stdout
+    assert "hw_nas_bench_cifar10.csv: 1 rows, arch, raspi4_latency (official files: " in done.stdout
     assert "nats_sss.csv: " in done.stdout and "NATS-sss-v1_0" in done.stdout
 
 
