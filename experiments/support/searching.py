@@ -117,12 +117,8 @@ def build_searcher(
     name, against = SEARCHER.value, AGAINST.value
     if name == "pruning" and against:
         raise ValueError("--against gives a front; pruning ends with one architecture")
-<<<<<<< HEAD
-    directions = scorer.higher_is_better[: scorer.votes] + (False,) * bool(against)
-=======
     costs_told(space, against, tables.given(space))  # is there such a cost?
-    directions = scorer.higher_is_better + (False,) * bool(against)
->>>>>>> d17281b (Measured costs of a table are limits, objectives and rows of correlate)
+    directions = scorer.higher_is_better[: scorer.votes] + (False,) * bool(against)
     return make_searcher(
         name,
         space,

@@ -30,18 +30,12 @@ from saboc_jax.api.inputs import (
     find_architecture,
     find_candidates,
     find_space,
-<<<<<<< HEAD
+    find_table,
     kept_in,
     space_of_modules,
 )
 from saboc_jax.api.results import Correlations, Found, Ranked, Score
-=======
-    find_table,
-    space_of_modules,
-)
-from saboc_jax.api.results import Found, Ranked, Score
 from saboc_jax.benchmarks.accuracies import AccuracyTable
->>>>>>> d17281b (Measured costs of a table are limits, objectives and rows of correlate)
 from saboc_jax.data import Dataset
 from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.evaluation.store import Store
@@ -259,20 +253,14 @@ def search(
     # If each architecture has its own program, this would trace the costs one by one.
     same = representatives(space) if isinstance(space.networks, OneProgram) else None
     evaluator = settings.evaluator(space, scorer, images, key, representative_of=same)
-<<<<<<< HEAD
-    allows, stopwatch = find_allowed(space, budget, lambda: settings.stopwatch(space, images, key))
-    options = {"allows": allows, "max_evaluations": max_evaluations} | options
-    ranking = options.get("ranking", "borda")
-    directions = scorer.higher_is_better[: scorer.votes]
-=======
-    known = find_table(table, space)
-    allows, _ = find_allowed(space, budget, lambda: settings.stopwatch(space, images, key), known)
+    known, watch = find_table(table, space), lambda: settings.stopwatch(space, images, key)
+    allows, stopwatch = find_allowed(space, budget, watch, known)
     costs = costs_told(space, against, known)
     if costs and searcher == "pruning":
         raise ValueError(f"against={against!r} with pruning, which ends with one architecture")
     options = {"allows": allows, "max_evaluations": max_evaluations} | options
-    directions = scorer.higher_is_better + (False,) * bool(costs)
->>>>>>> d17281b (Measured costs of a table are limits, objectives and rows of correlate)
+    ranking = options.get("ranking", "borda")
+    directions = scorer.higher_is_better[: scorer.votes] + (False,) * bool(costs)
     method = make_searcher(searcher, space, directions, **options)
     total = expected_evaluations(method, allows, max_evaluations)
     shown = bar("searching", total and total * repeats, live=progress, lines=False)
@@ -287,17 +275,11 @@ def search(
             max_evaluations=max_evaluations,
             time_budget=time_budget,
         )
-<<<<<<< HEAD
         evaluator.on_score = None
         arch = np.asarray(result.arch)
         voted = what_ranks(scorer, getattr(ranking, "__name__", str(ranking)))
-        return Found(space, arch, _scored(evaluator, arch), result, voted)
-=======
-    evaluator.on_score = None
-    arch = np.asarray(result.arch)
-    front = pareto(space, scorer, result.history, against, table=known) if against else None
-    return Found(space, arch, _scored(evaluator, arch), result, front)
->>>>>>> d17281b (Measured costs of a table are limits, objectives and rows of correlate)
+        front = pareto(space, scorer, result.history, against, table=known) if against else None
+        return Found(space, arch, _scored(evaluator, arch), result, voted, front)
 
 
 def correlate(

@@ -1,13 +1,9 @@
 """Turns the arguments of `saboc_jax.api.functions` into a space and architectures."""
 
-<<<<<<< HEAD
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-=======
-import os
-from collections.abc import Mapping, Sequence
->>>>>>> d17281b (Measured costs of a table are limits, objectives and rows of correlate)
 from typing import Any
 
 import jax

@@ -13,12 +13,9 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Float, Int
 
-<<<<<<< HEAD
 from saboc_jax.files import read_json, write_json
 from saboc_jax.reports import result_figures, rows
-=======
 from saboc_jax.searching.front import Front
->>>>>>> d17281b (Measured costs of a table are limits, objectives and rows of correlate)
 from saboc_jax.searching.result import SearchResult
 from saboc_jax.statistics.correlation import CorrelationRow
 from saboc_jax.statistics.ranking import standard_error
@@ -246,22 +243,16 @@ class Found(Tabular):
         arch: [decisions] the architecture.
         score: its scores.
         search: history, rejected candidates, and the limit that stopped it, if one did.
-<<<<<<< HEAD
         voted: which metrics the search ranked by, in words.
-=======
         front: scores and costs of a search with `against`; None: there was no such cost.
->>>>>>> d17281b (Measured costs of a table are limits, objectives and rows of correlate)
     """
 
     space: SearchSpace
     arch: Architecture
     score: Score
     search: SearchResult
-<<<<<<< HEAD
     voted: str = ""
-=======
     front: Front | None = None
->>>>>>> d17281b (Measured costs of a table are limits, objectives and rows of correlate)
 
     def module(self) -> nn.Module:
         """The plain Flax module of the architecture, to train."""

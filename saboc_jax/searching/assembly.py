@@ -18,12 +18,8 @@ from saboc_jax.evaluation.runner import Runner
 from saboc_jax.evaluation.store import Store
 from saboc_jax.keys import Purpose, key_for, repeat_keys
 from saboc_jax.scorers.variants import Scorers, make_scorers
-<<<<<<< HEAD
 from saboc_jax.searching.budgets import Allows, Budget, budget_check, excess_of
-=======
-from saboc_jax.searching.budgets import Allows, Budget, budget_check
 from saboc_jax.searching.measured import CostTable
->>>>>>> d17281b (Measured costs of a table are limits, objectives and rows of correlate)
 from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.types import Architecture, Batch, PRNGKey, Scorer, SearchSpace
 
@@ -205,12 +201,14 @@ def find_allowed(
     if budget.latency_ms is None:
         return budget_check(space, budget, table=table), None
     made = stopwatch()
-<<<<<<< HEAD
-    return budget_check(space, budget, latency_of(made)), made
+    return budget_check(space, budget, latency_of(made), table), made
 
 
 def find_excess(
-    space: SearchSpace, budget: Budget | None, stopwatch: Callable[[], Evaluator]
+    space: SearchSpace,
+    budget: Budget | None,
+    stopwatch: Callable[[], Evaluator],
+    table: CostTable | None = None,
 ) -> Callable[[Architecture], list[str]]:
     """Returns a function from an architecture to the limits that it exceeds, in words.
 
@@ -218,11 +216,9 @@ def find_excess(
         space: the search space; its costs are limited.
         budget: the limits; None: there are none.
         stopwatch: see `find_allowed`.
+        table: see `find_allowed`.
     """
     if budget is None:
         return lambda arch: []
     measured = None if budget.latency_ms is None else latency_of(stopwatch())
-    return excess_of(space, budget, measured)
-=======
-    return budget_check(space, budget, latency_of(made), table), made
->>>>>>> d17281b (Measured costs of a table are limits, objectives and rows of correlate)
+    return excess_of(space, budget, measured, table)

@@ -14,31 +14,29 @@ inputs do in DARTS, the space itself names its cheapest members. So a supernet o
 be rejected although a member fits. An architecture that is too expensive is still never returned,
 because single architectures are judged by their own costs.
 
-<<<<<<< HEAD
 Latency is measured, not computed: of the members that are asked, if the other limits are met. In
 a large space they need not be the fastest.
-"""
-
-import itertools
-import math
-from collections.abc import Callable
-from typing import NamedTuple
-=======
-Latency is measured, not computed: for an architecture, and for the cheapest member of a supernet,
-which need not be the fastest. It is measured only if the other limits are met.
 
 Costs of a table (`saboc_jax.searching.measured`) are known of some architectures; a supernet is
 within their limits if it holds one of these that is within all limits at once.
 """
 
+import itertools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
->>>>>>> d17281b (Measured costs of a table are limits, objectives and rows of correlate)
 
 import numpy as np
 from jaxtyping import Bool, Int
 
-from saboc_jax.searching.measured import CostTable, check_limit, is_formula, measured_check
+from saboc_jax.searching.measured import (
+    CostTable,
+    check_cost,
+    check_limit,
+    is_formula,
+    measured_check,
+    measured_excess,
+)
 from saboc_jax.types import Architecture, Cost, SearchSpace
 
 Allows = Callable[[Bool[np.ndarray, "decisions options"]], bool]
@@ -111,7 +109,10 @@ def option_order(
 
 
 def excess_of(
-    space: SearchSpace, budget: Budget, latency: Callable[[Architecture], float] | None = None
+    space: SearchSpace,
+    budget: Budget,
+    latency: Callable[[Architecture], float] | None = None,
+    table: CostTable | None = None,
 ) -> Callable[[Architecture], list[str]]:
     """Returns a function from an architecture to the limits that it exceeds, in words.
 
@@ -120,16 +121,21 @@ def excess_of(
         budget: the limits.
         latency: milliseconds of an architecture; needed if latency is limited, and measured of
             what the other limits allow.
+        table: of the costs that the space does not compute; needed if they are limited.
 
     Raises:
-        ValueError: if latency is limited and `latency` is None.
+        ValueError: if latency is limited and `latency` is None, or a limit is no number or of no
+            known cost.
     """
+    budget = budget.merged()
+    for name in budget.costs or {}:
+        check_cost(name, table)
     if budget.latency_ms is not None and latency is None:
         raise ValueError(f"latency_ms={budget.latency_ms} without `latency`; allowed: with it")
 
     def over(arch: Architecture) -> list[str]:
         cost = space.cost(arch)
-        known = budget.exceeded_by(cost)
+        known = budget.exceeded_by(cost) + measured_excess(budget.costs or {}, arch, table)
         if known or latency is None or budget.latency_ms is None:
             return known
         return budget.exceeded_by(cost, latency(arch))
@@ -148,13 +154,20 @@ def budget_check(
     Args:
         space: the search space; its costs are limited.
         budget: the limits.
-<<<<<<< HEAD
         latency: see `excess_of`.
+        table: see `excess_of`.
 
     Raises:
-        ValueError: if no architecture that is asked is within the budget, or latency is limited
-            and `latency` is None.
+        ValueError: if no architecture that is asked is within the budget; see also `excess_of`.
     """
+    budget = budget.merged()
+    if budget.costs:
+        alone = budget._replace(costs=None, latency_ms=None)
+        known = measured_check(space, budget.costs, excess_of(space, alone), table)
+        if budget.latency_ms is None:
+            return known
+        others = budget_check(space, budget._replace(costs=None), latency)
+        return lambda mask: known(mask) and others(mask)
     over = excess_of(space, budget, latency)
     members = _asked_members(space, budget)
     everything = np.arange(max(space.choices)) < np.asarray(space.choices)[:, None]
@@ -169,43 +182,6 @@ def budget_check(
         f"{who} exceeds the budget: {'; '.join(', '.join(each) for each in excesses[:SHOWN])}"
         f"{'; ...' if len(excesses) > SHOWN else ''}; allowed: larger limits"
     )
-=======
-        latency: milliseconds of an architecture; needed if latency is limited.
-        table: of the costs that the space does not compute; needed if they are limited.
-
-    Raises:
-        ValueError: if the cheapest architecture of the space is not within the budget, or
-            latency is limited and `latency` is None, or a limit is no number or of no known cost.
-    """
-    budget = budget.merged()
-    if budget.latency_ms is not None and latency is None:
-        raise ValueError(f"latency_ms={budget.latency_ms} without `latency`; allowed: with it")
-    members = _cheapest_members(space, budget)
-    everything = np.arange(max(space.choices)) < np.asarray(space.choices)[:, None]
-
-    def over(arch: Architecture) -> list[str]:
-        cost = space.cost(arch)
-        known = budget.exceeded_by(cost)
-        if known or latency is None or budget.latency_ms is None:
-            return known
-        return budget.exceeded_by(cost, latency(arch))
-
-    def exceeded(mask: Any) -> list[list[str]]:
-        """Returns the exceeded limits of each of the cheapest members."""
-        return [over(arch) for arch in members(np.asarray(mask, bool))]
-
-    if all(excesses := exceeded(everything)):
-        raise ValueError(
-            f"the cheapest architecture of {space.name} exceeds the budget: "
-            f"{', '.join(excesses[0])}; allowed: larger limits"
-        )
-    if not budget.costs:
-        return lambda mask: not all(exceeded(mask))
-    known = measured_check(
-        space, budget.costs, lambda arch: not budget.exceeded_by(space.cost(arch)), table
-    )
-    return lambda mask: known(mask) and not all(exceeded(mask))
->>>>>>> d17281b (Measured costs of a table are limits, objectives and rows of correlate)
 
 
 def _are_few(space: SearchSpace) -> bool:

@@ -77,15 +77,10 @@ def pareto(
     archs, rows = np.unique(masks.argmax(-1), axis=0, return_index=True)
     finite = np.isfinite(scores[rows]).any(1)
     archs, scores = archs[finite], scores[rows][finite]
-<<<<<<< HEAD
-    costs = costs_of(space, quantity, archs)
-    votes = scorer.votes
-    rank = np.asarray(ranking(scores[:, :votes], scorer.higher_is_better[:votes]))
-=======
     costs = costs_of(space, quantity, archs, table)
     known = ~np.isnan(costs)
     archs, scores, costs = archs[known], scores[known], costs[known]
-    rank = np.asarray(ranking(scores, scorer.higher_is_better))
->>>>>>> d17281b (Measured costs of a table are limits, objectives and rows of correlate)
+    votes = scorer.votes
+    rank = np.asarray(ranking(scores[:, :votes], scorer.higher_is_better[:votes]))
     on_front = ranks.pareto_front(np.stack([rank, costs], 1), (False, False))
     return Front(archs, scores, costs, rank, on_front)

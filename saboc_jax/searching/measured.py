@@ -77,10 +77,20 @@ def check_limit(name: str, limit: Any) -> float:
     return float(limit)
 
 
+def measured_excess(limits: Mapping[str, float], arch: Any, table: CostTable | None) -> list[str]:
+    """Returns the limits of measured costs that an architecture exceeds, in words."""
+    values = {name: float(table.values([arch], name)[0]) for name in limits} if table else {}
+    return [
+        f"{name} {'unknown' if math.isnan(value) else f'{value:.12g}'} > {limits[name]:.12g}"
+        for name, value in values.items()
+        if not value <= limits[name]
+    ]
+
+
 def measured_check(
     space: SearchSpace,
     limits: Mapping[str, float],
-    within: Callable[[Any], bool],
+    excess: Callable[[Any], list[str]],
     table: CostTable | None,
 ) -> Callable[[Bool[np.ndarray, "decisions options"]], bool]:
     """Returns a function that says whether a mask holds an architecture within all limits.
@@ -90,7 +100,7 @@ def measured_check(
     Args:
         space: the search space.
         limits: the most of each measured cost.
-        within: `within(arch)`: is an architecture within the limits on its own costs?
+        excess: `excess(arch)` gives the limits on the space's own costs that are exceeded.
         table: of the measured costs.
 
     Raises:
@@ -103,7 +113,7 @@ def measured_check(
     for name, limit in limits.items():
         fits &= table.columns[name] <= limit  # False of NaN
     archs = table.architectures[fits]
-    archs = archs[[within(arch) for arch in archs]] if len(archs) else archs
+    archs = archs[[not excess(arch) for arch in archs]] if len(archs) else archs
     if not len(archs):
         least = ", ".join(f"{name} {np.nanmin(table.columns[name]):.6g}" for name in limits)
         raise ValueError(
