@@ -35,9 +35,9 @@ from saboc_jax.api.inputs import (
     space_of_modules,
 )
 from saboc_jax.api.results import Correlations, Found, Ranked, Score
+from saboc_jax.api.scored import score_of
 from saboc_jax.benchmarks.accuracies import AccuracyTable
 from saboc_jax.data import Dataset
-from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.evaluation.store import Store
 from saboc_jax.keys import Purpose, key_for
 from saboc_jax.progress import bar
@@ -48,7 +48,6 @@ from saboc_jax.searching.budgets import Budget
 from saboc_jax.searching.front import costs_told, pareto
 from saboc_jax.searching.run import expected_evaluations, run_search
 from saboc_jax.spaces.isomorphism import representatives
-from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.statistics import correlation
 from saboc_jax.statistics import ranking as rankings
 from saboc_jax.training.folder import identity
@@ -279,7 +278,7 @@ def search(
         arch = np.asarray(result.arch)
         voted = what_ranks(scorer, getattr(ranking, "__name__", str(ranking)))
         front = pareto(space, scorer, result.history, against, table=known) if against else None
-        return Found(space, arch, _scored(evaluator, arch), result, voted, front)
+        return Found(space, arch, score_of(evaluator, arch), result, voted, front)
 
 
 def correlate(
@@ -480,26 +479,4 @@ def _score_all(
     total = len(archs) * repeats
     with kept_in(store, evaluator), bar("scoring", total, live=progress, lines=False) as shown:
         evaluator.on_score = shown.advance
-        return scorer, [_scored(evaluator, arch) for arch in archs]
-
-
-def _scored(evaluator: Evaluator, arch: Architecture) -> Score:
-    """Returns the scores of one architecture in every repeat."""
-    space, scorer = evaluator.space, evaluator.scorer
-    mask = architecture_to_mask(arch, max(space.choices))
-    rows = [evaluator.score(mask, repeat) for repeat in range(evaluator.repeats)]
-    flags = [
-        str(value)
-        for _, notes in rows
-        for name, value in notes.items()
-        if name.rpartition(".")[2] == "flag"
-    ]
-    return Score(
-        space.to_string(arch),
-        scorer.metrics,
-        scorer.higher_is_better,
-        np.stack([values for values, _ in rows]),
-        flags[0] if flags else None,
-        space.cost(arch),
-        rows[0][1],
-    )
+        return scorer, [score_of(evaluator, arch) for arch in archs]
