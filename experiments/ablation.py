@@ -79,7 +79,7 @@ def measure(console: Console, name: str) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Measures the variants; shows and writes the results after each."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     names = list(VARIANTS) if CHOSEN.value == ["all"] else CHOSEN.value
     if unknown := sorted(set(names) - set(VARIANTS)):
         raise ValueError(f"--variants: {unknown} are unknown; allowed: all, {', '.join(VARIANTS)}")

@@ -193,7 +193,7 @@ def main() -> None:
         f"{NUM_ARCHS.value} random cells, {ROUNDS.value} rounds, {cores()} threads each"
     )
     record = run_all(space, lambda record: write(record, title))
-    show(Console(highlight=False), record, title)
+    show(Console(highlight=False, markup=False), record, title)
 
 
 if __name__ == "__main__":

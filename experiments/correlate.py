@@ -108,7 +108,7 @@ def measured(
 
 def main() -> None:
     """Scores, correlates, shows, writes."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     shares = top_k()
     rows: list[correlation.CorrelationRow] = []
     winners: list[dict[str, Any]] = []

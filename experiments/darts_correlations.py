@@ -70,7 +70,7 @@ def main() -> None:
     common.set_defaults(space=SPACE, channels=4, batch_size=32, repeats=1)
     if common.SPACE.value != SPACE:
         raise ValueError(f"--space={common.SPACE.value}; allowed: {SPACE}, which holds them all")
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     load = {"surrogate": benchmarks.load_darts_surrogate, "swap": benchmarks.load_darts_swap}
     table = load[TABLE.value](common.DATA_DIR.value)
     rows, archs = chosen(table)

@@ -25,7 +25,7 @@ ALL = 15_625
 
 def main() -> None:
     """Opens the files, converts them, prints the number of rows."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not SOURCE.value:
         raise ValueError("--source is not given; allowed: a NATS-tss file or folder")
     path = Path(OUT.value or default_directory(common.DATA_DIR.value) / "nas_bench_201.csv")

@@ -26,7 +26,7 @@ ALLOW_MISSING = flags.DEFINE_bool("allow_missing", False, "Pass over values not 
 
 def main() -> None:
     """Compares and prints."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     with progress.bar("networks", None, console) as bar:
 
         def on_net(done: int, nets: int) -> None:

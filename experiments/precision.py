@@ -77,7 +77,7 @@ def measure(
 
 def main() -> None:
     """Measures, shows, writes."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if flags.FLAGS["precision"].present:
         raise ValueError("--precision: this binary runs every type; leave the flag out")
     if scoring.NUM_ARCHS.value < 3:

@@ -73,7 +73,7 @@ def compare(console: Console, name: str) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Compares on every dataset, shows, writes."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     rows = []
     for name in DATASETS.value:
         rows += compare(console, name)

@@ -73,7 +73,7 @@ def main() -> None:
     numbers = [int(number) for number in WORKERS.value]
     # Parameters cost next to nothing: what is left is the driver and Ray.
     runs = [(n, scoring.scorer_names()) for n in numbers] + [(max(numbers), ["params"])]
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     results = [measure(*run, store) for run in track(runs, "measuring", console, calm=True)]
     store.unlink()
     record = workdir.run_record("out", "store")

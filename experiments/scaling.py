@@ -176,7 +176,7 @@ def main() -> None:
         raise ValueError(f"sizes {unknown} are unknown; allowed: {list(SWEEPS)}")
     start = time.perf_counter()
     sweeps: dict[str, dict[str, Any]] = {}
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     names = SIZES.value or list(SWEEPS)
     with progress.bar("measuring", sum(len(SWEEPS[n]) for n in names), console, calm=True) as bar:
         found = {name: sweep(name, bar) for name in names}

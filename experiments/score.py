@@ -75,7 +75,7 @@ def with_table(
 
 def main() -> None:
     """Scores, then shows the best."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     dataset = common.load_dataset()
     space = common.build_space(dataset)
     scorer = common.build_scorer(scoring.scorer_names(), space)

@@ -70,7 +70,9 @@ def main() -> None:
         repeats=common.REPEATS.value,
         batch_size=common.BATCH_SIZE.value,
     )
-    Console(highlight=False).print(f"Best first, on {dataset.name}\n{ranked}", soft_wrap=True)
+    Console(highlight=False, markup=False).print(
+        f"Best first, on {dataset.name}\n{ranked}", soft_wrap=True
+    )
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def seconds_of(dataset: Dataset, space: SearchSpace, name: str) -> dict[str, flo
 
 def main() -> None:
     """Measures, prints, writes."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     dataset = common.load_dataset()
     space = common.build_space(dataset)
     names = common.scorer_names(SCORER_NAMES.value)

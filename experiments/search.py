@@ -53,7 +53,7 @@ WORKDIR = flags.DEFINE_string(
 
 def main() -> None:
     """Sets up, searches, reports."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     dataset = common.load_dataset()
     space = common.build_space(dataset)
     scorer = common.build_scorer(SCORER.value, space)

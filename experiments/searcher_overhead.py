@@ -76,7 +76,7 @@ def main() -> None:
         raise ValueError(f"parameters of {space.name} are no sum over decisions")
     rows = []
     searchers = build(space.choices)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     for name, searcher in track(searchers.items(), "measuring", console, calm=True):
         compiling = timed(searcher, table)[2]
         count, method_seconds, whole = timed(searcher, table)

@@ -14,8 +14,9 @@ from absl import flags
 from rich.console import Console
 
 from saboc_jax import progress
-from saboc_jax.files import read_json, write_json
+from saboc_jax.files import write_json
 from saboc_jax.reports import html as report_html
+from saboc_jax.reports.records import read_records
 from saboc_jax.training.recipes import RECIPES
 
 from .support import common, search_report, texts, training, workdir
@@ -45,13 +46,14 @@ def take_over(folder: Path) -> None:
         ValueError: if the folder holds no finished search.
     """
     path = folder / "result.json"
-    record = read_json(path) if path.is_file() else {}
+    record = read_records(folder).get("result", {}) if path.is_file() else {}
     if not {"text", "settings", "scores"} <= set(record):
         raise ValueError(
             f"--from={folder} holds no finished search; allowed: a --workdir of search"
         )
     values = {"architecture": record["text"], "workdir": str(folder / "training")}
-    values |= {name: record["settings"][name] for name in ("space", "dataset")}
+    asked = {name: record["settings"].get(name) for name in ("space", "dataset")}
+    values |= {name: value for name, value in asked.items() if isinstance(value, str)}
     for name, value in values.items():
         if not flags.FLAGS[name].present:
             flags.FLAGS[name].value = value
@@ -59,7 +61,7 @@ def take_over(folder: Path) -> None:
 
 def main() -> None:
     """Trains, and shows every epoch."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if FROM.value:
         take_over(Path(FROM.value))
     given, place = ARCHITECTURE.value, WORKDIR.value

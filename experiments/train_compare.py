@@ -82,7 +82,7 @@ def train_all(console: Console, texts: list[str]) -> dict[tuple[str, int], dict[
 
 def main() -> None:
     """Trains, prints, keeps."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     table = load_nas_bench_201(common.DATA_DIR.value)
     seed, number = common.SEED.value, NUMBER.value
     groups = {

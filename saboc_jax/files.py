@@ -4,12 +4,14 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from saboc_jax.forms import checked
 
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+"""How a text begins that a spreadsheet takes for a formula."""
 UNFINISHED = ".unfinished"  # suffix of what is being written
 
 
@@ -100,3 +102,24 @@ def _try_lock(handle: int) -> bool:
     except (ImportError, OSError):
         return False
     return True
+
+
+def as_cells(row: Iterable[Any]) -> list[Any]:
+    """Returns a row for a CSV file, in which no text is a formula to a spreadsheet.
+
+    A text that begins like one, and is no number, gets an apostrophe before it, which spreadsheets
+    do not show.
+    """
+    return [
+        f"'{value}" if isinstance(value, str) and _is_formula(value) else value for value in row
+    ]
+
+
+def _is_formula(text: str) -> bool:
+    if not text.startswith(FORMULAS):
+        return False
+    try:
+        float(text)
+    except ValueError:
+        return True
+    return False

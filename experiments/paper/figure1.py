@@ -44,7 +44,7 @@ def draw(rows: list[dict], label: str) -> Figure:
 
 def main() -> None:
     """Scores, correlates twice, shows, draws."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     study = correlations.score(console)
     found = correlation.candidates(study.scorer, study.scores, ("borda", "log_rank"))
     rows = []

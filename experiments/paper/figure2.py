@@ -48,7 +48,7 @@ def draw(study: correlations.Study, rows: list[dict[str, Any]]) -> Figure:
 
 def main() -> None:
     """Scores, shows, writes, draws."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     study = correlations.score(console)
     folder = Path(correlations.OUT.value or "runs/figure2")
     rows = measure(study)

@@ -22,7 +22,7 @@ from .published import TABLE_1
 
 def main() -> None:
     """Scores, correlates, shows, writes."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     study = correlations.score(console)
     table = correlation.table(study.scorer, study.scores, study.test)
     # Test decision D1: would Borda order better if a higher S_t counted as better?

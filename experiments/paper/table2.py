@@ -23,7 +23,7 @@ SIZES = flags.DEFINE_list("sizes", ["16", "32", "64", "96", "128"], "Batch sizes
 
 def main() -> None:
     """Scores at every batch size, correlates, shows, writes."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not all(text.isdigit() and int(text) > 1 for text in SIZES.value):
         raise ValueError(f"--sizes={SIZES.value}; allowed: whole numbers above 1, by commas")
     rows = []

@@ -30,7 +30,7 @@ def main() -> None:
             dataset="digits", channels=4, batch_size=8, repeats=1, seeds=2,
             methods=["synflow", "naswot", "ntk_score"],
         )  # fmt: skip
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     runs: list[searches.Run] = []
     seeds = searches.seeds()
     total = 2 * len(seeds) * len(METHODS.value)

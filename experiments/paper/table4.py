@@ -145,7 +145,7 @@ def main() -> None:
             dataset="digits", batch_size=8, repeats=1, seeds=2,
             methods=["ete_nas", "lga", "ntk_score"],
         )  # fmt: skip
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     dataset = common.load_dataset()
     runs: list[DartsRun] = []
     seeds = searches.seeds()

@@ -98,7 +98,7 @@ def main() -> None:
             dataset="digits", batch_size=8, repeats=1, population=4, iterations=12, max_width=128,
             methods=["naswot", "ntk_score"],
         )  # fmt: skip
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     dataset = common.load_dataset()
     rows = []
     with Store(STORE.value) if STORE.value else nullcontext() as store:

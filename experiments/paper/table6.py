@@ -31,7 +31,7 @@ def main() -> None:
             dataset="digits", channels=4, batch_size=8, repeats=1, seeds=2, steps=12,
             population=8, children=8, methods=["synflow", "ntk_score"],
         )  # fmt: skip
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     evaluations = POPULATION.value + CHILDREN.value
     plans = {
         "reinforce": {"max_evaluations": STEPS.value},

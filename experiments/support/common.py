@@ -110,6 +110,7 @@ RAY_ADDRESS = flags.DEFINE_string(
 GPUS_PER_WORKER = flags.DEFINE_float(
     "gpus_per_worker", 0.0, "GPUs that each worker of --executor=ray reserves.", 0.0
 )
+_JAX_NOTE = "JAX has removed its internal frames"
 PIPED_COLUMNS = "160"  # of tables where output goes to a file: 80 cut most of them in shreds
 SAME_PLATFORM = flags.DEFINE_bool(
     "same_platform",
@@ -163,8 +164,7 @@ def run(main: Callable[[], None], many_devices: bool = False, unread: Sequence[s
             if said := pictures.notice():
                 Console(highlight=False, markup=False, soft_wrap=True).print(said)
         except (ValueError, OSError, ImportError, sqlite3.Error) as error:
-            said = " ".join([str(error), *getattr(error, "__notes__", [])])
-            console.print(f"error: {flag_help.naming_flags(said)}")
+            console.print(f"error: {flag_help.naming_flags(one_line(error))}")
             raise SystemExit(1) from error
         except KeyboardInterrupt as error:
             console.print(
@@ -186,6 +186,12 @@ def run(main: Callable[[], None], many_devices: bool = False, unread: Sequence[s
             raise SystemExit(1) from error
 
     app.run(guarded, flags_parser=parse)
+
+
+def one_line(error: BaseException) -> str:
+    """An error and its notes in one line, without what JAX says of its own stack frames."""
+    notes = [note for note in getattr(error, "__notes__", []) if _JAX_NOTE not in note]
+    return " ".join(" ".join([str(error), *notes]).split())
 
 
 def set_defaults(**values: Any) -> None:

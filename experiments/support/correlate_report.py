@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-from saboc_jax.files import write_json
+from saboc_jax.files import as_cells, write_json
 from saboc_jax.reports.canvas import blank
 from saboc_jax.reports.tables import results_table
 from saboc_jax.statistics import correlation
@@ -140,7 +140,7 @@ def write_scores(
 def write_csv(path: Path, lines: list[list[str]]) -> None:
     """Writes lines of texts."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(lines)
+        csv.writer(file).writerows(map(as_cells, lines))
 
 
 def write(folder: Path, rows: list[dict[str, Any]], name: str = "correlations") -> None:

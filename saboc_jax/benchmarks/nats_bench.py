@@ -9,12 +9,12 @@ import contextlib
 import csv
 import io
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from saboc_jax.extras import needed
+from saboc_jax.files import whole_file
 from saboc_jax.spaces.nas_bench_201 import cells
 
 # Our column: (schedule in epochs, benchmark data set, benchmark quantity, epoch; None: the last).
@@ -118,17 +118,17 @@ def _row(benchmark: Any, index: int) -> dict[str, Any]:
 
 def write_table(benchmark: Any, path: Path, on_row: Callable[[], None] | None = None) -> int:
     """Writes the table completely or not at all; returns the number of rows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".import") as folder:
-        unfinished = Path(folder) / path.name
-        with unfinished.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, HEADER)
-            writer.writeheader()
-            for row in rows(benchmark):
-                writer.writerow(row)
-                count += 1
-                if on_row:
-                    on_row()
-        unfinished.replace(path)
+    with (
+        whole_file(path) as unfinished,
+        unfinished.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, HEADER)
+        writer.writeheader()
+        for row in rows(benchmark):
+            writer.writerow(row)
+            count += 1
+            if on_row:
+                on_row()
+        file.flush()  # before it takes its name
     return count

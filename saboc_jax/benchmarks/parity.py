@@ -1,11 +1,10 @@
 """Compares our values with those of other implementations on fixed weights and images."""
 
-import json
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Set
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,8 @@ from flax import linen as nn
 
 from saboc_jax.benchmarks.parity_activations import PARITY_ACTIVATIONS
 from saboc_jax.benchmarks.parity_gradients import PARITY_GRADIENTS
+from saboc_jax.files import parse_json
+from saboc_jax.forms import checked
 from saboc_jax.layers.rules import batch_norm_rule
 from saboc_jax.ntk.empirical import empirical_ntks
 from saboc_jax.ntk.network import Network, bind, from_module
@@ -25,6 +26,7 @@ from saboc_jax.spaces.nas_bench_201.space import nas_bench_201
 from saboc_jax.spaces.nas_bench_201.torch_weights import load_torch_state
 from saboc_jax.types import SearchSpace
 
+Net = dict[str, Any]
 Golden = Mapping[str, Any]
 ParityRow = dict[str, Any]
 KERNELS = ("ntk_train", "ntk_test_train", "ntk_pert_train")
@@ -64,7 +66,7 @@ def compare(
         Rows (net, quantity, program, ours, theirs, error), and the quantities not implemented.
     """
     golden = load(path)
-    meta = json.loads(str(golden["meta"]))
+    meta = read_meta(golden, path)
     rows: list[ParityRow] = []
     unknown: set[str] = set()
     with enable_x64():
@@ -97,6 +99,45 @@ def compare(
                     if name in ours
                 ]
     return rows, sorted(unknown)
+
+
+class Meta(TypedDict):
+    """What a golden file says of itself; a net has its cell's text and values by name."""
+
+    C: int
+    N: int
+    num_classes: int
+    nets: dict[str, Net]
+
+
+def read_meta(golden: Golden, path: str | Path) -> Any:
+    """Returns the meta of a golden file, after a check of it and of the images beside it.
+
+    Raises:
+        ValueError: names the file and what is of another form in it.
+    """
+    meta = checked(parse_json(str(golden["meta"]), f"golden file {path}: meta"), Meta, path)
+    for index, net in meta["nets"].items():
+        checked(net.get("arch"), str, f"golden file {path}: nets.{index} without a text 'arch'")
+    images = [golden[name] for name in ("x1", "x2", "x_test", "noise")]
+    shapes = [each.shape for each in images]
+    if any(each.ndim != 4 or each.dtype.kind != "f" or not each.size for each in images):
+        raise ValueError(f"golden file {path} has images of shapes {shapes}; allowed: [n, h, w, c]")
+    if len({shape[1:] for shape in shapes}) > 1 or shapes[2] != shapes[3]:
+        raise ValueError(f"golden file {path} has images of shapes {shapes}; allowed: one size")
+    for name, count in {
+        "y1": len(images[0]),
+        "y2": len(images[1]),
+        "y_test": len(images[2]),
+    }.items():
+        labels = golden[name]
+        right = labels.shape == (count,) and labels.dtype.kind in "iu"
+        if not right or labels.min() < 0 or labels.max() >= meta["num_classes"]:
+            raise ValueError(
+                f"golden file {path}: {name} of shape {labels.shape}; allowed: {count} whole "
+                f"numbers from 0 to {meta['num_classes'] - 1}"
+            )
+    return meta
 
 
 def _jacob_cov(candidates: tuple[Any, ...], theirs: float) -> Any:

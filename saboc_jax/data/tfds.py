@@ -16,7 +16,6 @@ import contextlib
 import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from jaxtyping import Int
 
 from saboc_jax.data.sources import HostLabels, Positions, RawImages, Source
 from saboc_jax.extras import MissingExtraError, needed
+from saboc_jax.files import whole_file
 
 Rows = Int[np.ndarray, " rows"]
 NewLabel = Int[np.ndarray, " stored"]
@@ -258,11 +258,13 @@ def _cached_rows(name: str, reader: TfdsReader, kept: list[int], new_label: NewL
         if rows.dtype == np.int64 and rows.ndim == 1 and np.all((rows >= 0) & (rows < len(reader))):
             return rows
     rows = _scan(name, reader, new_label)
-    with contextlib.suppress(OSError):  # Without a writable cache we only lose time.
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cache, suffix=".tmp", delete=False) as file:
-            np.save(file, rows)
-        os.replace(file.name, path)
+    with (
+        contextlib.suppress(OSError),  # Without a writable cache we only lose time.
+        whole_file(path) as unfinished,
+        unfinished.open("wb") as file,
+    ):
+        np.save(file, rows)
+        file.flush()
     return rows
 
 

@@ -10,11 +10,13 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
 from saboc_jax.extras import needed
+from saboc_jax.files import as_cells, parse_json
+from saboc_jax.forms import checked
 
 IDENTITY = (
     *("space", "architecture", "scorer", "options", "dataset", "data", "seed"),
@@ -98,7 +100,7 @@ def setting_of(wanted: Request) -> tuple[str, ...]:
     return tuple(getattr(wanted, name) for name in SETTING)
 
 
-def checked(wanted: Request) -> Request:
+def checked_request(wanted: Request) -> Request:
     """Returns the request; raises ValueError naming a field that is empty or not a text."""
     for name, value in zip(IDENTITY, wanted, strict=True):
         if not isinstance(value, str) or not value:
@@ -108,7 +110,7 @@ def checked(wanted: Request) -> Request:
 
 def encode(result: Result) -> tuple[tuple[str, ...], tuple[Any, ...]]:
     """Returns (setting, values of the other columns); raises ValueError if it cannot be stored."""
-    wanted = checked(result.request)
+    wanted = checked_request(result.request)
     if not result.metrics:
         raise ValueError(f"the result of {wanted} has no metrics")
     clash = set(result.metrics) & {*IDENTITY, *RECORD, ""}
@@ -126,9 +128,35 @@ def encode(result: Result) -> tuple[tuple[str, ...], tuple[Any, ...]]:
     return setting_of(wanted), (*row, *texts, *of_row)
 
 
-def decode(wanted: Request, metrics: str, diagnostics: str, seconds: float, *others: str) -> Result:
-    """Returns the result that `encode` wrote as these texts; `others` are its last fields."""
-    return Result(wanted, json.loads(metrics), json.loads(diagnostics), seconds, *others)
+def decode(wanted: Request, row: Sequence[Any], where: object) -> Result:
+    """Returns the result that `encode` wrote.
+
+    Args:
+        wanted: its identity.
+        row: metrics, diagnostics, seconds, and the last fields of a result, as they are stored.
+        where: the file, for messages.
+
+    Raises:
+        ValueError: if the row is of another form, which no version of ours wrote.
+    """
+    where = f"{where}, the row of {wanted.architecture!r}"
+    metrics, diagnostics, seconds, *texts = row
+    stored = checked({"metrics": metrics, "diagnostics": diagnostics, "texts": texts}, Row, where)
+    return Result(
+        wanted,
+        checked(parse_json(stored["metrics"], f"{where}: metrics"), dict[str, float], where),
+        checked(parse_json(stored["diagnostics"], f"{where}: notes"), dict[str, Any], where),
+        checked(seconds, float, f"{where}: seconds"),
+        *texts,
+    )
+
+
+class Row(TypedDict):
+    """The texts of a stored row."""
+
+    metrics: str
+    diagnostics: str
+    texts: list[str]
 
 
 def metric_names(results: Iterable[Result]) -> list[str]:
@@ -149,8 +177,8 @@ def write_csv(path: Path, results: Sequence[Result]) -> None:
     """Writes one line per result; a metric that a result does not have is empty."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([*IDENTITY, *RECORD, *metric_names(results)])
-        writer.writerows(_records(results))
+        writer.writerow(as_cells([*IDENTITY, *RECORD, *metric_names(results)]))
+        writer.writerows(map(as_cells, _records(results)))
 
 
 def write_parquet(path: Path, results: Sequence[Result]) -> None:

@@ -21,7 +21,6 @@ import json
 import math
 import os
 import sqlite3
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,7 +35,7 @@ from saboc_jax.evaluation.records import (
     Request,
     Result,
     canonical_json,
-    checked,
+    checked_request,
     decode,
     encode,
     metric_names,
@@ -44,6 +43,7 @@ from saboc_jax.evaluation.records import (
     write_csv,
     write_parquet,
 )
+from saboc_jax.files import whole_file
 
 FORMAT = 2
 """Version of the file layout; files of another format are refused."""
@@ -87,7 +87,10 @@ class Store:
         self._timeout = timeout
         self._lock = threading.RLock()
         self._pid = os.getpid()
+        if str(path) in ("", ".", ":memory:"):
+            raise ValueError(f"store={str(path)!r} keeps nothing; allowed: the path of a file")
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._patiently(self._recognise)
         self._connection = sqlite3.connect(
             self.path, timeout=timeout, isolation_level=None, check_same_thread=False
         )
@@ -120,7 +123,7 @@ class Store:
 
     def get(self, requests: Iterable[Request]) -> list[Result | None]:
         """Returns the result of every request, or None if there is no result yet."""
-        wanted = [checked(each) for each in requests]
+        wanted = [checked_request(each) for each in requests]
         return self._patiently(lambda: self._find(wanted))
 
     def put(self, results: Iterable[Result], replace: bool = False) -> int:
@@ -156,7 +159,7 @@ class Store:
         )
         found = self._patiently(lambda: self._connection.execute(query, values).fetchall())
         size = len(IDENTITY)
-        return [decode(Request(*row[:size]), *row[size:]) for row in found]
+        return [decode(self._identity(row[:size]), row[size:], self.path) for row in found]
 
     def table(self, **filters: Any) -> dict[str, np.ndarray]:
         """Returns the results of `select` as columns [n]: fields, record, then every metric.
@@ -197,11 +200,8 @@ class Store:
         if path.suffix not in writers:
             raise ValueError(f"cannot export to {path}: the suffix must be .csv or .parquet")
         results = self.select(**filters)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export") as directory:
-            unfinished = Path(directory) / path.name
+        with whole_file(path) as unfinished:
             writers[path.suffix](unfinished, results)
-            unfinished.replace(path)
         return len(results)
 
     def _prepare(self) -> None:
@@ -213,18 +213,37 @@ class Store:
         if damage != "ok":
             raise ValueError(f"{self.path} is no intact results file: {damage}")
         with self._transaction():
-            application = run("PRAGMA application_id").fetchone()[0]
-            version = run("PRAGMA user_version").fetchone()[0]
             if not run("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 for statement in _SCHEMA:
                     run(statement)
-            elif application != _APPLICATION_ID:
-                raise ValueError(f"{self.path} is an SQLite file of another program")
-            elif version != FORMAT:
-                raise ValueError(
-                    f"{self.path} has results format {version}, this version reads {FORMAT}: "
-                    "export it with the version that wrote it, or choose another file"
-                )
+            else:
+                self._check_format(self._connection)
+
+    def _recognise(self) -> None:
+        """Checks that a file that exists is ours, before anything could be written to it."""
+        if not self.path.is_file() or not self.path.stat().st_size:
+            return
+        name = f"{self.path.absolute().as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(name, uri=True)) as connection:
+            if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                self._check_format(connection)
+
+    def _check_format(self, connection: sqlite3.Connection) -> None:
+        application = connection.execute("PRAGMA application_id").fetchone()[0]
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if application != _APPLICATION_ID:
+            raise ValueError(f"{self.path} is an SQLite file of another program")
+        if version != FORMAT:
+            raise ValueError(
+                f"{self.path} has results format {version}, this version reads {FORMAT}: "
+                "export it with the version that wrote it, or choose another file"
+            )
+
+    def _identity(self, fields: Sequence[Any]) -> Request:
+        try:
+            return checked_request(Request(*fields))
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from error
 
     def _insert(
         self, rows: Sequence[tuple[tuple[str, ...], tuple[Any, ...]]], replace: bool
@@ -249,7 +268,7 @@ class Store:
         for each in wanted:
             identity = (settings[setting_of(each)], each.architecture, each.data, each.seed)
             row = self._connection.execute(query, identity).fetchone()
-            found.append(None if row is None else decode(each, *row))
+            found.append(None if row is None else decode(each, row, self.path))
         return found
 
     def _setting(self, setting: tuple[str, ...], create: bool) -> int | None:

@@ -2,23 +2,25 @@
 
 An epoch writes first its line of metrics, then its checkpoint, then its TensorBoard events, so
 that a kill at any moment loses less than an epoch. On resuming, lines after the checkpoint are
-dropped, and the events of all earlier epochs are written again to one new file. Orbax and
-tensorboardX are imported when a run begins, because their import is slow.
+dropped, and the events of all earlier epochs are written again to one new file.
+tensorboardX is imported when a run begins, because its import is slow.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from saboc_jax import data
 from saboc_jax.data import Dataset
 from saboc_jax.extras import needed
+from saboc_jax.files import parse_json, write_text
+from saboc_jax.forms import checked
+from saboc_jax.training.checkpoints import Checkpoints
 from saboc_jax.training.folder import alone, check_identity
 from saboc_jax.training.train import Examples, Metrics, State, Trainer, is_finite
 
@@ -88,28 +90,20 @@ def _run(
     on_epoch: Callable[[dict[str, Any]], None] | None,
 ) -> tuple[State, list[dict[str, Any]]]:
     """Trains in a folder that is ours alone; see `run`."""
-    import orbax.checkpoint as ocp
-
-    options = ocp.CheckpointManagerOptions(max_to_keep=2)
     with (
-        ocp.CheckpointManager((folder / "checkpoints").absolute(), options=options) as manager,
+        Checkpoints(folder / "checkpoints") as kept,
         closing(open_events(folder / "tensorboard")) as writer,
     ):
-        state = trainer.init()
-        last = manager.latest_step()
-        if last is not None:
-            state = manager.restore(last, args=ocp.args.StandardRestore(state))
-        lines = _keep_lines(folder / METRICS, 0 if last is None else last)
+        last, state = kept.restore(trainer.init())
+        lines = _keep_lines(folder / METRICS, last)
         write_events(writer, lines)
         for epoch in range(len(lines), epochs):
             start = time.perf_counter()
             state, line = one_epoch(trainer, state, epoch, held_out)
             line["seconds"] = time.perf_counter() - start
             lines.append(line)
-            with open(folder / METRICS, "a") as file:
-                file.write(json.dumps(line) + "\n")
-            manager.save(epoch + 1, args=ocp.args.StandardSave(state))
-            manager.wait_until_finished()
+            _append(folder / METRICS, line)
+            kept.save(epoch + 1, state)
             write_events(writer, [line])
             if on_epoch:
                 on_epoch(line)
@@ -133,14 +127,38 @@ def one_epoch(
     return state, line | {f"test_{name}": value for name, value in test.items()}
 
 
+class Line(TypedDict):
+    """The metrics of one epoch, as a run keeps them; a trainer may have more."""
+
+    epoch: int
+    train_loss: float
+    test_loss: float
+    test_top1: float
+    test_top5: float
+    seconds: float
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Reads the metrics of a run; skips a last line that a kill cut off."""
-    lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
+    """Reads the metrics of a run, line i of epoch i; skips a last line that a kill cut off.
+
+    Raises:
+        ValueError: names the file and the line that is damaged, or of another epoch.
+    """
+    texts = path.read_bytes().splitlines() if path.exists() else []
+    lines: list[dict[str, Any]] = []
+    for number, text in enumerate(texts, 1):
+        where = f"{path}, line {number}"
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
+            line = parse_json(text, where)
+        except ValueError:
+            if number == len(texts):
+                break
+            raise
+        lines.append(checked(checked(line, dict[str, float], where), Line, where))
+        if lines[-1]["epoch"] != number:
+            raise ValueError(
+                f"{where} is of epoch {lines[-1]['epoch']}; allowed: {number}, as line i is epoch i"
+            )
     return lines
 
 
@@ -149,10 +167,16 @@ def _keep_lines(path: Path, count: int) -> list[dict[str, Any]]:
     lines = read_lines(path)[:count]
     if len(lines) < count:
         raise ValueError(f"{path} has {len(lines)} lines; allowed: {count}, as the checkpoint")
-    new = path.with_suffix(".new")
-    new.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    os.replace(new, path)
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
     return lines
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:  # a full disk does not say where
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def open_events(folder: Path) -> Any:

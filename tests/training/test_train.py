@@ -268,7 +268,7 @@ def counting_trainer():
         return state._replace(step=state.step + 1), {"loss": 1.0 / (epoch + 1)}
 
     def evaluate(state, examples):
-        return {"top1": float(state.step) / 8}
+        return {"loss": 1.0, "top1": float(state.step) / 8, "top5": 1.0}
 
     return Trainer(lambda: state, train_epoch, evaluate, None)
 
@@ -286,7 +286,7 @@ def test_tensorboard_has_every_epoch_once_and_at_once(tmp_path):
     found = events(tmp_path / "tensorboard")
     assert found["test/top1"] == [(1, 0.125), (2, 0.25), (3, 0.375), (4, 0.5)]
     assert found["train/loss"] == [(n, pytest.approx(1 / n)) for n in (1, 2, 3, 4)]
-    assert set(found) == {"train/loss", "test/top1", "seconds"}
+    assert set(found) == {"train/loss", "test/loss", "test/top1", "test/top5", "seconds"}
 
 
 def test_mixup_by_hand():
