@@ -10,9 +10,8 @@ import sys
 import types
 import typing
 from collections.abc import Iterator
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin
 
-_T = TypeVar("_T")
 _LONGEST = 60  # characters of a value in a message
 _WORDS = {
     float: "a number",
@@ -25,7 +24,7 @@ _WORDS = {
 }
 
 
-def checked(value: Any, form: type[_T], where: object) -> _T:
+def checked(value: Any, form: Any, where: object) -> Any:
     """Returns the value unchanged if it has the form.
 
     Args:
