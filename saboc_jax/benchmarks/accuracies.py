@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from saboc_jax.benchmarks import known_tables
+from saboc_jax.benchmarks import known_tables, nas_bench_101
 from saboc_jax.benchmarks.csv_files import (
     are_fractions,
     check_percent,
@@ -109,7 +109,8 @@ def read_table(
     """Reads a table of architectures of a space.
 
     Args:
-        path: a CSV file in UTF-8, with or without a byte order mark.
+        path: a CSV file in UTF-8, with or without a byte order mark; or NAS-Bench-101's published
+            records (.tfrecord), which take minutes.
         space: the space of its architectures.
         column: the accuracy that is meant; None: the known one, a test accuracy, or the first.
         unit: "percent" or "fraction", for all accuracies; None: as the values say.
@@ -128,7 +129,8 @@ def read_table(
         raise ValueError(f"unit={unit!r}; allowed: {', '.join(UNITS)}")
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; allowed: a CSV file with a column `arch`")
-    text = read_columns(path, whole=False)
+    official = path.suffix == nas_bench_101.SUFFIX
+    text = nas_bench_101.read_records(path) if official else read_columns(path, whole=False)
     used, texts = _architecture_texts(path, text)
     archs, places = _distinct(path, texts, space, notation)
     found = {
@@ -136,7 +138,7 @@ def read_table(
         for name, cells in text.items()
         if name not in used and (values := _values(path, name, cells, name == column)) is not None
     }
-    known = known_tables.KNOWN.get(path.stem)
+    known = known_tables.KNOWN.get("nas_bench_101" if official else path.stem)
     main = _main(found, column, known.main if known else None)
     accuracies = tuple(name for name in found if name == main or is_accuracy(name))
     notes: list[str] = []

@@ -39,7 +39,7 @@ KNOWN = {
         "nas_bench_101",
         "cifar10_val",
         "GitHub automl/NASLib, branch zerocost",
-        "GitHub google-research/nasbench names nasbench_only108.tfrecord (499 MB)",
+        "GitHub google-research/nasbench names nasbench_only108.tfrecord, which --table reads",
         {
             "cifar10_val": "validation accuracy on CIFAR-10 after 108 epochs, %",
             "params": "parameters, millions",

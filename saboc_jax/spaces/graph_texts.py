@@ -33,7 +33,8 @@ def read_graph(text: str) -> tuple[np.ndarray, list[str]]:
     digits = _ROWS.fullmatch(text)
     if digits:
         rows = [list(map(int, row)) for row in digits[1].split("/")]
-        return _checked(text, rows, re.findall(r"[^\s,;\-\[\]()'\"]+", digits[2]))
+        between = r"\s,;" if "," in digits[2] else r"\s,;\-"  # names hold dashes, numbers do not
+        return _checked(text, rows, re.findall(rf"[^{between}\[\]()'\"]+", digits[2]))
     found = _values(_ARRAY.sub("(", text))
     if len(found) != 2:
         raise ValueError(f"{shown(text)} is no matrix with operations; allowed: {LAYOUT}")
