@@ -55,11 +55,11 @@ def genotype(*operations, inputs=(0, 1)):
 # In NAS-Bench-201 the gradients' second program is compared in `test_gradients`.
 ELSEWHERE = {"fisher", "snip", "synflow", "grasp", "grad_norm", "zico", "jacob_cov"}
 
-# Spaces that are tested with one scorer of each kind of observable: their networks are made of the
-# modules of the spaces that are tested with all.
+# Spaces that are tested with few scorers: their networks are made of the modules of the spaces that
+# are tested with all, and tests/spaces looks at what else they show.
 BRIEFLY = ("autoformer", "nas_bench_101", "nas_bench_macro", "nats_sss", "pit", "transnas_macro",
            "transnas_micro")  # fmt: skip
-SEEING = ("ntk_score", "az_nas", "swap", "synflow", "params")
+SEEING = ("ntk_score", "swap", "params")
 
 # Options of the space, and architectures: one, where each is compiled. The first is also run as
 # the second program.
