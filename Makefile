@@ -42,7 +42,8 @@ $(VENV)/.dependencies: constraints.txt
 			"$$($(PYTHON) --version 2>&1 || true)." \
 			"Name another with: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(PIP) --no-deps --requirement constraints.txt
+	$(PIP) --no-deps --require-hashes --requirement constraints.txt
+	@sed -e '/--hash=/d' -e 's/ *\\$$//' constraints.txt > $(VENV)/versions.txt
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.dependencies pyproject.toml
@@ -58,7 +59,7 @@ install: $(VENV)/.installed  ## Build .venv; EXTRAS=ray,figures adds extras.
 	@$(BIN)/python -c '$(EDITABLE)' || $(PIP) --no-deps --editable .
 	@test -z "$(EXTRAS)" || { \
 		$(BIN)/python scripts/requirements_of.py "$(EXTRAS)" > $(VENV)/extras.txt && \
-		$(PIP) --constraint constraints.txt --requirement $(VENV)/extras.txt; }
+		$(PIP) --constraint $(VENV)/versions.txt --requirement $(VENV)/extras.txt; }
 
 search: $(VENV)/.installed  ## Search an architecture: make search ARGS="--help".
 	$(BIN)/python -m experiments.search $(ARGS)
@@ -86,7 +87,7 @@ bench: $(VENV)/.installed  ## Measure compile time and run time.
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(VENV)/.installed  ## Build the documentation into site/.
 	$(BIN)/python scripts/requirements_of.py docs > $(VENV)/extras.txt
-	$(PIP) --constraint constraints.txt --requirement $(VENV)/extras.txt
+	$(PIP) --constraint $(VENV)/versions.txt --requirement $(VENV)/extras.txt
 	$(BIN)/python -m mkdocs build --strict
 
 clean:  ## Remove .venv, caches and build products; results in runs/ stay.

@@ -54,7 +54,7 @@ install() {
         -) "$1/bin/python" "${quiet[@]}" "$wheel" ;;
         sdist) "$1/bin/python" "${quiet[@]}" "$sdist" ;;
         pinned)
-            "$1/bin/python" "${quiet[@]}" --no-deps --requirement "$root/constraints.txt"
+            "$1/bin/python" "${quiet[@]}" --no-deps --require-hashes --requirement "$root/constraints.txt"
             "$1/bin/python" "${quiet[@]}" --no-deps "$wheel"
             ;;
         *) "$1/bin/python" "${quiet[@]}" "$wheel[$2]" ;;

@@ -27,7 +27,7 @@ build() {
         "${pip[@]}" "${floor[@]}" "${tools[@]}"
         "${pip[@]}" --no-deps neural-tangents==0.6.5  # Its dependencies include TensorFlow.
     else
-        "${pip[@]}" --no-deps --requirement constraints.txt
+        "${pip[@]}" --no-deps --require-hashes --requirement constraints.txt
     fi
     touch "$2/.complete"
 }

@@ -16,7 +16,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,22 @@ from jaxtyping import Int
 
 from saboc_jax.data.sources import HostLabels, Positions, RawImages, Source
 from saboc_jax.extras import MissingExtraError, needed
-from saboc_jax.files import whole_file
+from saboc_jax.files import read_json, whole_file
 
 Rows = Int[np.ndarray, " rows"]
 NewLabel = Int[np.ndarray, " stored"]
+CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
+FEATURES_ARE_IN = "tensorflow_datasets.core.features."
+FEATURES = frozenset(
+    {
+        "class_label_feature.ClassLabel",
+        "features_dict.FeaturesDict",
+        "image_feature.Image",
+        "scalar.Scalar",
+        "tensor_feature.Tensor",
+        "text_feature.Text",
+    }
+)
 LABELS_OF_IMAGENET_RESIZED = "image_classification/imagenet_resized_labels.txt"
 
 
@@ -164,6 +176,7 @@ def read_tfds(
     for file in ("dataset_info.json", "features.json"):
         if not (directory / file).is_file():
             raise ValueError(f"{directory} lacks {file}: it was not prepared completely")
+    check_features(directory / "features.json")
     train, test = (_open_split(name, directory, split) for split in ("train", test_split))
     class_names = tuple(_features(train)["label"].names or ())
     if first_classes is None:
@@ -171,6 +184,33 @@ def read_tfds(
     kept = _first_classes(directory, class_names, first_classes)
     train, test = (_restrict(name, reader, kept) for reader in (train, test))
     return Source(train, test, tuple(class_names[label] for label in kept))
+
+
+def check_features(path: Path) -> None:
+    """Checks that features.json names only features that builders of images use.
+
+    TFDS imports the module of whatever class the file names, which would run code of its writer.
+
+    Raises:
+        ValueError: if it is damaged or names another class.
+    """
+    for name in _class_names(read_json(path, dict[str, Any])):
+        if not isinstance(name, str) or name.removeprefix(FEATURES_ARE_IN) not in FEATURES:
+            raise ValueError(
+                f"{path} names the class {name!r}; allowed: {', '.join(sorted(FEATURES))} of "
+                f"{FEATURES_ARE_IN.rstrip('.')}"
+            )
+
+
+def _class_names(value: Any) -> Iterator[Any]:
+    """Yields every class that a description of features names, in any of TFDS's formats."""
+    if isinstance(value, dict):
+        yield from (value[key] for key in CLASS_KEYS if key in value)
+        for each in value.values():
+            yield from _class_names(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _class_names(each)
 
 
 def _features(reader: TfdsReader) -> Any:

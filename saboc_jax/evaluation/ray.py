@@ -233,6 +233,9 @@ def _connect(
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray listens on all interfaces, whatever address it is given; only its token keeps others
+        # of the network from running code.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
         options["include_dashboard"] = False
         if num_workers:  # allow the requested number, even beyond the CPUs
             options["num_cpus"] = max(os.cpu_count() or 1, int(num_workers * cpus_per_worker))

@@ -162,3 +162,20 @@ def test_the_reader_knows_the_halfway_accuracies(tmp_path):
         table.__class__(table.architectures, table.indices, without, table.positions).column(
             "cifar100", "train_100ep"
         )
+
+
+class Runs:
+    """What an evil pickle holds: code that runs when it is read."""
+
+    def __reduce__(self):
+        return (Path.touch, (Path("ran"),))
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "NATS-tss-v1_0-00000.pickle.pbz2"
+    with bz2.BZ2File(path, "wb") as file:
+        pickle.dump({"meta_archs": [Runs()]}, file)
+    with pytest.raises(ValueError, match=r"pbz2 is no NATS-Bench file.*it asks for .*; allowed"):
+        imports.open_benchmark(path)
+    assert not (tmp_path / "ran").exists()
