@@ -13,6 +13,7 @@ from rich.console import Console
 
 from saboc_jax.files import as_cells, write_json
 from saboc_jax.reports.canvas import blank
+from saboc_jax.reports.rows import to_markdown
 from saboc_jax.reports.tables import results_table
 from saboc_jax.statistics import correlation
 from saboc_jax.statistics.winners import Winner, best_by_chance
@@ -29,7 +30,7 @@ MOST_CURVES = 12  # of one picture; a table holds all
 
 def scatter(found: Found, truth: np.ndarray, label: str) -> Figure:
     """Every score (mean over repeats) against true accuracy."""
-    width = min(5, len(found))
+    width = min(3, len(found))
     height = -(-len(found) // width)
     figure = blank(3.2 * width, 2.6 * height)
     panels = figure.subplots(height, width, squeeze=False).flat
@@ -105,7 +106,7 @@ def plot(folder: Path, dataset: str, found: Found, truth: np.ndarray, label: str
     """Draws the scatter plots, and tau between scores as picture and CSV."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"scatter-{dataset}.png"
-    pictures.keep(path, lambda: scatter(found, truth, label), dpi=80)
+    pictures.keep(path, lambda: scatter(found, truth, label), dpi=100)
     if len(found) > 1:
         names, matrix = correlation.tau_matrix(found)
         path = folder / f"tau_matrix-{dataset}.png"
@@ -152,5 +153,4 @@ def write(folder: Path, rows: list[dict[str, Any]], name: str = "correlations") 
     cells = [[row.get(key, "") for key in names] for row in rows]
     lines = [[f"{v:.4f}" if isinstance(v, float) else str(v) for v in row] for row in cells]
     write_csv(folder / f"{name}.csv", [names, *lines])
-    marked = "\n".join(f"| {' | '.join(line)} |" for line in [names, ["---"] * len(names), *lines])
-    (folder / f"{name}.md").write_text(marked + "\n")
+    (folder / f"{name}.md").write_text(to_markdown(rows), encoding="utf-8")

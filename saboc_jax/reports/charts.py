@@ -12,15 +12,24 @@ from saboc_jax.reports.page import Html, fill, joined
 
 _WIDTH, _HEIGHT = 440, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66, 14, 12, 46
-_INK, _BLUE, _ORANGE = "#1c2529", "#0a4f9e", "#c04f00"
-_COLOURS = (_BLUE, _ORANGE, "#00795a", "#9c2f7a", "#8a6d00", "#56636a")
+# Names of colours of the page, which has them for light and for dark.
+_INK, _BLUE, _ORANGE, _GREY = "var(--ink)", "var(--blue)", "var(--orange)", "var(--faint)"
+_COLOURS = (_BLUE, _ORANGE, "var(--green)", "var(--plum)", "var(--olive)", "var(--quiet)")
 _NOTHING = Html()
+_LONGEST = 26  # letters of a name beside its interval
 _FEW = 40  # curves of at most so many points mark each point
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Returns round numbers inside an interval that divide it into about `count` parts."""
-    raw = (high - low) / count
+def ticks(low: float, high: float, count: int = 5, whole: bool = False) -> list[float]:
+    """Returns round numbers inside an interval that divide it into about `count` parts.
+
+    Args:
+        low: lower end of the interval.
+        high: upper end.
+        count: about how many parts.
+        whole: only whole numbers.
+    """
+    raw = max((high - low) / count, 1.0 if whole else 0.0)
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * f for f in (1, 2, 5, 10) if power * f >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
@@ -100,6 +109,40 @@ def lines(
     return fill("<div>{}{}</div>", picture, legend)
 
 
+def intervals(rows: Sequence[tuple[str, float, float, float]], label: str, most: int = 30) -> Html:
+    """Draws a point with its interval on a line for each name, the largest magnitude above.
+
+    Args:
+        rows: (name, value, low, high); an end that is not finite is the value.
+        label: what the values are.
+        most: names that are drawn.
+    """
+    finite = [row for row in rows if np.isfinite(row[1])]
+    if not finite:
+        return fill("<p>No finite {}.</p>", label)
+    kept = sorted(finite, key=lambda row: -abs(row[1]))[:most]
+    ends = np.array([[v, *(e if np.isfinite(e) else v for e in (a, b))] for _, v, a, b in kept])
+    low, high = _range([*ends.ravel(), 0.0])
+    left, bottom = 190, _TOP + 24 * len(kept)
+
+    def right(value: float) -> float:
+        return left + (value - low) / (high - low) * (_WIDTH - _RIGHT - left)
+
+    shapes = [_line(right(0), _TOP, right(0), bottom, _GREY)]
+    for value in ticks(low, high, 4):
+        shapes += [_line(right(value), bottom, right(value), bottom + 5)]
+        shapes += [_label(right(value), bottom + 19, f"{value:.4g}")]
+    for place, ((name, *_), (value, start, end)) in enumerate(zip(kept, ends, strict=True)):
+        at = _TOP + 24 * place + 12
+        short = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+        shapes.append(_label(left - 8, at + 4, short, "end"))
+        shapes.append(_line(right(start), at, right(end), at, _BLUE))
+        point = '<circle cx="{:.1f}" cy="{:.1f}" r="5" fill="{}"/>'
+        shapes.append(fill(point, right(value), at, _BLUE))
+    shapes.append(_label((left + _WIDTH - _RIGHT) / 2, bottom + 38, label))
+    return _svg(label, joined(shapes), bottom + 46)
+
+
 def spectrum(values: Any, others: Sequence[Any] = ()) -> Html:
     """Draws eigenvalues, largest first, on a logarithmic axis; counts values that are not positive.
 
@@ -115,7 +158,7 @@ def spectrum(values: Any, others: Sequence[Any] = ()) -> Html:
     axes = _Axes(np.concatenate(places), np.concatenate(powers), logarithmic=True)
     shapes = []
     for number, (place, power) in enumerate(zip(places, powers, strict=True)):
-        colour, width = ("#b5b5b5", 1) if number < len(grey) else (_BLUE, 2)
+        colour, width = (_GREY, 1) if number < len(grey) else (_BLUE, 2)
         shapes += [_polyline(axes, place, power, colour, width)] if len(power) else []
     bad = sum(int((~_positive(row)).sum()) for row in own)
     if bad:
@@ -138,6 +181,7 @@ class _Axes:
 
     def __init__(self, x: Any, y: Any, logarithmic: bool = False) -> None:
         self.x, self.y = _range(x), _range(y)
+        self.whole = _are_whole(x), not logarithmic and _are_whole(y)
         self.logarithmic = logarithmic
 
     def right(self, value: float) -> float:
@@ -151,20 +195,24 @@ class _Axes:
     def frame(self, labels: tuple[str, str]) -> Html:
         bottom, middle = _HEIGHT - _BOTTOM, (_HEIGHT - _BOTTOM + _TOP) / 2
         parts = []
-        for value in ticks(*self.x):
+        for value in ticks(*self.x, whole=self.whole[0]):
             at = self.right(value)
             parts.append(_line(at, bottom, at, bottom + 5))
             parts.append(_label(at, bottom + 19, f"{value:.4g}"))
-        for value in ticks(*self.y):
+        for value in ticks(*self.y, whole=self.whole[1]):
             at = self.down(value)
             shown = f"{float(f'{10.0**value:.2g}'):.6g}" if self.logarithmic else f"{value:.4g}"
-            parts.append(_line(_LEFT, at, _WIDTH - _RIGHT, at, "#e3e7e9"))
+            parts.append(_line(_LEFT, at, _WIDTH - _RIGHT, at, "var(--line)"))
             parts.append(_label(_LEFT - 7, at + 4, shown, "end"))
         parts.append(_line(_LEFT, bottom, _WIDTH - _RIGHT, bottom))
         parts.append(_label((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, labels[0]))
         turned = fill('transform="rotate(-90 14 {:.1f})"', middle)
         parts.append(_label(14, middle, labels[1], extra=turned))
         return joined(parts)
+
+
+def _are_whole(values: Any) -> bool:
+    return bool(np.all(np.mod(values, 1) == 0))
 
 
 def _range(values: Any) -> tuple[float, float]:
@@ -190,9 +238,9 @@ def _label(x: float, y: float, text: str, anchor: str = "middle", extra: Html = 
     )
 
 
-def _svg(name: str, inner: Html) -> Html:
+def _svg(name: str, inner: Html, height: float = _HEIGHT) -> Html:
     return fill(
         '<svg role="img" aria-label="{}" viewBox="0 0 {} {}" font-family="system-ui,sans-serif" '
         'font-size="13" fill="{}">{}</svg>',
-        *(name, _WIDTH, _HEIGHT, _INK, inner),
+        *(name, _WIDTH, height, _INK, inner),
     )

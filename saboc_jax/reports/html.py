@@ -14,6 +14,7 @@ from typing import Any
 
 from saboc_jax.files import write_text
 from saboc_jax.reports import charts
+from saboc_jax.reports.comparison import together
 from saboc_jax.reports.page import Html, Section, fill, folded, joined, page, plain, row, table
 from saboc_jax.reports.records import Record, kind_of, read_records
 from saboc_jax.reports.sections import CURVES, curves, search, study, training
@@ -56,7 +57,8 @@ def _several(runs: Mapping[str, tuple[Path, Mapping[str, Record]]]) -> Html:
     everything = list(records.values())
     outcomes = [{"run": name, **_outcome(record)} for name, record in records.items()]
     settings = [{"run": name, **_differences(r, everything)} for name, r in records.items()]
-    sections = [("What came out", table(outcomes)), ("What differs", table(settings))]
+    sections = together(records)
+    sections += [("What came out", table(outcomes)), ("What differs", table(settings))]
     trained = {name: r["epochs"] for name, r in records.items() if kind_of(r) == "training"}
     if len(trained) > 1:
         plots = [

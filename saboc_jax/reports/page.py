@@ -33,26 +33,42 @@ Section = tuple[str, Html]
 _MEAN = re.compile(r"([+-]?\d+(?:\.\d+)?) (?:±|\[)")
 """Matches a number with its spread or interval; the table sorts by the number."""
 
+MAIN = 4  # columns that a table shows on a narrow page
+
 _STYLE = """
-:root{color-scheme:light}*{box-sizing:border-box}
-body{font:16px/1.5 system-ui,sans-serif;color:#1c2529;background:#fff;margin:0 auto;
+:root{color-scheme:light dark;--ink:#1c2529;--paper:#fff;--line:#dfe4e6;--soft:#f3f5f6;
+--quiet:#56636a;--faint:#b5b5b5;--blue:#0a4f9e;--orange:#c04f00;--green:#00795a;--plum:#9c2f7a;
+--olive:#8a6d00}
+@media(prefers-color-scheme:dark){:root{--ink:#e4e9ec;--paper:#14191c;--line:#3a454b;--soft:#20282c;
+--quiet:#a7b3b9;--faint:#66727a;--blue:#7fb5f6;--orange:#ff9d57;--green:#4fcaa6;--plum:#e58ac6;
+--olive:#d3b64a}}
+*{box-sizing:border-box}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:0 auto;
 max-width:68rem;padding:1rem}
 h1{font-size:1.5rem;line-height:1.25;margin:.5rem 0}h2{font-size:1.15rem;margin:2rem 0 .5rem}
-img,svg{max-width:100%;height:auto;display:block}.row{display:flex;flex-wrap:wrap;gap:1rem}
+h1,h2,h3,p{overflow-wrap:anywhere}
+img,svg{max-width:100%;height:auto;display:block}img{background:#fff}
+.row{display:flex;flex-wrap:wrap;gap:1rem}
 .row>*{flex:1 1 20rem;min-width:0;max-width:32rem}.scroll{overflow-x:auto}
 .picture{max-width:44rem}.picture img{min-width:30rem}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92rem}
-th,td{padding:.3rem .7rem .3rem 0;border-bottom:1px solid #dfe4e6;text-align:left;
+th,td{padding:.3rem .7rem .3rem 0;border-bottom:1px solid var(--line);text-align:left;
 vertical-align:top}
 td.long{min-width:14rem;overflow-wrap:anywhere}td.n,th.n{text-align:right;white-space:nowrap}
 th button{all:unset;cursor:pointer;font-weight:600;white-space:nowrap}
-th button:focus-visible{outline:2px solid #0a4f9e}
+th button:focus-visible{outline:2px solid var(--blue)}
 th[aria-sort=ascending] button::after{content:" \\25B4"}
 th[aria-sort=descending] button::after{content:" \\25BE"}
-pre{background:#f3f5f6;padding:.7rem;white-space:pre-wrap;overflow-wrap:anywhere;
+pre{background:var(--soft);padding:.7rem;white-space:pre-wrap;overflow-wrap:anywhere;
 font-size:.9rem;margin:.3rem 0}
-code{overflow-wrap:anywhere;font-size:.92em}.note{color:#56636a;font-size:.92rem}
+code{overflow-wrap:anywhere;font-size:.92em}.note{color:var(--quiet);font-size:.92rem}
+.warning{border-left:4px solid var(--orange);padding-left:.7rem}
 details>summary{cursor:pointer;padding:.4rem 0}
+.all{display:block}.main:has(.all input:not(:checked)) .more{display:none}
+.narrow .all{display:none}
+@media(max-width:40rem){.narrow .all{display:block}
+.narrow:has(.all input:not(:checked)) .more{display:none}
+td.long{min-width:8rem}th button{white-space:normal}}
 """
 
 _SCRIPT = """
@@ -69,19 +85,41 @@ const c=num(a)?a-b:a.localeCompare(b);return up?c:-c}).forEach(r=>body.append(r)
 """
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> Html:
-    """Returns a table that sorts by a click on a heading; numbers have four digits."""
+def table(rows: Sequence[Mapping[str, Any]], main: Sequence[str] = ()) -> Html:
+    """Returns a table that sorts by a click on a heading; numbers have four digits.
+
+    Args:
+        rows: cells by column.
+        main: columns that come first, and alone until all are asked for; (): all are shown, on a
+            narrow page the first `MAIN`.
+    """
     names = list(dict.fromkeys(name for row in rows for name in row))
-    numeric = {n for n in names if any(_is_number(row.get(n)) for row in rows)}
+    first = [name for name in main if name in names]
+    names = [*first, *(name for name in names if name not in first)]
+    more = set(names[len(first) or MAIN :])
+    numeric = {n for n in names if any(is_number(row.get(n)) for row in rows)}
     head = joined(
-        fill('<th{}><button type="button">{}</button></th>', _kind(name in numeric), name)
+        fill(
+            '<th{}><button type="button">{}</button></th>',
+            _kind(name in numeric, more=name in more),
+            name,
+        )
         for name in names
     )
     body = joined(
-        fill("<tr>{}</tr>", joined(_cell(row.get(n), n in numeric) for n in names)) for row in rows
+        fill("<tr>{}</tr>", joined(_cell(row.get(n), n in numeric, n in more) for n in names))
+        for row in rows
     )
     inner = fill("<thead><tr>{}</tr></thead><tbody>{}</tbody>", head, body)
-    return fill('<div class="scroll"><table>{}</table></div>', inner)
+    if not more:
+        return fill('<div class="scroll"><table>{}</table></div>', inner)
+    return fill(
+        '<div class="scroll {}"><label class="all note"><input type="checkbox"> all {} columns'
+        "</label><table>{}</table></div>",
+        Html("main" if first else "narrow"),
+        len(names),
+        inner,
+    )
 
 
 def fill(template: LiteralString, *values: Any) -> Html:
@@ -129,25 +167,28 @@ def page(title: str, sections: Sequence[Section]) -> Html:
     )
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Returns whether a cell is a number that a page can show and sort by."""
     if isinstance(value, bool) or (isinstance(value, int) and abs(value) > sys.float_info.max):
         return False
     return isinstance(value, (int, float, np.number))
 
 
-def _kind(numeric: bool, long: bool = False) -> Html:
-    return Html(" class=n" if numeric else " class=long" if long else "")
+def _kind(numeric: bool, long: bool = False, more: bool = False) -> Html:
+    words = [("n", numeric), ("long", long and not numeric), ("more", more)]
+    names = " ".join(name for name, is_it in words if is_it)
+    return fill(' class="{}"', names) if names else Html()
 
 
-def _cell(value: Any, numeric: bool) -> Html:
-    if not _is_number(value):
+def _cell(value: Any, numeric: bool, more: bool) -> Html:
+    if not is_number(value):
         shown = str(plain(value))
         mean = _MEAN.match(shown)
         sort = fill(' data-v="{}"', mean[1]) if mean else Html()
-        return fill("<td{}{}>{}</td>", _kind(numeric, len(shown) > 30), sort, shown)
+        return fill("<td{}{}>{}</td>", _kind(numeric, len(shown) > 30, more), sort, shown)
     sort = fill(' data-v="{!r}"', float(value)) if math.isfinite(value) else fill(' data-v=""')
     shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}".replace("nan", "–")
-    return fill("<td class=n{}>{}</td>", sort, shown)
+    return fill("<td{}{}>{}</td>", _kind(True, more=more), sort, shown)
 
 
 def plain(value: Any) -> Any:
@@ -165,6 +206,11 @@ def folded(summary: str, inner: Html) -> Html:
 def note(words: str) -> Html:
     """Returns a remark in small grey letters."""
     return fill('<p class="note">{}</p>', words)
+
+
+def warning(words: str) -> Html:
+    """Returns a remark that shall not be overlooked."""
+    return fill('<p class="warning">{}</p>', words)
 
 
 def row(*parts: Html) -> Html:

@@ -64,6 +64,7 @@ class SearchRecord(Made):
     blocks: NotRequired[Rows | None]
     pareto_front: NotRequired[Rows | None]
     spectra: NotRequired[Spectra | None]
+    trajectory: NotRequired[list[dict[str, Any]] | None]
     eigenvalues: NotRequired[list[float] | list[list[float]] | None]
 
 

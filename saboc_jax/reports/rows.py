@@ -4,13 +4,14 @@ Numbers have four digits, whole numbers all of theirs, and what is not known is 
 """
 
 import csv
-import html
 import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from saboc_jax.reports.page import Html, fill, is_number, joined
 
 Row = Mapping[str, Any]
 DASH = "–"
@@ -20,11 +21,6 @@ LARGE = 1e15  # floats beyond are not shown as whole numbers
 def columns_of(rows: Sequence[Row]) -> list[str]:
     """Returns the columns, in the order in which they first occur."""
     return list(dict.fromkeys(name for row in rows for name in row))
-
-
-def is_number(value: Any) -> bool:
-    """Returns whether a cell is a number."""
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def cell(value: Any) -> str:
@@ -84,17 +80,17 @@ def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
 
 
-def to_html(rows: Sequence[Row], caption: str = "") -> str:
+def to_html(rows: Sequence[Row], caption: str = "") -> Html:
     """Returns an HTML table, as notebooks show it."""
     names = columns_of(rows)
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-    body = "".join(
-        f"<tr>{''.join(_html_cell(row.get(name)) for name in names)}</tr>" for row in rows
+    head = joined(fill("<th>{}</th>", name) for name in names)
+    body = joined(
+        fill("<tr>{}</tr>", joined(_html_cell(row.get(name)) for name in names)) for row in rows
     )
-    said = f"<p>{html.escape(caption)}</p>" if caption else ""
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{said}"
+    said = fill("<p>{}</p>", caption) if caption else Html()
+    return fill("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>{}", head, body, said)
 
 
-def _html_cell(value: Any) -> str:
-    side = ' style="text-align:right"' if is_number(value) else ""
-    return f"<td{side}>{html.escape(cell(value))}</td>"
+def _html_cell(value: Any) -> Html:
+    side = Html(' style="text-align:right"' if is_number(value) else "")
+    return fill("<td{}>{}</td>", side, cell(value))

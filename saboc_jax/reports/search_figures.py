@@ -39,6 +39,7 @@ def trajectory_figure(points: Sequence[Point], accuracies: Any, title: str) -> F
     above.legend(loc="lower right", frameon=False)
     below.set_yscale("log")
     below.invert_yaxis()
+    below.locator_params(axis="x", integer=True)
     below.set(xlabel="evaluations", ylabel=f"place among {len(ascending):,}")
     return figure
 
@@ -78,6 +79,7 @@ def progress_figure(trajectory: Trajectory, title: str) -> Figure:
         axes.step(x, members, color="#c04f00", **style)
         axes.set(ylabel="architectures that the supernet holds")
     axes.set_yscale("log")
+    axes.locator_params(axis="x", integer=True)
     axes.set(xlabel="evaluations", title=title)
     return figure
 

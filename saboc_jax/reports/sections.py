@@ -12,6 +12,7 @@ from saboc_jax.reports.page import (
     Section,
     fill,
     folded,
+    is_number,
     joined,
     note,
     picture,
@@ -241,6 +242,59 @@ def _trained(record: Mapping[str, Any]) -> Html:
 # --- a study --------------------------------------------------------------------------------------
 
 
+MAIN_OF_TAU = ("score", "tau", "low", "high")
+MOST_CURVES = 6
+
+
+def _by_data(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Returns the rows by what they were scored on and correlated with."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for each in rows:
+        named = [str(each[name]) for name in ("scored on", "accuracy") if each.get(name)]
+        found.setdefault(", ".join(named), []).append(each)
+    return found
+
+
+def _taus(rows: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """Returns a picture of tau with its interval, the largest magnitude above."""
+    sections: list[Section] = []
+    for name, own in _by_data(rows).items():
+        drawn = [
+            (str(each["score"]), _number(each["tau"]), _number(each["low"]), _number(each["high"]))
+            for each in own
+            if "score" in each and is_number(each.get("tau")) and {"low", "high"} <= set(each)
+        ]
+        if drawn:
+            words = note("Points: Kendall tau. Lines: its interval over architectures.")
+            chart = row(charts.intervals(drawn, "Kendall tau"))
+            heading = f"Which score orders best{f': {name}' if name else ''}"
+            sections.append((heading, chart + words))
+    return sections
+
+
+def _winners(rows: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """Returns a picture of the winner's curves; of many scores the best at the largest m."""
+    sections: list[Section] = []
+    for name, own in _by_data(rows).items():
+        curves: dict[str, list[tuple[float, float]]] = {}
+        for each in own:
+            if {"score", "m", "expected"} <= set(each) and is_number(each["m"]):
+                point = (float(each["m"]), _number(each["expected"]))
+                curves.setdefault(str(each["score"]), []).append(point)
+        best = sorted(curves, key=lambda score: -curves[score][-1][1])[:MOST_CURVES]
+        if best:
+            series = {s: (list(np.log2([m for m, _ in curves[s]])), [e for _, e in curves[s]])
+                      for s in best}  # fmt: skip
+            labels = ("log2 of m, random candidates that are scored", "accuracy of the first")
+            heading = f"What the first of m is worth{f': {name}' if name else ''}"
+            sections.append((heading, row(charts.lines(series, labels))))
+    return sections
+
+
+def _number(value: Any) -> float:
+    return float(value) if is_number(value) else float("nan")
+
+
 def study(folder: Path, records: Mapping[str, Mapping[str, Any]]) -> list[Section]:
     """Returns the tables of every record, then its runs, then all pictures of the folder."""
     sections: list[Section] = []
@@ -248,9 +302,13 @@ def study(folder: Path, records: Mapping[str, Mapping[str, Any]]) -> list[Sectio
         if record.get("caption"):
             sections.append(("What was measured", note(record["caption"])))
         if "rows" in record:
+            drawn = _taus(record["rows"]) + _winners(record["rows"])
+            sections += drawn
             known = name == "correlations" and any("tau" in row for row in record["rows"])
             heading = "Kendall tau and its interval" if known else name.replace("_", " ")
-            sections.append((heading, table(record["rows"])))
+            inner = table(record["rows"], MAIN_OF_TAU if known else ())
+            curve = drawn and not known
+            sections.append((heading, folded("Show the numbers", inner) if curve else inner))
         for title, rows in record.get("tables", {}).items():
             sections.append((title, table(rows)))
         if runs := record.get("runs"):

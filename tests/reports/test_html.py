@@ -11,9 +11,11 @@ import pytest
 from saboc_jax.reports import charts
 from saboc_jax.reports import html as report_html
 from saboc_jax.reports.cell_figure import draw_cell
+from saboc_jax.reports.page import page as whole_page
+from saboc_jax.reports.page import table as page_table
 
 RESULTS = Path(__file__).parents[2] / "experiments" / "results"
-VOID = {"meta", "img", "path", "circle", "polyline", "br"}
+VOID = {"meta", "img", "input", "path", "circle", "polyline", "br"}
 
 
 class Checker(HTMLParser):
@@ -219,6 +221,68 @@ def test_what_is_no_run_is_named(tmp_path, content, said):
         report_html.build(tmp_path)
 
 
+def test_a_correlation_report_begins_with_a_picture_and_shows_what_matters(tmp_path):
+    rows = [
+        {"scored on": "digits", "accuracy": "test", "score": name, "better": "lower", "tau": tau}
+        | {"low": tau - 0.1, "high": tau + 0.1, "rho": tau, "regret@1%": 0.2}
+        for name, tau in (("S_t", -0.3), ("S_g", -0.7), ("flat", float("nan")))
+    ]
+    curve = [
+        {"score": "S_g", "m": m, "expected": 90 + m / 100, "low": 89.0, "high": 92.0}
+        for m in (8, 16, 32)
+    ]
+    (tmp_path / "correlations.json").write_text(json.dumps({"rows": rows}))
+    (tmp_path / "winners.json").write_text(json.dumps({"rows": curve}))
+    page = report_html.build(tmp_path)
+    assert page.index("<svg") < page.index("<table")
+    names = re.findall(r">(S_\w|flat)</text>", page)
+    assert names == ["S_g", "S_t"]  # the largest magnitude above
+    assert page.count("<polyline") == 1  # the winner's curve
+    assert re.findall(r'<th(?: class="n")?><button type="button">([^<]+)', page)[:4] == [
+        "score", "tau", "low", "high"
+    ]  # fmt: skip
+    assert '<th class="n more"><button type="button">rho' in page and "all 9 columns" in page
+    parsed(page)
+
+
+def test_narrow_pages_show_the_first_columns_and_dark_ones_have_their_colours():
+    rows = [{f"c{i}": i for i in range(6)}]
+    assert page_table(rows).count('<td class="n more"') == 2
+    assert "checkbox" not in page_table([{"a": 1, "b": 2}])
+    style = whole_page("t", [])
+    assert "prefers-color-scheme:dark" in style
+    for colour in set(re.findall(r"var\(--(\w+)\)", style + charts.spectrum([1.0, 2.0]))):
+        assert style.count(f"--{colour}:#") == 2, colour
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.9, 2.1), (-0.2, 3.4), (10, 1000)])
+def test_ticks_of_whole_numbers_are_whole(low, high):
+    found = charts.ticks(low, high, whole=True)
+    assert found and all(value == int(value) for value in found)
+
+
+def test_runs_that_are_not_alike_are_not_judged(tmp_path):
+    folders = [make_run(tmp_path / name, seed) for seed, name in enumerate("ab")]
+    truth = {"cifar10": {"accuracy": 93.0, "rank": 3, "of": 10}}
+    for number, folder in enumerate(folders):
+        record = json.loads((folder / "result.json").read_text())
+        record["accuracies"] = {
+            name: own | {"accuracy": 93.0 + number} for name, own in truth.items()
+        }
+        record["trajectory"] = [{"evaluations": n, "found": 90.0 + n} for n in (1, 2)]
+        (folder / "result.json").write_text(json.dumps(record))
+    page = report_html.compare(folders)
+    said = "True accuracy on cifar10: b is the best with 94.00 %, 1.00 points above a"
+    assert said in page and "Not alike" not in page
+    assert 'aria-label="true accuracy %, of what would be returned over evaluations"' in page
+    record["settings"]["space"] = "other"
+    (folders[1] / "result.json").write_text(json.dumps(record))
+    page = report_html.compare(folders)
+    assert "Space differs (toy in a, other in b)." in page and "is the best" not in page
+    unknown = [make_run(tmp_path / name, seed) for seed, name in enumerate("cd")]
+    assert "No verdict: the true accuracies are not known" in report_html.compare(unknown)
+
+
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.7, 12.2), (1e-9, 3e-9), (99.9, 100.1)])
 def test_ticks_are_round_and_inside(low, high):
     found = np.array(charts.ticks(low, high))
@@ -254,7 +318,7 @@ def test_spectrum_is_logarithmic_and_sorted():
     assert np.diff(heights)[0] > 0
     assert "No positive" in charts.spectrum([-1.0])
     several = charts.spectrum([[4.0, 2.0], [3.0, 1.0]], [[[9.0, 1.0]], [[-1.0, -2.0]]])
-    assert several.count('stroke="#0a4f9e"') == 2  # repeats
+    assert several.count('stroke="var(--blue)"') == 2  # repeats
     assert several.count("<polyline") == 3
 
 
