@@ -3,7 +3,7 @@
 from typing import Any
 
 from saboc_jax.spaces import make_space
-from saboc_jax.spaces.masks import check_architecture
+from saboc_jax.spaces.notations import read_notation
 from saboc_jax.types import Cost, SearchSpace
 
 
@@ -15,7 +15,7 @@ def trained_cost(arch: Any, space: SearchSpace | str) -> Cost:
     space of the user's own modules has one network for both.
 
     Args:
-        arch: an architecture [decisions], or its text.
+        arch: an architecture [decisions], or what `saboc_jax.read_architecture` reads but indices.
         space: a search space or its name.
 
     Raises:
@@ -27,5 +27,4 @@ def trained_cost(arch: Any, space: SearchSpace | str) -> Cost:
         Cost(params=387882, macs=7713280, depth=6)
     """
     found = make_space(space) if isinstance(space, str) else space
-    known = found.from_string(arch) if isinstance(arch, str) else arch
-    return (found.costs.trained or found.costs.of)(check_architecture(known, found.choices))
+    return (found.costs.trained or found.costs.of)(read_notation(arch, found))
