@@ -11,6 +11,7 @@ score of gates is `saboc_jax.scorers.combine.score`.
 from typing import TYPE_CHECKING, Any
 
 from saboc_jax.api.architectures import read_architecture
+from saboc_jax.api.function_of_modules import score_function
 from saboc_jax.api.functions import correlate, rank, score, search, train
 from saboc_jax.api.results import Found, Ranked, Score
 from saboc_jax.benchmarks.accuracies import AccuracyTable, read_table
@@ -74,6 +75,7 @@ __all__ = [
     "read_table",
     "run_search",
     "score",
+    "score_function",
     "search",
     "train",
     "trained_cost",
