@@ -274,6 +274,7 @@ class Found(Tabular):
         """Returns everything but the space as plain types, for JSON."""
         search = {each.name: plain(getattr(self.search, each.name)) for each in fields(self.search)}
         record = {"space": self.space.name, "arch": plain(self.arch), "voted": self.voted}
+        record |= {"front": plain(self.front._asdict()) if self.front else None}
         return record | {"score": self.score.to_dict(), "search": search}
 
     def save(self, path: PathLike) -> None:
@@ -304,7 +305,9 @@ class Found(Tabular):
             (np.array(masks, bool), np.array(scores, float)) for masks, scores in search["history"]
         ]
         score, arch = Score.from_dict(record["score"]), np.array(record["arch"], np.int32)
-        return cls(space, arch, score, SearchResult(**search), record["voted"])
+        kept = record.get("front")
+        front = Front(**{name: np.array(values) for name, values in kept.items()}) if kept else None
+        return cls(space, arch, score, SearchResult(**search), record["voted"], front)
 
     def __repr__(self) -> str:
         return f"Found({self.score.name!r}, space={self.space.name!r})"

@@ -105,6 +105,13 @@ KNOWN = {
             for device in ("edgegpu", "eyeriss", "fpga")
         },
     ),
+    "timm_imagenet": KnownTable(
+        "",
+        "imagenet_top1",
+        "GitHub huggingface/pytorch-image-models, results-imagenet.csv",
+        "the same",
+        {"imagenet_top1": "top-1 accuracy on ImageNet of timm's models, %"},
+    ),
     "nas_bench_201_published_scores_9445": KnownTable(
         "nas_bench_201",
         "",

@@ -94,7 +94,7 @@ def test_a_search_within_a_measured_latency(table):
     assert SPACE.is_connected(mask(found.arch)) and found.search.rejected > 0
 
 
-def test_a_search_against_a_measured_latency_gives_a_front(path):
+def test_a_search_against_a_measured_latency_gives_a_front(path, tmp_path):
     found = sj.search(
         "nas_bench_201", data.load("digits"), jax.random.key(0), "params", repeats=1, batch_size=4,
         progress=False, searcher="random", max_evaluations=64, against="raspi4_latency", table=path,
@@ -105,5 +105,9 @@ def test_a_search_against_a_measured_latency_gives_a_front(path):
     order = front.in_order()
     assert len(order) > 2 and (np.diff(front.costs[order]) >= 0).all()
     assert (np.diff(front.scores[order, 0]) >= 0).all()
+    found.save(tmp_path / "found.json")
+    kept = sj.Found.load(tmp_path / "found.json", found.space).front
+    for ours, theirs in zip(kept, front, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
     with pytest.raises(ValueError, match="against='macs' with pruning"):
         search(against="macs")
