@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 
     Attributes:
         images: [n, h, w, c] training images, normalised.
-        labels: [n] their integer labels.
+        labels: [n] their classes, whole numbers from 0; None for scorers that read none.
         test_images: [n, h, w, c] held-out images.
         test_labels: [n] their integer labels.
         perturbed_images: [n, h, w, c] `test_images` plus Gaussian noise (SABoC-NAS Eq. 7).
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
     """
 
     images: Images
-    labels: Labels
+    labels: Labels | None
     test_images: Images | None = None
     test_labels: Labels | None = None
     perturbed_images: Images | None = None

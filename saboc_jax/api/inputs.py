@@ -16,6 +16,7 @@ from saboc_jax.benchmarks.accuracies import AccuracyTable, read_table
 from saboc_jax.data import Dataset
 from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.evaluation.store import Store
+from saboc_jax.scorers.batches import check_batch
 from saboc_jax.spaces import make_space
 from saboc_jax.spaces.modules.space import module_space
 from saboc_jax.types import Architecture, Batch, SearchSpace
@@ -31,6 +32,8 @@ Candidates = Sequence[nn.Module] | Mapping[str, nn.Module] | Sequence[Architectu
 def _image_shape(images: Batch | Dataset) -> tuple[int, int, int]:
     if isinstance(images, Dataset):
         return images.image_shape
+    if isinstance(images, Batch) and images.images is not None:
+        images = check_batch(images)
     if not isinstance(images, Batch) or np.ndim(images.images) != 4:
         raise ValueError(
             f"images={type(images).__name__}; allowed: a Dataset (saboc_jax.data.load, of your own "

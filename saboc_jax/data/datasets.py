@@ -170,7 +170,7 @@ def protocol(dataset: Dataset, key: PRNGKey, size: int = 64, noise_std: float = 
     batch = draw(dataset, key, size, noise_std=noise_std)
     return Protocol(
         batch,
-        one_hot(batch.labels, dataset.num_classes),
+        one_hot(jnp.asarray(batch.labels), dataset.num_classes),
         one_hot(jnp.asarray(batch.test_labels), dataset.num_classes),
     )
 

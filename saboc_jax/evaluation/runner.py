@@ -27,8 +27,8 @@ from saboc_jax.evaluation.jobs import Answer, Draws, Job, ScoreRow
 from saboc_jax.evaluation.sharing import arranged, collected, sharded, share_out, stacked
 from saboc_jax.layers.programs import ProgramCache
 from saboc_jax.precision import computing_in, enable_x64
+from saboc_jax.scorers.batches import check_batch, check_needs, tells_apart
 from saboc_jax.scorers.combine import (
-    check_needs,
     combine,
     labels_only,
     observe,
@@ -64,8 +64,8 @@ class Runner:
             one program for each architecture.
 
     Raises:
-        ValueError: if the batches lack a field that the scorer needs, or the devices cannot
-            share the scorer.
+        ValueError: if a batch is wrong (see `check_batch`) or lacks a field that the scorer needs,
+            or the devices cannot share the scorer.
     """
 
     space: SearchSpace
@@ -80,7 +80,9 @@ class Runner:
     def __post_init__(self) -> None:
         self._devices = find_devices(self.devices)
         shared_by(self.scorer, self.shard, len(self._devices))  # raises if they cannot
-        for batch in self.draws.batches:
+        checked = [check_batch(batch, self.space.num_classes) for batch in self.draws.batches]
+        self.draws = replace(self.draws, batches=checked)
+        for batch in checked:
             check_needs(self.scorer, batch)
             if self.shard == "images":
                 check_divides(len(self._devices), batch.images.shape[0])
@@ -221,9 +223,10 @@ class Runner:
             double = jax.tree.map(_to_host, (observed, gates, labels_only(batch)))
             scores, notes = self.programs.run(("finish", scorer.name), scorer.finish, *double)
         ends = np.cumsum([len(part.metrics) for part in parts])[:-1]
+        told = self._told_apart[job.name[1]]
         return {
             part.name: ScoreRow(
-                own,
+                own if told[part.name] else np.full_like(own, np.nan),
                 {
                     name.rpartition(".")[2]: np.asarray(value)
                     for name, value in notes.items()
@@ -232,6 +235,14 @@ class Runner:
             )
             for part, own in zip(parts, np.split(np.asarray(scores), ends), strict=True)
         }
+
+    @cached_property
+    def _told_apart(self) -> list[dict[str, bool]]:
+        """For each repeat: can each part of the scorer tell the examples apart?"""
+        return [
+            {part.name: bool(tells_apart(part, batch)) for part in self.parts}
+            for batch in self.draws.batches
+        ]
 
     @cached_property
     def _draws_on_devices(self) -> tuple[Any, Any]:

@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 from jaxtyping import Array, Float
 
 from saboc_jax.layers.tree import path_names
@@ -37,7 +39,8 @@ def bind(space: SearchSpace, variables: Variables, gates: Gates) -> Network:
     program = space.one_program
 
     def apply(variables: Variables, images: Array, mutable: Sequence[str] = ()) -> Any:
-        return program.apply(variables, gates, images, mutable)
+        outputs, state = program.apply(variables, gates, images, mutable)
+        return observed(outputs), state
 
     return Network(apply, variables, program.in_cells, program.layers_per_leaf)
 
@@ -46,9 +49,28 @@ def from_module(module: nn.Module, variables: Variables, **kwargs: Any) -> Netwo
     """Returns the network of any Flax module; `kwargs` go to its call."""
 
     def apply(variables: Variables, images: Array, mutable: Sequence[str] = ()) -> Any:
-        return module.apply(variables, images, mutable=list(mutable), **kwargs)
+        outputs, state = module.apply(variables, images, mutable=list(mutable), **kwargs)
+        return observed(outputs), state
 
     return Network(apply, variables)
+
+
+def soundness(*values: Array) -> Float[Array, ""]:
+    """Returns 1 if all values are finite, else NaN: a factor that leaves bad networks no value."""
+    finite = jnp.stack([jnp.isfinite(value).all() for value in values]).all()
+    return jnp.where(finite, 1.0, jnp.nan).astype(jnp.result_type(*values))
+
+
+def observed(outputs: Array) -> Array:
+    """Returns the outputs; if one of an example is not finite, all become NaN with their gradients.
+
+    A bias adds to the outputs and leaves the gradients of other parameters alone. Without this a
+    network that gives NaN would have the gradients, and the scores, of a healthy one.
+    """
+    if not jnp.issubdtype(outputs.dtype, jnp.floating) or not outputs.ndim:
+        return outputs
+    each = jnp.isfinite(outputs).all(tuple(range(1, outputs.ndim)), keepdims=True)
+    return outputs * lax.stop_gradient(jnp.where(each, 1.0, jnp.nan).astype(outputs.dtype))
 
 
 def check_outputs(y: Array) -> Array:

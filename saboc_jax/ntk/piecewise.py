@@ -24,7 +24,7 @@ from saboc_jax.layers.programs import ProgramCache
 from saboc_jax.layers.rules import batch_norm_rule
 from saboc_jax.layers.tree import flatten
 from saboc_jax.ntk.batches import split_batches, symmetric
-from saboc_jax.ntk.network import NoParameterError, Path, Predicate
+from saboc_jax.ntk.network import NoParameterError, Path, Predicate, observed
 from saboc_jax.ntk.taps import tap_rule
 from saboc_jax.types import PRNGKey
 
@@ -66,7 +66,8 @@ def piecewise_ntks(
         raise NoParameterError("the predicate chooses no parameter of the chain")
     last = outputs.pop()
     del outputs  # frees a link's inputs once it has run backward
-    cotangents: list[Any] = [None] * len(chain.links) + [jnp.ones_like(last)]
+    # As `network.observed`: what is not finite has no gradient.
+    cotangents: list[Any] = [None] * len(chain.links) + [observed(last) * 0 + 1]
     kernel = jnp.zeros((images.shape[0], count), last.dtype)
     first = next(place for place, chosen in enumerate(chosen_of) if chosen)
     for place in reversed(range(first, len(chain.links))):

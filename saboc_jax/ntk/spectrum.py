@@ -61,12 +61,14 @@ def trainability(values: Float[Array, " n"], top: Top = "ceil") -> Float[Array, 
         top: how many are the largest, see `number_of_top`.
 
     Returns:
-        Between top/n (all equal) and 1; lower is better. NaN if all are zero.
+        Between top/n (all equal) and 1; lower is better. NaN if all are zero, or if all count as
+        large (n = 1 and 2 by the square root), which makes the share 1 whatever they are.
     """
     positive = jnp.maximum(values, 0)
     total = positive.sum()
-    share = positive[: number_of_top(values.shape[0], top)].sum() / total
-    return jnp.where(total > 0, share, jnp.nan)
+    number = number_of_top(values.shape[0], top)
+    share = positive[:number].sum() / total
+    return jnp.where((total > 0) & (number < values.shape[0]), share, jnp.nan)
 
 
 def condition_number(

@@ -27,13 +27,14 @@ from saboc_jax.layers.rules import (
     rules_in_force,
 )
 from saboc_jax.layers.tree import flatten, path_names
-from saboc_jax.ntk.network import Network
+from saboc_jax.ntk.network import Network, soundness
 from saboc_jax.precision import as_dtype
 from saboc_jax.scorers.observables import draw_weights
 from saboc_jax.scorers.plain_relus import plain_relus
 from saboc_jax.types import Images, PRNGKey, SearchSpace, Variables
 
 OBSERVED = "observed"
+BAD = "bad"  # how many values of a ReLU are not finite
 DRAWN = ("kernel", "scale", "bias")  # parameters that an initialiser draws or sets
 WORD = 32  # bits in a word of a code
 
@@ -55,9 +56,12 @@ def redraw(space: SearchSpace, key: PRNGKey, init: str | None) -> Variables:
         key_for(key, Purpose.WEIGHTS), shapes, find_initialiser(init), program.layers_per_leaf
     )
     drawn = as_dtype(drawn, program.dtype)
+    by_space = draw_weights(space, key)
+    # A network whose own weights are not finite is no better for being drawn anew.
+    sound = soundness(*jax.tree.leaves(by_space["params"]))
+    drawn = jax.tree.map(lambda leaf: leaf * sound.astype(leaf.dtype), drawn)
     if all(path[-1] in DRAWN for path in flatten(shapes)):
         return {"params": drawn}
-    by_space = draw_weights(space, key)
 
     def choose(path: Any, ours: Array, theirs: Array) -> Array:
         return ours if path_names(path)[-1] in DRAWN else theirs
@@ -111,6 +115,12 @@ def recorded(observed: Variables, name: str) -> list[Array]:
     return [leaf for path, leaf in flatten(observed).items() if path[-1] == name]
 
 
+def soundness_of(outputs: Array, observed: Variables) -> Float[Array, ""]:
+    """Returns 1 if the outputs and all that `relu_rule` saw are finite, else NaN."""
+    bad = [jnp.where(leaf > 0, jnp.nan, leaf) for leaf in recorded(observed, BAD)]
+    return soundness(outputs, *bad)
+
+
 def require_recorded(observed: Variables, name: str, what: str) -> list[Array]:
     """Returns the values of `recorded`.
 
@@ -144,6 +154,7 @@ def relu_rule(
         y = next_fun(*args, **kwargs)
         if is_call(context, Relu) and y.ndim == 4:
             put(context.module, name, measure(_active(y)), merge)
+            put(context.module, BAD, (~jnp.isfinite(y)).sum(dtype=jnp.float32))
         return y
 
     return rule
@@ -159,8 +170,10 @@ def measure_relus(
     measure: Callable[[Bool[Array, "n units"]], Array],
     axis: int | None,
     *rules: Interceptor,
-) -> tuple[list[Array], Variables]:
-    """Returns `measure(active)` of every ReLU on feature maps, and all recorded values.
+) -> tuple[list[Array], Variables, Float[Array, ""]]:
+    """Returns `measure(active)` of every ReLU on feature maps, recorded values, and soundness.
+
+    Soundness is 1 if the outputs and what the ReLUs give are finite, else NaN.
 
     The ReLUs are the `ops.Relu` modules or, if there are none, the calls of `nn.relu`.
 
@@ -174,17 +187,19 @@ def measure_relus(
     Raises:
         ValueError: if there is no ReLU on feature maps.
     """
-    observed = record(network, images, relu_rule("relus", measure, axis), *rules)[1]
+    outputs, observed = record(network, images, relu_rule("relus", measure, axis), *rules)
     measured = recorded(observed, "relus")
+    sound = soundness_of(outputs, observed)
     if not measured:
-        outputs = plain_relus(lambda x: record(network, x)[0], images)
-        measured = [measure(_active(y)) for y in outputs if y.ndim == 4]
+        maps = [y for y in plain_relus(lambda x: record(network, x)[0], images) if y.ndim == 4]
+        measured = [measure(_active(y)) for y in maps]
+        sound = soundness(outputs, *maps)
     if not measured:
         raise ValueError(
             "the network has no ReLU on feature maps [n, height, width, channels]; allowed: at "
             "least one, a `saboc_jax.layers.ops.Relu` or a call of `nn.relu`"
         )
-    return measured, observed
+    return measured, observed, sound
 
 
 def cost_rule() -> Interceptor:

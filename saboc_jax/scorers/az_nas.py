@@ -26,7 +26,7 @@ from saboc_jax.keys import Purpose, key_for, key_numbered
 from saboc_jax.layers.ops import BLOCK_INPUTS, Block
 from saboc_jax.layers.rules import Interceptor, is_call
 from saboc_jax.layers.tree import flatten
-from saboc_jax.ntk.network import Network, Path, bind
+from saboc_jax.ntk.network import Network, Path, bind, soundness
 from saboc_jax.precision import inner_products
 from saboc_jax.scorers.activations import check_init, cost_rule, layer_costs, put, record, redraw
 from saboc_jax.types import (
@@ -181,13 +181,13 @@ def block_statistics(network: Network, images: Images, signs: Signs) -> BlockSta
     # Every block emits its own cotangent, so the cotangent of the outputs does not matter.
     g_in, g_out = unstacked(pull(jnp.zeros_like(outputs))[0], order), unstacked(signs, order)
     pairs = [gradient_map(g, out) for g, out in zip(g_in[:-1], g_out[1:], strict=True)]
-    leaves = flatten(observed)
-    squares = [leaves[*path, "covariance"] for path in order]
+    leaves, sound = flatten(observed), soundness(outputs)
+    squares = [sound * leaves[*path, "covariance"] for path in order]
     return BlockStatistics(
         tuple(one for stack in squares for one in stack.reshape(-1, *stack.shape[-2:])),
-        tuple(matrix for matrix, _ in pairs),
+        tuple(sound * matrix for matrix, _ in pairs),
         jnp.array([same for _, same in pairs], bool),
-        layer_costs(observed),
+        sound * layer_costs(observed),
     )
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from saboc_jax.devices import SHARDS
 from saboc_jax.layers.programs import ProgramCache
+from saboc_jax.scorers.batches import check_batch, check_needs, classes_of, tells_apart
 from saboc_jax.scorers.observables import KernelRequest
 from saboc_jax.types import (
     Batch,
@@ -150,13 +151,6 @@ def labels_only(batch: Batch) -> Batch:
     )
 
 
-def check_needs(scorer: Scorer, batch: Batch) -> None:
-    """Raises ValueError if a field that the scorer needs is None."""
-    missing = sorted(name for name in scorer.needs if getattr(batch, name) is None)
-    if missing:
-        raise ValueError(f"scorer {scorer.name!r} needs the batch fields {missing}, got None")
-
-
 def combine(scorers: Sequence[Scorer], name: str | None = None) -> Scorer:
     """Combines several scorers into one with all their metrics.
 
@@ -235,7 +229,12 @@ def score(
         batch: the images; see `Scorer.needs`.
 
     Raises:
-        ValueError: if the batch lacks a field.
+        ValueError: if the batch lacks a field or is wrong, see `batches.check_batch`.
     """
+    batch = check_batch(batch, classes_of(scorer))
     check_needs(scorer, batch)
-    return scorer.finish(observe(scorer, key, gates, batch), gates, labels_only(batch))
+    scores, notes = scorer.finish(observe(scorer, key, gates, batch), gates, labels_only(batch))
+    told = [
+        jnp.full(len(part.metrics), tells_apart(part, batch)) for part in scorer.parts or (scorer,)
+    ]
+    return jnp.where(jnp.concatenate(told), scores, jnp.nan), notes

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from saboc_jax.layers.ops import Block
 from saboc_jax.layers.rules import is_call
 from saboc_jax.ntk import regression, spectrum
-from saboc_jax.ntk.network import Network, bind
+from saboc_jax.ntk.network import Network, bind, soundness
 from saboc_jax.precision import inner_products
 from saboc_jax.scorers.activations import check_init, put, record, recorded, redraw
 from saboc_jax.scorers.observables import require
@@ -51,10 +51,11 @@ def pooled_features(network: Network, images: Images) -> Float[Array, "n width"]
     Raises:
         ValueError: unless the network marks exactly one feature map.
     """
-    features = recorded(record(network, images, _pool_rule)[1], FEATURES)
+    outputs, observed = record(network, images, _pool_rule)
+    features = recorded(observed, FEATURES)
     if len(features) != 1:
         raise ValueError(f"the network has {len(features)} blocks named {FEATURES!r}; allowed: 1")
-    return features[0]
+    return features[0] * soundness(outputs)
 
 
 def best_ridge_error(
@@ -141,7 +142,7 @@ def ete_nas(
         )
 
     def finish(features: tuple[Array, Array], batch: Batch) -> tuple[Array, Diagnostics]:
-        targets = regression.encode_labels(batch.labels, space.num_classes)
+        targets = regression.encode_labels(require(batch, "labels"), space.num_classes)
         test_targets = regression.encode_labels(require(batch, "test_labels"), space.num_classes)
         return best_ridge_error(*features, targets, test_targets), {}
 

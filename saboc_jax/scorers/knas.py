@@ -15,7 +15,7 @@ from saboc_jax.ntk.network import Network, parameter_predicate
 from saboc_jax.ntk.options import NTKOptions, check_options
 from saboc_jax.scorers.kernels import Kernels
 from saboc_jax.scorers.loss_gradients import bind_drawn, training_loss
-from saboc_jax.scorers.observables import params_option
+from saboc_jax.scorers.observables import params_option, require
 from saboc_jax.scorers.single import check_choice, single_metric
 from saboc_jax.types import (
     Batch,
@@ -57,7 +57,7 @@ class MeanGram:
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> Float[Array, ""]:
         """Returns a scalar."""
         network = bind_drawn(self.space, key, gates)
-        return mean_gram(network, batch.images, batch.labels, self.params)
+        return mean_gram(network, batch.images, require(batch, "labels"), self.params)
 
 
 def knas(

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from saboc_jax.ntk.options import NTKOptions, check_options
 from saboc_jax.scorers.kernels import Kernels
-from saboc_jax.scorers.observables import params_option
+from saboc_jax.scorers.observables import params_option, require
 from saboc_jax.scorers.single import single_metric
 from saboc_jax.types import Scorer, SearchSpace
 
@@ -57,7 +57,7 @@ def lga(
     return single_metric(
         "lga",
         Kernels(space, options),
-        lambda kernels, batch: (alignment(kernels["images"], batch.labels), {}),
+        lambda kernels, batch: (alignment(kernels["images"], require(batch, "labels")), {}),
         needs=("images", "labels"),
         passes=options.passes(),
         options={"batch_norm": batch_norm, "params": params_option(params)},

@@ -28,8 +28,8 @@ def agreement(active: Bool[Array, "n units"]) -> Float[Array, "n n"]:
 def agreement_kernel(network: Network, images: Images) -> Float[Array, "n n"]:
     """Sums `agreement` over all ReLUs on feature maps, train-mode batch norm."""
     n = images.shape[0]
-    kernels = measure_relus(network, images, agreement, None)[0]
-    return sum((leaf.reshape(-1, n, n).sum(0) for leaf in kernels), jnp.zeros((n, n)))
+    kernels, _, sound = measure_relus(network, images, agreement, None)
+    return sound * sum((leaf.reshape(-1, n, n).sum(0) for leaf in kernels), jnp.zeros((n, n)))
 
 
 def log_determinant(kernel: Float[Array, "n n"]) -> Float[Array, ""]:

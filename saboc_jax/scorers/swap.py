@@ -37,12 +37,12 @@ def count_patterns(network: Network, images: Images) -> tuple[Array, Float[Array
 
     The costs are zero if no layer can be observed.
     """
-    codes_of_relus, observed = measure_relus(network, images, unit_codes, 0, cost_rule())
+    codes_of_relus, observed, sound = measure_relus(network, images, unit_codes, 0, cost_rule())
     codes = jnp.concatenate([leaf.reshape(-1, leaf.shape[-1]) for leaf in codes_of_relus])
     # Units of operations that did not run have zero words, which together count as one pattern.
     idle = (codes[:, 0] == 0).any()
     costs = layer_costs(observed) if recorded(observed, "cost") else jnp.zeros((1, 2))
-    return (count_distinct(codes) - idle).astype(jnp.float32), costs
+    return sound * (count_distinct(codes) - idle).astype(jnp.float32), costs
 
 
 def swap_value(network: Network, images: Images) -> Float[Array, ""]:

@@ -23,6 +23,7 @@ from saboc_jax.scorers.activations import (
     recorded,
     redraw,
     relu_rule,
+    soundness_of,
 )
 from saboc_jax.scorers.kernels import Kernels
 from saboc_jax.scorers.observables import params_option, require
@@ -43,15 +44,21 @@ MIN_CROPS = 2  # batch norm of one crop is constant
 CROPS = 3000  # of `data.draw` and of the paper
 
 
-def activation_codes(network: Network, crops: Crops) -> Bool[Array, "r units"]:
-    """Returns which ReLU units on feature maps are above zero; False for units that do not run.
+def activation_codes(
+    network: Network, crops: Crops
+) -> tuple[Bool[Array, "r units"], Float[Array, ""]]:
+    """Returns which ReLU units on feature maps are above zero, and `soundness_of` the pass.
+
+    Units that do not run are False.
 
     Train-mode batch norm over all crops.
     """
     # Crops last: in a supernet the leading axes count cells and edges.
-    observed = record(network, crops, relu_rule("active", lambda active: active.T, axis=0))[1]
+    rule = relu_rule("active", lambda active: active.T, axis=0)
+    outputs, observed = record(network, crops, rule)
     units = [leaf.reshape(-1, crops.shape[0]) for leaf in recorded(observed, "active")]
-    return jnp.concatenate(units).T if units else jnp.zeros((crops.shape[0], 1), bool)
+    codes = jnp.concatenate(units).T if units else jnp.zeros((crops.shape[0], 1), bool)
+    return codes, soundness_of(outputs, observed)
 
 
 def linear_regions(network: Network, crops: Crops, batch_size: int = 1000) -> Float[Array, ""]:
@@ -76,9 +83,14 @@ def linear_regions(network: Network, crops: Crops, batch_size: int = 1000) -> Fl
             f"at least {MIN_CROPS}"
         )
     batches = crops.reshape(-1, size, *crops.shape[1:])
+
     # Units that did not run are zero for every crop, so they do not change the count.
-    codes = lax.map(lambda batch: pack_bits(activation_codes(network, batch)), batches)
-    return count_distinct(codes.reshape(number, -1)).astype(jnp.float32)
+    def look(batch: Crops) -> tuple[Array, Array]:
+        codes, sound = activation_codes(network, batch)
+        return pack_bits(codes), sound
+
+    codes, sound = lax.map(look, batches)
+    return sound.prod() * count_distinct(codes.reshape(number, -1)).astype(jnp.float32)
 
 
 @dataclass(frozen=True)

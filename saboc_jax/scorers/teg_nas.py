@@ -91,7 +91,7 @@ def teg_nas(
         observed: Mapping[str, Any], gates: Gates, batch: Batch
     ) -> tuple[Float[Array, " k"], Diagnostics]:
         values = spectrum.decompose(observed["kernels"]["images"]).values
-        targets = regression.encode_labels(batch.labels, space.num_classes)
+        targets = regression.encode_labels(require(batch, "labels"), space.num_classes)
         test_targets = regression.encode_labels(require(batch, "test_labels"), space.num_classes)
         cells = observed["cell_kernels"]
         error = regression_error(

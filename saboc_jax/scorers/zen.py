@@ -23,7 +23,7 @@ from saboc_jax.keys import Purpose, key_for
 from saboc_jax.layers.channels import statistics
 from saboc_jax.layers.ops import Block
 from saboc_jax.layers.rules import is_call
-from saboc_jax.ntk.network import Network, bind
+from saboc_jax.ntk.network import Network, bind, soundness
 from saboc_jax.scorers.activations import check_init, put, record, recorded, redraw
 from saboc_jax.scorers.single import single_metric
 from saboc_jax.types import Batch, Diagnostics, Gates, Images, Passes, PRNGKey, Scorer, SearchSpace
@@ -68,7 +68,7 @@ def feature_change(
     """
 
     def run(images: Images) -> tuple[Array, Array]:
-        observed = record(network, images, _rule)[1]
+        outputs, observed = record(network, images, _rule)
         features = recorded(observed, FEATURES)
         if len(features) != 1:
             raise ValueError(
@@ -76,7 +76,8 @@ def feature_change(
                 "feature map before global pooling"
             )
         variances = [leaf.reshape(-1, 2) for leaf in recorded(observed, "variance")]
-        return features[0], jnp.concatenate(variances) if variances else jnp.zeros((0, 2))
+        seen = features[0] * soundness(outputs)
+        return seen, jnp.concatenate(variances) if variances else jnp.zeros((0, 2))
 
     features, variances = lax.map(run, jnp.stack([images, others]))
     change = jnp.abs(features[0] - features[1]).sum((1, 2, 3)).mean()

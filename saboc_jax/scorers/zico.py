@@ -93,12 +93,12 @@ def zico(space: SearchSpace) -> Scorer:
 def _ratio(gradients: Float[Array, "m *shape"]) -> Float[Array, "*shape"]:
     """Returns mean |g| / std g of every weight; 0 if the deviation is 0."""
     deviation = gradients.std(0)
-    varies = deviation > 0
+    varies = deviation != 0  # NaN stays NaN
     return jnp.where(varies, jnp.abs(gradients).mean(0), 0.0) / jnp.where(varies, deviation, 1.0)
 
 
 def _score(layers: Float[Array, " layers"]) -> Float[Array, ""]:
     """Returns the sum of logarithms over layers that a gradient reaches; -inf if there are none."""
-    reached = layers > 0
+    reached = layers != 0  # NaN stays NaN
     total = jnp.where(reached, jnp.log(jnp.where(reached, layers, 1.0)), 0.0).sum()
     return jnp.where(reached.any(), total, -jnp.inf)

@@ -17,6 +17,7 @@ from saboc_jax.evaluation.jobs import Draws
 from saboc_jax.evaluation.runner import Runner
 from saboc_jax.evaluation.store import Store
 from saboc_jax.keys import Purpose, key_for, repeat_keys
+from saboc_jax.scorers.batches import check_batch
 from saboc_jax.scorers.variants import Scorers, make_scorers
 from saboc_jax.searching.budgets import Allows, Budget, budget_check, excess_of
 from saboc_jax.searching.measured import CostTable
@@ -162,6 +163,7 @@ def _batch(images: Batch | Dataset, key: PRNGKey, needs: Collection[str], batch_
     """Returns a batch of the dataset, or the given batch with perturbed test images if needed."""
     if isinstance(images, Dataset):
         return data.draw(images, key, batch_size, needs=needs)
+    images = check_batch(images)
     lacks = "perturbed_images" in needs and images.perturbed_images is None
     if lacks and images.test_images is not None:
         noisy = data.perturb(key_for(key, Purpose.NOISE), images.test_images)
