@@ -42,5 +42,4 @@ def zen_budget(
 
 def size_of(space: SearchSpace, arch: Any) -> Any:
     """Returns parameters, multiply-accumulates and layers by Zen-NAS's counting."""
-    side, _, channels = space.image_shape
-    return encoding.zen_size(encoding.decode(arch), side, space.num_classes, channels)
+    return encoding.zen_size(encoding.decode(arch), space.image_shape, space.num_classes)

@@ -260,6 +260,11 @@ def _comparable(
     return ranks[0], ranks[1]
 
 
+def _is_constant(ranks: Sequence[np.ndarray]) -> bool:
+    """Returns whether one of the columns does not order anything."""
+    return any(len(column) < 2 or np.ptp(column) == 0 for column in ranks)
+
+
 def kendall(
     x: Float[Any, " n"],
     y: Float[Any, " n"],
@@ -276,10 +281,14 @@ def kendall(
         higher_is_better: the direction of each; non-finite entries go to the worse end.
 
     Returns:
-        tau_b; NaN if a column is constant.
+        tau_b; NaN if a column is constant, as a single value is.
     """
     ranks = _comparable(x, y, higher_is_better)
-    return float(scipy.stats.kendalltau(*ranks, method="asymptotic").statistic)
+    if _is_constant(ranks):
+        return float("nan")
+    # The variance of the p-value, which is not used, divides by n - 2.
+    method = "asymptotic" if len(ranks[0]) > 2 else "exact"
+    return float(scipy.stats.kendalltau(*ranks, method=method).statistic)
 
 
 def spearman(
@@ -289,7 +298,7 @@ def spearman(
 ) -> float:
     """Returns Spearman's rho of two columns of values; sign and arguments as in `kendall`."""
     ranks = _comparable(x, y, higher_is_better)
-    if len(ranks[0]) < 2 or any(np.ptp(column) == 0 for column in ranks):
+    if _is_constant(ranks):
         return float("nan")
     return float(scipy.stats.spearmanr(*ranks).statistic)
 

@@ -141,7 +141,10 @@ def test_table5_finds_networks_that_can_be_trained(tmp_path):
     assert {row["method"] for row in published} == set(TABLE_5) - {"te_nas"}
     assert te_nas["structure"] == encoding.START
     assert te_nas["scored"] == 1
-    assert te_nas["params"] == encoding.zen_size(encoding.from_text(encoding.START), 8, 10).params
+    assert (
+        te_nas["params"]
+        == encoding.zen_size(encoding.from_text(encoding.START), (8, 8, 3), 10).params
+    )
     assert shlex.split(te_nas["train"]) == [
         *("saboc", "train", "--space=resnet", "--recipe=resnet"),
         *("--dataset=cifar10", "--workdir=runs/resnet-te_nas-0-cifar10"),

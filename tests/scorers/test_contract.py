@@ -108,7 +108,7 @@ def small_space(name):
             layers=1,
             stem_multiplier=1,
             num_classes=CLASSES,
-            image_size=SHAPE[0],
+            image_shape=SHAPE,
             reduction_cells=(0,) if name == "darts" else (),
             last_activation=True,
         )

@@ -109,7 +109,7 @@ def test_cost_by_hand() -> None:
     expected_macs = (
         16 * (stem + stages[0]) + 4 * (reduce_1 + stages[1]) + reduce_2 + stages[2] + 8 * 3
     )
-    cost = cells.cost(arch, channels=2, cells=1, num_classes=3, image_size=4)
+    cost = cells.cost(arch, channels=2, cells=1, num_classes=3, image_shape=(4, 4, 3))
     assert cost == (expected_params, expected_macs, 1 + 3 * 1 + 2 * 2 + 1)
 
 
@@ -129,8 +129,8 @@ def test_cost_refuses_empty_networks(bad: dict) -> None:
 
 @pytest.mark.parametrize("size", [0, 2, 30, 33])
 def test_cost_refuses_sizes_that_cannot_be_halved_twice(size: int) -> None:
-    with pytest.raises(ValueError, match=f"image_size is {size}"):
-        cells.cost(np.zeros(6, int), image_size=size)
+    with pytest.raises(ValueError, match="multiples of 4"):
+        cells.cost(np.zeros(6, int), image_shape=(size, size, 3))
 
 
 @pytest.mark.parametrize(
@@ -143,8 +143,8 @@ def test_costs_equal_the_published_ones(dataset: str, classes: int, size: int) -
     assert len(rows) >= 724
     for row in rows:
         arch = cells.from_string(row["arch"])
-        counted = cells.cost(arch, num_classes=classes, image_size=size)
+        counted = cells.cost(arch, num_classes=classes, image_shape=(size, size, 3))
         assert counted.params == round(float(row["params"]) * 1e6)
-        flops = cells.published_flops(arch, num_classes=classes, image_size=size)
+        flops = cells.published_flops(arch, num_classes=classes, image_shape=(size, size, 3))
         assert flops == round(float(row["flops"]) * 1e6)
         assert counted.macs < flops

@@ -56,7 +56,7 @@ def test_the_released_network_is_counted_as_published():
     arch = space.from_string(RELEASED)
     assert space.to_string(arch) == RELEASED
     structure = encoding.decode(arch)
-    ten, hundred = (encoding.zen_size(structure, 32, classes) for classes in (10, 100))
+    ten, hundred = (encoding.zen_size(structure, (32, 32, 3), classes) for classes in (10, 100))
     assert ten.depth == encoding.count_layers(structure) == 18
     assert round(ten.params / 1e6, 3) == 0.985
     assert round(hundred.params / 1e6, 3) == 1.031

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from saboc_jax.spaces.darts import cells
-from saboc_jax.spaces.darts.costs import NetworkSize, operation_cost
+from saboc_jax.spaces.darts.costs import NetworkSize, area, halved, operation_cost
 from saboc_jax.types import Architecture, Cost
 
 
@@ -28,15 +28,17 @@ def edge_costs(size: NetworkSize) -> Int[np.ndarray, "3 2 14 8"]:
         size: the network.
     """
     found = np.zeros((3, len(cells.CELLS), cells.NUM_EDGES, len(cells.OPERATIONS)), int)
-    side, channels = size.image_size, size.channels
+    sides, channels = list(size.image_shape[:2]), size.channels
     for layer in range(size.layers):
         kind = int(size.reduces(layer))
         channels *= 1 + kind
-        side = -(-side // 2) if kind else side
+        sides = halved(sides) if kind else sides
         for edge, (source, _) in enumerate(cells.EDGES):
             for option, name in enumerate(cells.OPERATIONS):
                 strided = bool(kind) and source < 2
-                params, macs, depth = operation_cost(name, channels, side, strided, size.affine)
+                params, macs, depth = operation_cost(
+                    name, channels, area(sides), strided, size.affine
+                )
                 found[:2, kind, edge, option] += params, macs
                 found[2, kind, edge, option] = depth
     return found

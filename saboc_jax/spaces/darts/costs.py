@@ -12,6 +12,7 @@ reproduces all 725 numbers exactly. `published_flops`, which counts more than
 multiply-accumulates, reproduces their `flops` exactly.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ class NetworkSize(NamedTuple):
         auxiliary: with the auxiliary head after two thirds of the cells.
         affine: batch norms inside the operations have scale and bias.
         num_classes: width of the outputs.
-        image_size: height and width of an image.
+        image_shape: (height, width, channels) of one image.
         reduction_cells: which cells are reduction cells; None: those at one and two thirds.
         last_activation: batch norm and ReLU after the last cell, as in TE-NAS's networks.
         thin: without stem and classifier; outputs are feature maps.
@@ -42,7 +43,7 @@ class NetworkSize(NamedTuple):
     auxiliary: bool = False
     affine: bool = True
     num_classes: int = 10
-    image_size: int = 32
+    image_shape: tuple[int, int, int] = (32, 32, 3)
     reduction_cells: tuple[int, ...] | None = None
     last_activation: bool = False
     thin: bool = False
@@ -81,19 +82,20 @@ def cost(genotype: Genotype, size: NetworkSize = TRAINED) -> Cost:
     if size.thin:
         raise ValueError(f"{size}; allowed: networks with stem and classifier")
     stem = size.stem_multiplier * size.channels
-    side, channels = size.image_size, size.channels
-    params, macs = 27 * stem + 2 * stem, 27 * stem * side**2
+    *sides, colours = size.image_shape
+    channels, kernel = size.channels, 9 * colours * stem
+    params, macs = kernel + 2 * stem, kernel * area(sides)
     widths, depths = (stem, stem), (1, 1)
     for layer in range(size.layers):
         is_reduction = size.reduces(layer)
         channels *= 1 + is_reduction
-        # After preprocessing both inputs have the side of the last cell's output.
+        # After preprocessing both inputs have the sides of the last cell's output.
         params += sum(width * channels + 2 * channels for width in widths)
-        macs += sum(width * channels * side**2 for width in widths)
+        macs += sum(width * channels * area(sides) for width in widths)
         edges = genotype.cells()[is_reduction]
-        found = _cell(edges, is_reduction, channels, side, size.affine, depths)
+        found = _cell(edges, is_reduction, channels, sides, size.affine, depths)
         params, macs = params + found.params, macs + found.macs
-        side = -(-side // 2) if is_reduction else side
+        sides = halved(sides) if is_reduction else sides
         widths, depths = (widths[1], cells.STEPS * channels), (depths[1], found.depth)
         if size.auxiliary and layer == 2 * size.layers // 3:
             params += _auxiliary(widths[1], size.num_classes)
@@ -117,20 +119,31 @@ def published_flops(genotype: Genotype, size: NetworkSize = PUBLISHED) -> int:
     Raises:
         ValueError: see `cost`.
     """
-    stem, side, channels = size.stem_multiplier * size.channels, size.image_size, size.channels
-    total = cost(genotype, size).macs + 2 * stem * side**2
-    inputs = [(stem, side), (stem, side)]  # (channels, side) of the inputs of a cell
+    stem, channels = size.stem_multiplier * size.channels, size.channels
+    sides = list(size.image_shape[:2])
+    total = cost(genotype, size).macs + 2 * stem * area(sides)
+    inputs = [(stem, sides), (stem, sides)]  # (channels, sides) of the inputs of a cell
     for layer in range(size.layers):
         is_reduction = size.reduces(layer)
         channels *= 1 + is_reduction
         # The cell's inputs: a ReLU before preprocessing and a batch norm after it, for each.
-        total += sum(width * own**2 for width, own in inputs) + 4 * channels * side**2
-        side = -(-side // 2) if is_reduction else side
+        total += sum(width * area(own) for width, own in inputs) + 4 * channels * area(sides)
+        sides = halved(sides) if is_reduction else sides
         for operation, source in genotype.cells()[is_reduction]:
             times = _elementwise(operation, is_reduction and source < 2, size.affine)
-            total += times * channels * side**2
-        inputs = [inputs[1], (cells.STEPS * channels, side)]
-    return total + inputs[1][0] * (side + 1) ** 2
+            total += times * channels * area(sides)
+        inputs = [inputs[1], (cells.STEPS * channels, sides)]
+    return total + inputs[1][0] * area([side + 1 for side in sides])
+
+
+def area(sides: Sequence[int]) -> int:
+    """Returns the number of pixels."""
+    return math.prod(sides)
+
+
+def halved(sides: Sequence[int]) -> list[int]:
+    """Returns the sides after a stride of 2."""
+    return [-(-side // 2) for side in sides]
 
 
 def _elementwise(operation: str, strided: bool, affine: bool) -> int:
@@ -147,7 +160,7 @@ def _cell(
     edges: Sequence[Edge],
     is_reduction: bool,
     channels: int,
-    side: int,
+    sides: Sequence[int],
     affine: bool,
     depths: tuple[int, int],
 ) -> Cost:
@@ -158,7 +171,7 @@ def _cell(
         paths = [0]
         for operation, source in edges[2 * node : 2 * node + 2]:
             strided = is_reduction and source < 2
-            out = -(-side // 2) if is_reduction else side
+            out = area(halved(sides) if is_reduction else sides)
             found = operation_cost(operation, channels, out, strided, affine)
             params, macs = params + found.params, macs + found.macs
             if longest[source] and operation != "none":
@@ -167,15 +180,15 @@ def _cell(
     return Cost(params, macs, max(longest[2:]))
 
 
-def operation_cost(operation: str, channels: int, side: int, strided: bool, affine: bool) -> Cost:
-    """Counts one operation at output size `side`, where both convolutions of `sep_conv` act."""
+def operation_cost(operation: str, channels: int, pixels: int, strided: bool, affine: bool) -> Cost:
+    """Counts one operation; both convolutions of `sep_conv` act at the `pixels` of its output."""
     norm = 2 * channels * affine
     if operation == "skip_connect" and strided:
-        return Cost(channels**2 + norm, channels**2 * side**2, 1)
+        return Cost(channels**2 + norm, channels**2 * pixels, 1)
     if operation.startswith(("sep_conv", "dil_conv")):
         times = 2 if operation.startswith("sep") else 1
         weights = int(operation[-1]) ** 2 * channels + channels**2
-        return Cost(times * (weights + norm), times * weights * side**2, 2 * times)
+        return Cost(times * (weights + norm), times * weights * pixels, 2 * times)
     return Cost(0, 0, 0)
 
 

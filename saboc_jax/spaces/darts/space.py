@@ -117,7 +117,7 @@ def scoring_size(
         layers=2 * num_cells,
         stem_multiplier=1,
         num_classes=num_classes,
-        image_size=image_shape[0],
+        image_shape=image_shape,
         reduction_cells=(num_cells,),
         last_activation=True,
     )
@@ -177,7 +177,7 @@ def costs(encoding: Encoding, size: NetworkSize) -> Costs:
 
     Their structure is that of the network that DARTS trains on images of that size.
     """
-    trained = TRAINED._replace(num_classes=size.num_classes, image_size=size.image_size)
+    trained = TRAINED._replace(num_classes=size.num_classes, image_shape=size.image_shape)
     return Costs(
         of=lambda arch: darts_costs.cost(encoding.to_genotype(arch), size),
         cheapest=lambda mask, quantity: encoding.cheapest(mask, quantity, size),

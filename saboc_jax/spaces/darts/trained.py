@@ -49,7 +49,7 @@ def trained(
     """
     encoding = encoding_of(space)
     size = NetworkSize(
-        channels, layers, num_classes=space.num_classes, image_size=space.image_shape[0]
+        channels, layers, num_classes=space.num_classes, image_shape=space.image_shape
     )
     own = size._replace(auxiliary=auxiliary)
     return space._replace(

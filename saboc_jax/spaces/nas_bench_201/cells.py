@@ -125,7 +125,7 @@ def cost(
     channels: int = 16,
     cells: int = 5,
     num_classes: int = 10,
-    image_size: int = 32,
+    image_shape: tuple[int, int, int] = (32, 32, 3),
 ) -> Cost:
     """Counts parameters, multiply-accumulates and depth of the macro network.
 
@@ -138,17 +138,18 @@ def cost(
         channels: width C of the first stage.
         cells: cells N of each stage.
         num_classes: width of the logits.
-        image_size: height and width of the image, a multiple of 4.
+        image_shape: (height, width, channels) of one image, sides multiples of 4.
 
     Raises:
         ValueError: if `arch` is not a cell or a size is not allowed.
     """
     ops = _checked(arch)
-    widths, areas = _stages(channels, cells, num_classes, image_size)
+    widths, areas = _stages(channels, cells, num_classes, image_shape)
     kernels = 9 * ops.count(_CONV3) + ops.count(_CONV1)
     norms = ops.count(_CONV3) + ops.count(_CONV1)
-    params = 27 * channels + 2 * channels
-    macs = 27 * channels * areas[0]
+    stem = 9 * image_shape[2] * channels
+    params = stem + 2 * channels
+    macs = stem * areas[0]
     for stage, (width, area) in enumerate(zip(widths, areas, strict=True)):
         params += cells * (kernels * width**2 + 2 * norms * width)
         macs += cells * kernels * width**2 * area
@@ -166,7 +167,7 @@ def published_flops(
     channels: int = 16,
     cells: int = 5,
     num_classes: int = 10,
-    image_size: int = 32,
+    image_shape: tuple[int, int, int] = (32, 32, 3),
 ) -> int:
     """Returns the count that the benchmark publishes as FLOPs, to compare with its tables.
 
@@ -179,10 +180,10 @@ def published_flops(
         channels: width C of the first stage.
         cells: cells N of each stage.
         num_classes: width of the logits.
-        image_size: height and width of the image, a multiple of 4.
+        image_shape: (height, width, channels) of one image, sides multiples of 4.
     """
     ops = _checked(arch)
-    widths, areas = _stages(channels, cells, num_classes, image_size)
+    widths, areas = _stages(channels, cells, num_classes, image_shape)
     convs, pools = ops.count(_CONV1) + ops.count(_CONV3), ops.count(_POOL)
     elements = [width * area for width, area in zip(widths, areas, strict=True)]
     extra = 3 * elements[0]  # the stem's normalisation
@@ -190,8 +191,8 @@ def published_flops(
     # A residual block normalises twice and pools its shortcut before widening it.
     extra += sum(2 * 3 * count + 4 * count // 2 for count in elements[1:])
     extra += 3 * elements[-1]  # the last normalisation
-    extra += widths[-1] * (2 * (image_size // 4) + 1)
-    return cost(arch, channels, cells, num_classes, image_size).macs + extra
+    extra += widths[-1] * (image_shape[0] // 4 + image_shape[1] // 4 + 1)
+    return cost(arch, channels, cells, num_classes, image_shape).macs + extra
 
 
 def _checked(arch: Any) -> tuple[int, ...]:
@@ -245,18 +246,20 @@ def _term(op: int, source: str) -> str:
 
 
 def _stages(
-    channels: int, cells: int, num_classes: int, image_size: int
+    channels: int, cells: int, num_classes: int, image_shape: tuple[int, int, int]
 ) -> tuple[list[int], list[int]]:
     """Returns widths and pixels per stage; raises ValueError if a size is not allowed."""
     for name, value in (("channels", channels), ("cells", cells), ("num_classes", num_classes)):
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
-    if image_size < 4 or image_size % 4:
+    height, width, colours = image_shape
+    if any(side < 4 or side % 4 for side in (height, width)) or colours < 1:
         raise ValueError(
-            f"image_size is {image_size}; it is halved twice, so it must be a multiple of 4"
+            f"image_shape={image_shape}; allowed: sides that are multiples of 4, which are halved "
+            "twice, and 1 channel or more"
         )
     widths = [channels * 2**stage for stage in range(STAGES)]
-    areas = [(image_size // 2**stage) ** 2 for stage in range(STAGES)]
+    areas = [(height // 2**stage) * (width // 2**stage) for stage in range(STAGES)]
     return widths, areas
 
 

@@ -326,10 +326,10 @@ def nas_bench_201(
                 channels=channels,
                 cells=num_cells,
                 num_classes=num_classes,
-                image_size=image_shape[0],
+                image_shape=image_shape,
             ),
             trained=cells.cost,
-            structure=partial(structure, num_classes=num_classes, image_size=image_shape[0]),
+            structure=partial(structure, num_classes=num_classes, image_shape=image_shape),
         ),
     )
 

@@ -15,21 +15,22 @@ def structure(
     channels: int = TRAINED_CHANNELS,
     cells: int = TRAINED_CELLS,
     num_classes: int = 10,
-    image_size: int = 32,
+    image_shape: tuple[int, int, int] = (32, 32, 3),
 ) -> Structure:
     """Returns the structure of a cell's macro network; sizes as in `cells.cost`."""
-    parts = [_convolution(0, 1, 3, 3, channels, image_size**2)]
+    height, width, colours = image_shape
+    parts = [_convolution(0, 1, 3, colours, channels, height * width)]
     at = 1
     for stage in range(STAGES):
-        width, area = channels * 2**stage, (image_size // 2**stage) ** 2
+        features, area = channels * 2**stage, (height // 2**stage) * (width // 2**stage)
         if stage:
-            parts += _reduction(at, width, area)
+            parts += _reduction(at, features, area)
             at += 1
         for _ in range(cells):
-            parts += _cell(arch, at, width, area)
+            parts += _cell(arch, at, features, area)
             at += NUM_NODES - 1
-    norm = 2 * width
-    dense = Part(at, at + 1, (num_classes,), norm + (width + 1) * num_classes, num_classes)
+    norm = 2 * features
+    dense = Part(at, at + 1, (num_classes,), norm + (features + 1) * num_classes, num_classes)
     return structure_of([*parts, dense], at + 1)
 
 

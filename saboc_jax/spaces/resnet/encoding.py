@@ -194,6 +194,10 @@ def units(structure: Structure) -> list[list[Unit]]:
     return result
 
 
+Shape = tuple[int, int, int]
+"""(height, width, channels) of one image."""
+
+
 class Conv(NamedTuple):
     """A convolution and the batch norm after it, for counting."""
 
@@ -204,20 +208,21 @@ class Conv(NamedTuple):
     bias: bool
 
 
-def convolutions(structure: Structure, image_size: int, channels: int = 3) -> Iterator[Conv]:
+def convolutions(structure: Structure, image_shape: Shape) -> Iterator[Conv]:
     """Yields every convolution of the network; a batch norm follows each."""
-    size = image_size
-    yield Conv(3, channels, structure.stem, size**2, False)
+    height, width, channels = image_shape
+    yield Conv(3, channels, structure.stem, height * width, False)
     for unit in (unit for block in units(structure) for unit in block):
-        halved = -(-size // unit.stride)
+        halved = -(-height // unit.stride), -(-width // unit.stride)
         for index, kernel in enumerate(unit.kernels):
             # Only the first convolution with a kernel larger than 1 has the stride.
-            size = halved if index >= _strided(unit) else size
-            yield Conv(kernel, unit.channels[index], unit.channels[index + 1], size**2, False)
+            height, width = halved if index >= _strided(unit) else (height, width)
+            pixels = height * width
+            yield Conv(kernel, unit.channels[index], unit.channels[index + 1], pixels, False)
         if unit.project:
-            yield Conv(1, unit.channels[0], unit.channels[-1], halved**2, True)
+            yield Conv(1, unit.channels[0], unit.channels[-1], height * width, True)
     last = structure.blocks[-1].out if structure.blocks else structure.stem
-    yield Conv(1, last, structure.tail, size**2, False)
+    yield Conv(1, last, structure.tail, height * width, False)
 
 
 def _strided(unit: Unit) -> int:
@@ -230,9 +235,9 @@ def count_layers(structure: Structure) -> int:
     return 2 + sum(block.sub_layers for block in structure.blocks)
 
 
-def cost(structure: Structure, image_size: int, num_classes: int, channels: int = 3) -> Cost:
+def cost(structure: Structure, image_shape: Shape, num_classes: int) -> Cost:
     """Counts trainable parameters, multiply-accumulates (convolutions, dense layer) and depth."""
-    convs = list(convolutions(structure, image_size, channels))
+    convs = list(convolutions(structure, image_shape))
     params = sum(c.kernel**2 * c.inputs * c.outputs + (2 + c.bias) * c.outputs for c in convs)
     macs = sum(c.kernel**2 * c.inputs * c.outputs * c.area for c in convs)
     depth = 3 + sum(len(unit.kernels) for block in units(structure) for unit in block)
@@ -240,14 +245,14 @@ def cost(structure: Structure, image_size: int, num_classes: int, channels: int 
     return Cost(params + dense + num_classes, macs + dense, depth)
 
 
-def zen_size(structure: Structure, image_size: int, num_classes: int, channels: int = 3) -> Cost:
+def zen_size(structure: Structure, image_shape: Shape, num_classes: int) -> Cost:
     """Counts the cost as Zen-NAS does; its budgets refer to this count.
 
     A batch norm has C parameters (not 2 C) and costs one operation per output. The batch norm of
     a projection has no parameters besides the projection's bias. The dense layer has one bias.
     `depth` is the number of layers, see `count_layers`.
     """
-    convs = list(convolutions(structure, image_size, channels))
+    convs = list(convolutions(structure, image_shape))
     params = sum((c.kernel**2 * c.inputs + 1) * c.outputs for c in convs)
     macs = sum((c.kernel**2 * c.inputs + 1) * c.outputs * c.area for c in convs)
     dense = structure.tail * num_classes

@@ -2,15 +2,15 @@
 
 from saboc_jax.layers import flows
 from saboc_jax.layers.flows import Part
-from saboc_jax.spaces.resnet.encoding import Conv, Structure, convolutions, units
+from saboc_jax.spaces.resnet.encoding import Conv, Shape, Structure, convolutions, units
 from saboc_jax.types import Structure as PathStructure
 
 
 def structure(
-    network: Structure, image_size: int, num_classes: int, channels: int = 3
+    network: Structure, image_shape: Shape, num_classes: int
 ) -> PathStructure:
     """Returns the structure of the network that is trained, with its residual links."""
-    convs = convolutions(network, image_size, channels)
+    convs = convolutions(network, image_shape)
     parts, point = [_part(0, 1, [next(convs)])], 1
     for unit in (unit for block in units(network) for unit in block):
         parts.append(_part(point, point + 1, [next(convs) for _ in unit.kernels]))

@@ -205,10 +205,10 @@ def resnet(
             **facts,
         ),
         costs=Costs(
-            of=lambda arch: encoding.cost(decode(arch), image_shape[0], num_classes, channels),
+            of=lambda arch: encoding.cost(decode(arch), image_shape, num_classes),
             cheapest=cheapest_listed,
-            trained=lambda arch: encoding.cost(decode(arch), 32, 10, 3),  # on CIFAR-10
-            structure=lambda arch: structure(decode(arch), image_shape[0], num_classes, channels),
+            trained=lambda arch: encoding.cost(decode(arch), (32, 32, 3), 10),  # on CIFAR-10
+            structure=lambda arch: structure(decode(arch), image_shape, num_classes),
         ),
         hints=SearchHints(evolution=partial(_evolution, slots, max_width)),
     )
