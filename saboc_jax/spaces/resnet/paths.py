@@ -6,9 +6,7 @@ from saboc_jax.spaces.resnet.encoding import Conv, Shape, Structure, convolution
 from saboc_jax.types import Structure as PathStructure
 
 
-def structure(
-    network: Structure, image_shape: Shape, num_classes: int
-) -> PathStructure:
+def structure(network: Structure, image_shape: Shape, num_classes: int) -> PathStructure:
     """Returns the structure of the network that is trained, with its residual links."""
     convs = convolutions(network, image_shape)
     parts, point = [_part(0, 1, [next(convs)])], 1
