@@ -11,13 +11,16 @@ purposes share bits:
 
 import enum
 import hashlib
+from typing import Any
 
 import jax
+import numpy as np
 from jaxtyping import Array, Int
 
-from saboc_jax.types import PRNGKey
+from saboc_jax.types import PRNGKey, brief
 
 MAX_SEED = 2**32 - 1  # JAX keeps the lower 32 bits of a seed
+MOST = 2**31 - 1  # a number that JAX can count with
 
 
 class Purpose(enum.StrEnum):
@@ -68,8 +71,21 @@ def check_seed(seed: int) -> int:
     """Returns the seed unchanged; ValueError if JAX cannot tell it from another seed."""
     whole = hasattr(seed, "__index__") and not isinstance(seed, bool)
     if not whole or not 0 <= seed <= MAX_SEED:
-        raise ValueError(f"seed={seed!r}; allowed: a whole number from 0 to {MAX_SEED}")
+        raise ValueError(f"seed={brief(seed)}; allowed: a whole number from 0 to {MAX_SEED}")
     return int(seed)
+
+
+def check_whole(name: str, value: Any, least: int = 1, most: int = MOST) -> int:
+    """Returns a whole number unchanged.
+
+    Raises:
+        ValueError: names the number and what is allowed.
+    """
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or not least <= value <= most:
+        above = f"to {most}" if whole and value > most else "or more"
+        raise ValueError(f"{name}={brief(value)}; allowed: a whole number, {least} {above}")
+    return int(value)
 
 
 def key_for(key: PRNGKey, purpose: Purpose) -> PRNGKey:

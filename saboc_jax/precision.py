@@ -1,6 +1,7 @@
-"""Float64 within a block, and matrix products precise enough for condition numbers."""
+"""Float64 within a block, JAX's switches, and products precise enough for condition numbers."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import jax
@@ -21,6 +22,29 @@ def enable_x64() -> AbstractContextManager[Any]:
     from jax import experimental
 
     return experimental.enable_x64()  # type: ignore[attr-defined]  # before jax 0.8
+
+
+# A switch for debugging, its context, and the value with which networks are scored.
+SWITCHES: dict[str, tuple[Any, Any]] = {
+    "jax_debug_nans": (jax.debug_nans, False),  # what is not finite is flagged, not raised
+    "jax_debug_infs": (jax.debug_infs, False),
+    "jax_disable_jit": (jax.disable_jit, False),  # programs are compiled ahead of time
+    "jax_numpy_rank_promotion": (jax.numpy_rank_promotion, "allow"),
+    "jax_numpy_dtype_promotion": (jax.numpy_dtype_promotion, "standard"),
+}
+
+
+@contextmanager
+def usual_switches() -> Iterator[None]:
+    """Turns JAX's switches for debugging to what scoring needs, and back; also a decorator.
+
+    A bad network is flagged and ranked last whatever the switches are.
+    """
+    with ExitStack() as stack:
+        for name, (context, usual) in SWITCHES.items():
+            if getattr(jax.config, name, usual) != usual:
+                stack.enter_context(context(usual))
+        yield
 
 
 def computing_in(dtype: str) -> AbstractContextManager[Any]:

@@ -25,6 +25,15 @@ Variables = Mapping[str, Any]
 Diagnostics = dict[str, Array]
 
 
+LONGEST = 120  # characters of a value in a message
+
+
+def brief(value: Any) -> str:
+    """Returns a value as text for a message, in one line and not long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
 class Batch(NamedTuple):
     """The images that a scorer reads. Fields that the scorer does not need are None.
 

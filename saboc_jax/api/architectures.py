@@ -8,7 +8,7 @@ import numpy as np
 from saboc_jax.benchmarks.indices import architecture_of, has_indices
 from saboc_jax.spaces import make_space
 from saboc_jax.spaces.notations import read_notation, tidy
-from saboc_jax.types import Architecture, SearchSpace
+from saboc_jax.types import Architecture, SearchSpace, brief
 
 
 def read_architecture(
@@ -46,7 +46,7 @@ def read_architecture(
     """
     space = make_space(space) if isinstance(space, str) else space
     if not isinstance(space, SearchSpace):
-        raise ValueError(f"space={space!r}; allowed: a SearchSpace or the name of one")
+        raise ValueError(f"space={brief(space)}; allowed: a SearchSpace or the name of one")
     text = tidy(given) if isinstance(given, str) else _number(given)
     if notation == "index" or (notation is None and text.isdecimal() and has_indices(space)):
         return architecture_of(text or repr(given), space, data_dir)

@@ -26,12 +26,16 @@ from saboc_jax.api.inputs import (
     Candidates,
     check_candidate,
     check_dataset,
+    check_limits,
     check_no_space,
+    find_accuracies,
+    find_aggregations,
     find_architecture,
     find_candidates,
     find_space,
     find_table,
     kept_in,
+    listed,
     space_of_modules,
 )
 from saboc_jax.api.results import Correlations, Found, Ranked, Score
@@ -39,7 +43,8 @@ from saboc_jax.api.scored import score_of
 from saboc_jax.benchmarks.accuracies import AccuracyTable
 from saboc_jax.data import Dataset
 from saboc_jax.evaluation.store import Store
-from saboc_jax.keys import Purpose, key_for
+from saboc_jax.keys import Purpose, check_whole, key_for
+from saboc_jax.precision import usual_switches
 from saboc_jax.progress import bar
 from saboc_jax.scorers.variants import Scorers, what_ranks
 from saboc_jax.searchers import make_searcher
@@ -57,6 +62,7 @@ from saboc_jax.training.train import State, make_trainer
 from saboc_jax.types import Architecture, Batch, OneProgram, PRNGKey, Scorer, SearchSpace
 
 
+@usual_switches()
 def score(
     candidate: Candidate,
     images: Batch | Dataset,
@@ -120,6 +126,7 @@ def score(
     ]
 
 
+@usual_switches()
 def rank(
     candidates: Candidates,
     images: Batch | Dataset,
@@ -170,8 +177,7 @@ def rank(
         >>> ranked.order.tolist(), ranked.ranks.tolist(), ranked.scores[2].flag
         ([0, 1, 2], [1.0, 2.0, 3.0], 'disconnected')
     """
-    if ranking not in rankings.AGGREGATIONS:
-        raise ValueError(f"ranking={ranking!r}; allowed: {', '.join(rankings.AGGREGATIONS)}")
+    find_aggregations([ranking], "ranking")
     space, archs = find_candidates(candidates, images, space, call)
     scorer, scores = _score_all(
         space, archs, images, key, scorers, repeats, batch_size, progress, store
@@ -188,6 +194,7 @@ def rank(
     return Ranked(tuple(scores), ranking, ranks, order, what_ranks(scorer, ranking), over)
 
 
+@usual_switches()
 def search(
     space: SearchSpace | str | Sequence[nn.Module] | Mapping[str, nn.Module],
     images: Batch | Dataset,
@@ -244,8 +251,9 @@ def search(
         >>> found.score.metrics, found.search.stopped
         (('params',), None)
     """
+    check_limits(max_evaluations, time_budget)
     if not isinstance(space, SearchSpace | str):
-        space = space_of_modules(space, images, call)[0]
+        space = space_of_modules(listed(space, "space"), images, call)[0]
     space = find_space(space, images)
     settings = ScoringSettings(repeats, batch_size)
     scorer = settings.scorer(scorers, space)
@@ -281,6 +289,7 @@ def search(
         return Found(space, arch, score_of(evaluator, arch), result, voted, front)
 
 
+@usual_switches()
 def correlate(
     candidates: Candidates,
     accuracies: Sequence[float] | Float[np.ndarray, " n"] | Float[np.ndarray, "n trainings"],
@@ -340,17 +349,11 @@ def correlate(
         >>> row["winners"][-1].m, row["winners"][-1].expected
         (3, 94.0)
     """
-    given = np.asarray(accuracies, float)
     space, archs = find_candidates(candidates, images, space, call)
-    if given.ndim not in (1, 2) or len(given) != len(archs) or not np.isfinite(given).all():
-        raise ValueError(
-            f"accuracies={accuracies!r}; allowed: {len(archs)} finite numbers, one per candidate "
-            "(or a row of several trainings per candidate)"
-        )
+    given = find_accuracies(accuracies, len(archs))
     truth = given if given.ndim == 1 else given.mean(1)
-    unknown = sorted(set(aggregations) - set(rankings.AGGREGATIONS))
-    if unknown:
-        raise ValueError(f"aggregations {unknown}; allowed: {', '.join(rankings.AGGREGATIONS)}")
+    aggregations = find_aggregations(aggregations)
+    check_whole("resamples", resamples)
     scorer, scores = _score_all(
         space, archs, images, key, scorers, repeats, batch_size, progress, store
     )

@@ -1,7 +1,7 @@
 """Turns the arguments of `saboc_jax.api.functions` into a space and architectures."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -9,17 +9,19 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from saboc_jax.api.architectures import read_architecture
 from saboc_jax.benchmarks.accuracies import AccuracyTable, read_table
 from saboc_jax.data import Dataset
 from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.evaluation.store import Store
+from saboc_jax.keys import check_whole
 from saboc_jax.scorers.batches import check_batch
 from saboc_jax.spaces import make_space
 from saboc_jax.spaces.modules.space import module_space
-from saboc_jax.types import Architecture, Batch, SearchSpace
+from saboc_jax.statistics.ranking import AGGREGATIONS
+from saboc_jax.types import Architecture, Batch, SearchSpace, brief
 
 ArchitectureLike = str | Sequence[int] | Int[np.ndarray, " decisions"]
 """The space's own text of an architecture, or one choice per decision."""
@@ -77,13 +79,13 @@ def find_space(space: SearchSpace | str | None, images: Batch | Dataset) -> Sear
         return space
     if not isinstance(space, str):
         raise ValueError(
-            f"space={space!r}; allowed, for an architecture: a SearchSpace or a name (else give a "
-            "flax.linen.Module)"
+            f"space={brief(space)}; allowed, for an architecture: a SearchSpace or a name "
+            "(else give a flax.linen.Module)"
         )
     if not isinstance(images, Dataset):
         raise ValueError(
-            f"space={space!r} with a Batch, whose number of classes is not known; allowed: "
-            f"saboc_jax.make_space({space!r}, num_classes=..., image_shape={shape})"
+            f"space={brief(space)} with a Batch, whose number of classes is not known; allowed: "
+            f"saboc_jax.make_space({brief(space)}, num_classes=..., image_shape={shape})"
         )
     return make_space(space, num_classes=images.num_classes, image_shape=shape)
 
@@ -125,9 +127,7 @@ def find_candidates(
     call: Mapping[str, Any] | None,
 ) -> tuple[SearchSpace, list[Architecture]]:
     """Returns the space of several candidates, and their architectures."""
-    single = isinstance(candidates, str | nn.Module)
-    if single or not len(candidates):
-        raise ValueError(f"candidates={candidates!r}; allowed: a list of one or more")
+    candidates = listed(candidates)
     first = next(iter(candidates.values() if isinstance(candidates, Mapping) else candidates))
     check_candidate(first)
     if isinstance(first, nn.Module):
@@ -137,12 +137,66 @@ def find_candidates(
     return space, [find_architecture(candidate, space) for candidate in candidates]
 
 
+def listed(candidates: Any, argument: str = "candidates") -> Any:
+    """Returns the candidates as a list, a generator's too; a mapping stays one.
+
+    Raises:
+        ValueError: if they are not several, or none.
+    """
+    many = not isinstance(candidates, str | nn.Module) and isinstance(candidates, Iterable)
+    if many and np.ndim(candidates if isinstance(candidates, np.ndarray | jax.Array) else [0]):
+        candidates = candidates if isinstance(candidates, Mapping) else list(candidates)
+        if candidates:
+            return candidates
+    raise ValueError(f"{argument}={brief(candidates)}; allowed: a list of one or more")
+
+
+def find_accuracies(accuracies: Any, count: int) -> Float[np.ndarray, "n ..."]:
+    """Returns one finite number per candidate, or one row of them.
+
+    Raises:
+        ValueError: if they are anything else.
+    """
+    try:
+        given = accuracies if hasattr(accuracies, "__array__") else list(accuracies)
+        array = np.asarray(given, float)
+    except (TypeError, ValueError):
+        array = np.empty(())
+    fits = array.ndim in (1, 2) and len(array) == count and array.size > 0
+    if not fits or not np.isfinite(array).all():
+        raise ValueError(
+            f"accuracies={brief(accuracies)}; allowed: {count} finite numbers, one per candidate "
+            "(or a row of several trainings per candidate)"
+        )
+    return array
+
+
+def find_aggregations(names: Any, argument: str = "aggregations") -> list[str]:
+    """Returns the names as a list; ValueError if one is no aggregation."""
+    given = [names] if isinstance(names, str) or not isinstance(names, Iterable) else list(names)
+    for name in given:
+        if not isinstance(name, str) or name not in AGGREGATIONS:
+            raise ValueError(f"{argument}={brief(name)}; allowed: {', '.join(AGGREGATIONS)}")
+    return given
+
+
+def check_limits(max_evaluations: Any, time_budget: Any) -> None:
+    """Raises ValueError unless the limits of a search are numbers, or None."""
+    if max_evaluations is not None:
+        check_whole("max_evaluations", max_evaluations)
+    is_number = isinstance(time_budget, int | float) and not isinstance(time_budget, bool)
+    if time_budget is not None and not (is_number and time_budget >= 0):  # NaN is not
+        raise ValueError(f"time_budget={brief(time_budget)}; allowed: seconds, 0 or more, or None")
+
+
 @contextmanager
 def kept_in(store: Store | str | Path | None, *evaluators: Evaluator) -> Iterator[None]:
     """Keeps what is scored within in the store; closes it if it was given as a path."""
     if store is None:
         yield
         return
+    if not isinstance(store, Store | str | os.PathLike):
+        raise ValueError(f"store={brief(store)}; allowed: a path, a saboc_jax Store, or None")
     with nullcontext(store) if isinstance(store, Store) else Store(store) as opened:
         for evaluator in evaluators:
             evaluator.keep_in(opened)

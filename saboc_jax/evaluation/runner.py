@@ -26,7 +26,7 @@ from saboc_jax.evaluation.counts import Counts, is_flagged
 from saboc_jax.evaluation.jobs import Answer, Draws, Job, ScoreRow
 from saboc_jax.evaluation.sharing import arranged, collected, sharded, share_out, stacked
 from saboc_jax.layers.programs import ProgramCache
-from saboc_jax.precision import computing_in, enable_x64
+from saboc_jax.precision import computing_in, enable_x64, usual_switches
 from saboc_jax.scorers.batches import check_batch, check_needs, tells_apart
 from saboc_jax.scorers.combine import (
     combine,
@@ -119,6 +119,7 @@ class Runner:
             return 1
         return len(self._devices) * self._chunk.jobs
 
+    @usual_switches()
     def compute(self, missing: Sequence[str], jobs: Sequence[Job]) -> Answer:
         """Returns a row of each missing part for each job.
 

@@ -23,6 +23,7 @@ from saboc_jax.types import (
     PRNGKey,
     Scorer,
     SearchSpace,
+    brief,
 )
 
 
@@ -208,8 +209,8 @@ def load_factory(registry: Mapping[str, str], name: str) -> Callable[..., Scorer
     Raises:
         ValueError: if the name is unknown.
     """
-    if name not in registry:
-        raise ValueError(f"scorer {name!r} is unknown; allowed: {', '.join(sorted(registry))}")
+    if not isinstance(name, str) or name not in registry:
+        raise ValueError(f"scorer {brief(name)} is unknown; allowed: {', '.join(sorted(registry))}")
     module, function = registry[name].split(":")
     return getattr(importlib.import_module(module), function)
 

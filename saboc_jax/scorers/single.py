@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxtyping import Array, Float
 
-from saboc_jax.types import Batch, Diagnostics, Gates, Observable, Passes, Scorer
+from saboc_jax.types import Batch, Diagnostics, Gates, Observable, Passes, Scorer, brief
 
 
 def single_metric(
@@ -61,5 +61,5 @@ def check_choice(option: str, value: str, allowed: Sequence[str]) -> str:
         ValueError: if the value is not allowed; the message names option and allowed values.
     """
     if value not in allowed:
-        raise ValueError(f"{option}={value!r}; allowed: {tuple(allowed)}")
+        raise ValueError(f"{option}={brief(value)}; allowed: {tuple(allowed)}")
     return value

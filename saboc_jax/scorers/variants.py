@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from saboc_jax.scorers import SCORERS, make_scorer
 from saboc_jax.scorers.combine import combine, load_factory
-from saboc_jax.types import Scorer, SearchSpace
+from saboc_jax.types import Scorer, SearchSpace, brief
 
 AScorer = str | Scorer | Callable[[SearchSpace], Scorer]
 """A name from `saboc_jax.SCORERS`, optionally with options as in "knas:variant=mgm"; several names
@@ -42,9 +42,9 @@ def split_variant(text: str) -> tuple[str, dict[str, str]]:
     pairs = [part.partition("=") for part in parts]
     given = {option: value for option, _, value in pairs}
     if not name or not all(option and value for option, _, value in pairs):
-        raise ValueError(f"scorer {text!r}; allowed: {FORM}")
+        raise ValueError(f"scorer {brief(text)}; allowed: {FORM}")
     if len(given) < len(pairs):
-        raise ValueError(f"scorer {text!r}; allowed: each option once")
+        raise ValueError(f"scorer {brief(text)}; allowed: each option once")
     return name, given
 
 
@@ -130,7 +130,9 @@ def make_scorers(
         elif callable(each):
             each = each(space)
         if not isinstance(each, Scorer):
-            raise ValueError(f"scorers={scorers!r}; allowed: names, scorers, or factories of them")
+            raise ValueError(
+                f"scorers={brief(scorers)}; allowed: names, scorers, or factories of them"
+            )
         made.append(each)
     if not made:
         raise ValueError(f"scorers=(); allowed: one or more of {', '.join(sorted(SCORERS))}")

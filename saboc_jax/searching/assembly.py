@@ -16,13 +16,13 @@ from saboc_jax.evaluation.evaluator import Evaluator, Executor
 from saboc_jax.evaluation.jobs import Draws
 from saboc_jax.evaluation.runner import Runner
 from saboc_jax.evaluation.store import Store
-from saboc_jax.keys import Purpose, key_for, repeat_keys
+from saboc_jax.keys import Purpose, check_whole, key_for, repeat_keys
 from saboc_jax.scorers.batches import check_batch
 from saboc_jax.scorers.variants import Scorers, make_scorers
 from saboc_jax.searching.budgets import Allows, Budget, budget_check, excess_of
 from saboc_jax.searching.measured import CostTable
 from saboc_jax.spaces.masks import architecture_to_mask
-from saboc_jax.types import Architecture, Batch, PRNGKey, Scorer, SearchSpace
+from saboc_jax.types import Architecture, Batch, PRNGKey, Scorer, SearchSpace, brief
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,7 @@ class ScoringSettings:
 
     def __post_init__(self) -> None:
         for name in ("repeats", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}; allowed: 1 or more")
+            check_whole(name, getattr(self, name))
 
     def scorer(self, scorers: Scorers, space: SearchSpace) -> Scorer:
         """Returns one scorer that combines the named or given scorers, see `make_scorers`."""
@@ -83,7 +82,7 @@ class ScoringSettings:
         if not (
             isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
         ):
-            raise ValueError(f"key={key!r}; allowed: a typed key, e.g. jax.random.key(0)")
+            raise ValueError(f"key={brief(key)}; allowed: a typed key, e.g. jax.random.key(0)")
         if key.shape:
             raise ValueError(f"key of shape {key.shape}; allowed: (), one key")
         image_keys = repeat_keys(key, Purpose.IMAGES, self.repeats)
@@ -198,12 +197,20 @@ def find_allowed(
     Returns:
         (check of a mask, None: no limits; the evaluator, None: no limit on latency).
     """
+    budget = check_budget(budget)
     if budget is None or budget == Budget():
         return None, None
     if budget.latency_ms is None:
         return budget_check(space, budget, table=table), None
     made = stopwatch()
     return budget_check(space, budget, latency_of(made), table), made
+
+
+def check_budget(budget: Any) -> Budget | None:
+    """Returns the budget, merged; ValueError if it is none, or a limit is no number."""
+    if budget is not None and not isinstance(budget, Budget):
+        raise ValueError(f"budget={brief(budget)}; allowed: a Budget, or None")
+    return budget and budget.merged()
 
 
 def find_excess(
@@ -220,6 +227,7 @@ def find_excess(
         stopwatch: see `find_allowed`.
         table: see `find_allowed`.
     """
+    budget = check_budget(budget)
     if budget is None:
         return lambda arch: []
     measured = None if budget.latency_ms is None else latency_of(stopwatch())

@@ -49,7 +49,7 @@ def known_options(name: str, **options: Any) -> dict[str, Any]:
 
 def _factory(name: str) -> Callable[..., Any]:
     """Returns the factory of a space; ValueError if the name is unknown."""
-    if name not in SPACES:
+    if not isinstance(name, str) or name not in SPACES:
         raise ValueError(f"space {name!r} is unknown; allowed: {', '.join(sorted(SPACES))}")
     module, function = SPACES[name].split(":")
     factory: Callable[..., Any] = getattr(importlib.import_module(module), function)

@@ -16,7 +16,7 @@ PIXELS = (IMAGES * 40).astype(np.uint8)
 WRONG = {
     "uint8 images": ({"images": PIXELS}, "images of shape .*uint8; allowed: floating-point"),
     "NaN images": ({"images": IMAGES * np.nan}, "images .*finite numbers, but 384 are NaN"),
-    "an infinite test pixel": ({"test_images": IMAGES / 0.0}, "test_images .*finite"),
+    "an infinite test pixel": ({"test_images": IMAGES + np.inf}, "test_images .*finite"),
     "no image": ({"images": IMAGES[:0], "labels": LABELS[:0]}, "images .*one or more"),
     "words": ({"images": ["a", "b"]}, "images is a list"),
     "a ragged list": ({"labels": [[1], [2, 3]]}, "labels is a list"),
@@ -36,7 +36,6 @@ WRONG = {
 }  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
 @pytest.mark.parametrize("what", WRONG)
 def test_a_wrong_field_is_refused_by_name(what):
     fields, message = WRONG[what]
