@@ -143,7 +143,7 @@ def listed(candidates: Any, argument: str = "candidates") -> Any:
     Raises:
         ValueError: if they are not several, or none.
     """
-    many = not isinstance(candidates, str | nn.Module) and isinstance(candidates, Iterable)
+    many = not isinstance(candidates, str | Batch | nn.Module) and isinstance(candidates, Iterable)
     if many and np.ndim(candidates if isinstance(candidates, np.ndarray | jax.Array) else [0]):
         candidates = candidates if isinstance(candidates, Mapping) else list(candidates)
         if candidates:

@@ -13,7 +13,7 @@ from saboc_jax.layers.edges import Operation, add_edges
 from saboc_jax.layers.gating import COLLECTIONS, apply_within
 from saboc_jax.layers.initialise import Initialiser, draw_parameters
 from saboc_jax.layers.ops import Features, Within
-from saboc_jax.types import Gates, Images, OneProgram, PRNGKey, Variables
+from saboc_jax.types import Gates, Images, OneProgram, PRNGKey, Variables, brief
 
 
 def gated_networks(
@@ -125,7 +125,7 @@ def check_images(image_shape: tuple[int, ...]) -> None:
     """Raises ValueError unless this is the shape of an image."""
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise ValueError(
-            f"image_shape={image_shape}; allowed: (height, width, channels), each 1 or more"
+            f"image_shape={brief(image_shape)}; allowed: (height, width, channels), each 1 or more"
         )
 
 
@@ -134,8 +134,8 @@ def check_halved(image_shape: tuple[int, ...], times: int) -> None:
     multiple = 2**times
     if len(image_shape) != 3 or any(side < 4 or side % multiple for side in image_shape[:2]):
         raise ValueError(
-            f"image_shape={image_shape}; allowed: (height, width, channels) with sides of 4 or "
-            f"more that are multiples of {multiple}: the network halves them {times} times"
+            f"image_shape={brief(image_shape)}; allowed: (height, width, channels) with sides of 4 "
+            f"or more that are multiples of {multiple}: the network halves them {times} times"
         )
 
 
