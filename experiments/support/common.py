@@ -2,6 +2,7 @@
 
 import functools
 import os
+import signal
 import sqlite3
 import sys
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from saboc_jax.spaces.darts.trained import trained
 from saboc_jax.spaces.dtype import DTYPES, in_dtype
 from saboc_jax.types import Scorer, SearchSpace
 
+from .. import interrupts
 from . import compiling, flag_help, pictures, workdir
 
 SPACE = flags.DEFINE_enum("space", "nas_bench_201", sorted(SPACES), "Search space.")
@@ -167,10 +169,9 @@ def run(main: Callable[[], None], many_devices: bool = False, unread: Sequence[s
             console.print(f"error: {flag_help.naming_flags(one_line(error))}")
             raise SystemExit(1) from error
         except KeyboardInterrupt as error:
-            console.print(
-                "interrupted: what is in the store or workdir is served to the same command"
-            )
-            raise SystemExit(130) from error
+            number = getattr(error, "number", signal.SIGINT)
+            interrupts.tell(number)
+            raise SystemExit(128 + number) from error
 
     if set(sys.argv[1:]) & {"-h", "-help", "--help"}:
         flag_help.show(main.__globals__["__doc__"] or "")
