@@ -18,7 +18,9 @@ SEED = os.environ.get("SABOC_FUZZ_SEED", "0")
 SCRIPT = Path(__file__).with_name("flag_cases.py")
 
 
-@pytest.mark.parametrize("binary", ["search", "score", "correlate", "train"] if LONG else ["search"])
+@pytest.mark.parametrize(
+    "binary", ["search", "score", "correlate", "train"] if LONG else ["search"]
+)
 def test_wrong_flags_end_in_a_result_or_one_line(binary):
     command = [sys.executable, "-W", "ignore", str(SCRIPT), binary, str(CASES), SEED]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
