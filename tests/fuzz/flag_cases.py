@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import tempfile
+from pathlib import Path
 
 VALUES = (
     *("", "nan", "inf", "-1", "0", "0.5", "1e23", str(2**70), "1,2", "[bold]x[/bold]", "None"),
@@ -50,7 +51,7 @@ def _in_fork(module, binary, flag, value):
         if not child:
             _child(module, binary, f"--{flag}={value}", folder)
         _, status = os.waitpid(child, 0)
-        said = open(os.path.join(folder, "stderr"), errors="replace").read()
+        said = Path(folder, "stderr").read_text(errors="replace")
     if os.WIFSIGNALED(status):
         return "fine" if os.WTERMSIG(status) == 14 else f"killed by {os.WTERMSIG(status)}"
     return judged(os.WEXITSTATUS(status), said)
