@@ -11,6 +11,7 @@ purposes share bits:
 
 import enum
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -98,7 +99,7 @@ def key_numbered(key: PRNGKey, number: int | Int[Array, ""]) -> PRNGKey:
     return jax.random.fold_in(key, number)
 
 
-def repeat_keys(key: PRNGKey, purpose: Purpose, repeats: int) -> list[PRNGKey]:
-    """Returns one key for each repeat of a run, all of the same purpose."""
+def repeat_keys(key: PRNGKey, purpose: Purpose, repeats: int) -> Iterator[PRNGKey]:
+    """Yields one key for each repeat of a run, all of the same purpose."""
     own = key_for(key, purpose)
-    return [key_numbered(own, repeat) for repeat in range(repeats)]
+    yield from (key_numbered(own, repeat) for repeat in range(repeats))

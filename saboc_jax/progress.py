@@ -5,7 +5,7 @@ file) it prints a line on standard error about once a minute, so that a log show
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TypeVar
@@ -22,6 +22,8 @@ from rich.progress import (
 )
 
 LINE_EVERY = 60.0  # seconds
+TRIED = 16  # first steps, after which the time of the others is told
+LONG = 20.0  # seconds of work that is told before it begins
 _WINDOW = 1800.0  # seconds over which the speed is averaged for the remaining time
 _T = TypeVar("_T")
 
@@ -153,5 +155,33 @@ def track(
     listed = list(values)
     with bar(what, len(listed), console, calm=calm) as shown:
         for value in listed:
+            yield value
+            shown.advance()
+
+
+def foreseen(values: Sequence[_T], what: str) -> Iterator[_T]:
+    """Yields the values one by one; if that will take long, says so after the first ones.
+
+    Args:
+        values: each is one step, which ends when the next value is requested.
+        what: the name of the computation.
+    """
+    began = time.monotonic()
+    for number, value in enumerate(values[:TRIED]):
+        yield value
+        if number == 0:  # the first step opens files and compiles
+            began = time.monotonic()
+    rest = values[TRIED:]
+    if not rest:
+        return
+    seconds = (time.monotonic() - began) / (TRIED - 1) * len(rest)
+    if seconds < LONG:
+        yield from rest
+        return
+    errors = Console(stderr=True, highlight=False, markup=False)
+    errors.print(f"{what}: {len(values):,} take about {_span(seconds)}", soft_wrap=True)
+    with bar(what, len(values)) as shown:
+        shown.reach(TRIED)
+        for value in rest:
             yield value
             shown.advance()

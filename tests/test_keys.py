@@ -32,7 +32,7 @@ def test_bits_stay_as_they_are():
 
 
 def test_repeats_have_keys_of_their_own():
-    found = repeat_keys(root_key(1), Purpose.IMAGES, 3)
+    found = list(repeat_keys(root_key(1), Purpose.IMAGES, 3))
     assert [bits(key) for key in found] == [
         bits(key_numbered(key_for(root_key(1), Purpose.IMAGES), r)) for r in range(3)
     ]

@@ -98,3 +98,17 @@ def test_functions_draw_where_there_is_a_terminal(monkeypatch):
         space, digits, key, "params", searcher="random", max_evaluations=5, repeats=1, batch_size=4
     )
     assert "searching" in console.file.getvalue() and "/5" in console.file.getvalue()
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0.5, True), (0.001, False)])
+def test_huge_work_says_how_long_it_takes_before_it_begins(seconds, told, monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    done = []
+    for value in progress.foreseen(range(1_000), "drawing"):
+        now[0] += 100.0 if value == 0 else seconds  # the first compiles
+        if value == 20:
+            said = capsys.readouterr().err
+        done.append(value)
+    assert done == list(range(1_000))
+    assert said == ("drawing: 1,000 take about 8:12\n" if told else "")

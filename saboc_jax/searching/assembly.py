@@ -17,6 +17,7 @@ from saboc_jax.evaluation.jobs import Draws
 from saboc_jax.evaluation.runner import Runner
 from saboc_jax.evaluation.store import Store
 from saboc_jax.keys import Purpose, check_whole, key_for, repeat_keys
+from saboc_jax.progress import foreseen
 from saboc_jax.scorers.batches import check_batch
 from saboc_jax.scorers.variants import Scorers, make_scorers
 from saboc_jax.searching.budgets import Allows, Budget, budget_check, excess_of
@@ -85,12 +86,14 @@ class ScoringSettings:
             raise ValueError(f"key={brief(key)}; allowed: a typed key, e.g. jax.random.key(0)")
         if key.shape:
             raise ValueError(f"key of shape {key.shape}; allowed: (), one key")
-        image_keys = repeat_keys(key, Purpose.IMAGES, self.repeats)
-        return Draws(
-            repeat_keys(key, Purpose.SCORING, self.repeats),
-            [_batch(images, each, needs, self.batch_size) for each in image_keys],
-            [str(n) if seed is None else f"{seed}/{n}" for n in range(self.repeats)],
+        weights, pictures = (
+            repeat_keys(key, purpose, self.repeats) for purpose in (Purpose.SCORING, Purpose.IMAGES)
         )
+        keys, batches, repeats = [], [], range(self.repeats)
+        for _ in foreseen(repeats, "drawing weights and images of the repeats"):
+            keys.append(next(weights))
+            batches.append(_batch(images, next(pictures), needs, self.batch_size))
+        return Draws(keys, batches, [str(n) if seed is None else f"{seed}/{n}" for n in repeats])
 
     def evaluator(
         self,

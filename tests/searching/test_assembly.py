@@ -64,7 +64,7 @@ def test_scorers_are_names_records_or_factories(space):
     assert made.metrics == ("params", "depth", "macs")
     with pytest.raises(ValueError, match="names, scorers, or factories"):
         make_scorers([3], space)
-    with pytest.raises(ValueError, match="one or more of az_nas"):
+    with pytest.raises(ValueError, match="one or more of activations"):
         make_scorers([], space)
 
 
@@ -101,7 +101,7 @@ def test_limits_make_a_stopwatch_only_for_latency(digits, space):
 
 @pytest.mark.parametrize("name", ["repeats", "batch_size"])
 def test_a_setting_out_of_range_is_refused(name):
-    with pytest.raises(ValueError, match=f"{name}=0; allowed: 1 or more"):
+    with pytest.raises(ValueError, match=f"{name}=0; allowed: a whole number, 1 or more"):
         ScoringSettings(**{name: 0})
 
 
