@@ -26,7 +26,7 @@ from saboc_jax.statistics import correlation
 from saboc_jax.statistics.ranking import AGGREGATIONS
 from saboc_jax.types import SearchSpace
 
-from .support import common, correlate_report, scoring, tables
+from .support import common, correlate_report, scoring, table_archs, tables
 
 TARGET = flags.DEFINE_enum("target", "test", benchmarks.TARGETS, "Which true accuracy.")
 DATASETS = flags.DEFINE_list("datasets", [], "Several datasets, by commas; default: --dataset.")
@@ -117,7 +117,7 @@ def main() -> None:
         space = common.build_space(dataset)
         known = truth_of(space, dataset.name, console)
         scorer = common.build_scorer(scoring.scorer_names(), space)
-        archs, truth = scoring.with_accuracies(space, known, console)
+        archs, truth = table_archs.with_accuracies(space, known, console)
         scores = scoring.score(console, dataset, space, scorer, archs)
         found = correlation.table(
             scorer, scores, truth, aggregations=HOW.value, resamples=RESAMPLES.value, top_k=shares

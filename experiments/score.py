@@ -24,7 +24,7 @@ from saboc_jax.scorers.variants import what_ranks
 from saboc_jax.statistics import ranking
 from saboc_jax.types import Scorer, SearchSpace
 
-from .support import common, correlate_report, scoring, tables
+from .support import common, correlate_report, scoring, table_archs, tables
 
 EXPORT = flags.DEFINE_string("export", None, "File (.csv or .parquet) to write the store to.")
 OUT = flags.DEFINE_string(
@@ -80,7 +80,7 @@ def main() -> None:
     space = common.build_space(dataset)
     scorer = common.build_scorer(scoring.scorer_names(), space)
     table = tables.given(space, console) if tables.TABLE.value else None
-    archs = scoring.of_table(table) if table else scoring.architectures(space)
+    archs = table_archs.of_table(table) if table else scoring.architectures(space)
     rows = ranked(space, scorer, archs, scoring.score(console, dataset, space, scorer, archs))
     known = with_table(space, table, rows)
     names = ("borda", "architecture", *scorer.metrics, *known)

@@ -4,13 +4,11 @@ import itertools
 import math
 from pathlib import Path
 
-import jax
 import numpy as np
 from absl import flags
 from rich.console import Console
 
 from saboc_jax import progress
-from saboc_jax.benchmarks.accuracies import AccuracyTable
 from saboc_jax.data import Dataset
 from saboc_jax.evaluation.store import Store
 from saboc_jax.keys import MAX_SEED, root_key
@@ -18,7 +16,7 @@ from saboc_jax.spaces.isomorphism import LARGEST, distinct
 from saboc_jax.spaces.masks import architecture_to_mask, sample_distinct
 from saboc_jax.types import Scorer, SearchSpace
 
-from . import common, tables, texts
+from . import common, texts
 
 SCORER_NAMES = flags.DEFINE_list(
     "scorers",
@@ -66,47 +64,6 @@ def architectures(space: SearchSpace) -> np.ndarray:
         raise ValueError(f"--num_archs={NUM_ARCHS.value}; {space.name} has {total}")
     key = root_key(ARCH_SEED.value)  # a seed with one purpose: kept studies name their cells by it
     return sample_distinct(key, space.choices, NUM_ARCHS.value)
-
-
-def with_accuracies(
-    space: SearchSpace, known: tables.Truth, console: Console
-) -> tuple[np.ndarray, np.ndarray]:
-    """The architectures of the flags that have an accuracy, and their accuracies.
-
-    Raises:
-        ValueError: if fewer than `--num_archs`, or none, have one.
-    """
-    archs = of_table(known.table) if known.table and known.restricts else architectures(space)
-    truth = known.of(archs)
-    has = ~np.isnan(truth)
-    if not has.any():
-        raise ValueError(f"none of the {len(archs)} architectures has a {known.label}")
-    if not has.all():
-        console.print(f"{int((~has).sum())} architectures without a {known.label} do not count")
-    return archs[has], truth[has]
-
-
-def of_table(table: AccuracyTable) -> np.ndarray:
-    """The architectures of a table that the flags choose: drawn of those with an accuracy.
-
-    Raises:
-        ValueError: if more are asked for than the table has.
-    """
-    if ARCHS.value not in (None, "all"):
-        return architectures(table.space)
-    usable = np.arange(len(table))
-    if table.main is not None:
-        usable = np.flatnonzero(~np.isnan(table.column()))
-    if ARCHS.value == "all":
-        return table.architectures[usable]
-    if NUM_ARCHS.value > len(usable):
-        if NUM_ARCHS.present:
-            raise ValueError(
-                f"--num_archs={NUM_ARCHS.value}; {table.path} has {len(usable)} with an accuracy"
-            )
-        return table.architectures[usable]
-    drawn = jax.random.permutation(root_key(ARCH_SEED.value), len(usable))
-    return table.architectures[usable[np.asarray(drawn)[: NUM_ARCHS.value]]]
 
 
 def _read(path: Path, space: SearchSpace) -> np.ndarray:
