@@ -126,7 +126,7 @@ def _check_inputs(name: str, leaf: Any) -> None:
     if not floating and not tokens:
         pixels = "floating-point numbers (of pixels: those of (pixels / 255 - mean) / deviation)"
         raise _says(name, leaf, pixels)
-    if leaf.ndim < 2 or not leaf.size:
+    if leaf.ndim < 1 or not leaf.size:
         raise _says(name, leaf, "one or more examples along the first axis")
     if floating and not isinstance(leaf, jax.core.Tracer):
         bad = ~np.isfinite(np.asarray(leaf, np.float32 if leaf.dtype.itemsize < 4 else None))

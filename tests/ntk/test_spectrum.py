@@ -30,12 +30,12 @@ def test_trainability_by_hand():
     values = spectrum.decompose(KERNEL).values
     np.testing.assert_allclose(spectrum.trainability(values), 8 / 9, rtol=1e-6)  # ceil(1.7) = 2
     np.testing.assert_allclose(spectrum.trainability(values, "floor"), 5 / 9, rtol=1e-6)
-    np.testing.assert_allclose(spectrum.trainability(values, 3), 1, rtol=1e-6)
+    assert np.isnan(spectrum.trainability(values, 3))  # 1 for every network
     np.testing.assert_allclose(spectrum.trainability(values, 0.3), 5 / 9, rtol=1e-6)
     np.testing.assert_allclose(spectrum.trainability(jnp.array([3.0, 1.0, -1.0]), 1), 3 / 4)
 
 
-@given(n=st.integers(2, 25), seed=st.integers(0, 999), data=st.data())
+@given(n=st.integers(3, 25), seed=st.integers(0, 999), data=st.data())
 @settings(max_examples=25, deadline=None)
 def test_bounds_rank_and_scale(n, seed, data):
     top = int(np.ceil(np.sqrt(n)))

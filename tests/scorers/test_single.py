@@ -41,7 +41,7 @@ def test_what_is_said_is_kept_and_labels_are_seen_without_images():
     )
     assert (scorer.metrics, scorer.higher_is_better) == (("sum",), (False,))
     assert (scorer.options, scorer.measured) == ({"power": 1}, True)
-    batch = Batch(np.ones(2), np.array([1, 2]))
+    batch = Batch(np.arange(2.0), np.array([1, 2]))
     assert score(scorer, jax.random.key(0), None, batch)[0] == 3
 
 
