@@ -98,10 +98,5 @@ if __name__ == "__main__":
     common.run(
         main,
         many_devices=True,
-        unread=(
-            "column",
-            "scorers",
-            "table",
-            "unit",
-        ),
+        unread=("scorers",),
     )

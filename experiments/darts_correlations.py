@@ -106,9 +106,7 @@ if __name__ == "__main__":
         many_devices=True,
         unread=(
             "archs",
-            "column",
             "notation",
             "num_archs",
-            "unit",
         ),
     )

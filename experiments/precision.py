@@ -98,10 +98,5 @@ if __name__ == "__main__":
     common.set_defaults(repeats=1, num_archs=50, channels=8)
     common.run(
         main,
-        unread=(
-            "column",
-            "store",
-            "table",
-            "unit",
-        ),
+        unread=("store",),
     )

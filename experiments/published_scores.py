@@ -92,11 +92,8 @@ if __name__ == "__main__":
         unread=(
             "arch_seed",
             "archs",
-            "column",
             "notation",
             "num_archs",
             "scorers",
-            "table",
-            "unit",
         ),
     )

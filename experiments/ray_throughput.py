@@ -92,10 +92,5 @@ if __name__ == "__main__":
     common.set_defaults(compilation_cache=False)  # it measures compilation, or beside it
     common.run(
         main,
-        unread=(
-            "column",
-            "store",
-            "table",
-            "unit",
-        ),
+        unread=("store",),
     )

@@ -37,12 +37,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     correlations.set_defaults()
-    common.run(
-        main,
-        many_devices=True,
-        unread=(
-            "column",
-            "table",
-            "unit",
-        ),
-    )
+    common.run(main, many_devices=True)
