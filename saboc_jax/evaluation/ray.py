@@ -15,6 +15,7 @@ give the same bits as a run in the driver. With `NPROC=1` every worker has one t
 """
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -152,7 +153,7 @@ class RayExecutor:
     ) -> None:
         if num_workers is not None and num_workers < 1:
             raise ValueError(f"num_workers={num_workers}; allowed: 1 or more")
-        self._ray = _import_ray()
+        self._ray = _import_ray(_is_own(address))
         self._owns_ray = not self._ray.is_initialized()
         if self._owns_ray:
             _connect(self._ray, address, num_workers, cpus_per_worker)
@@ -218,7 +219,15 @@ def _ways() -> dict[str, str]:
     return computing() | current_versions()
 
 
-def _import_ray() -> ModuleType:
+def _is_own(address: str | None) -> bool:
+    return (address or os.environ.get("RAY_ADDRESS") or "local") == "local"
+
+
+def _import_ray(own: bool) -> ModuleType:
+    if own and "ray" not in sys.modules:
+        # Ray listens on all interfaces, whatever address it is given; only its token keeps others
+        # of the network from running code. It reads this when it is imported.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     with needed("ray", "A Ray executor"):
         import ray
     return ray
@@ -233,9 +242,6 @@ def _connect(
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # Ray listens on all interfaces, whatever address it is given; only its token keeps others
-        # of the network from running code.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
         options["include_dashboard"] = False
         if num_workers:  # allow the requested number, even beyond the CPUs
             options["num_cpus"] = max(os.cpu_count() or 1, int(num_workers * cpus_per_worker))
