@@ -98,8 +98,10 @@ def structure_of(space: SearchSpace, arch: Any) -> Structure:
         variables = jax.eval_shape(lambda key, x: module.init(key, x, **call), _key(), image)
 
         def run(variables: Any, x: Array) -> Array:
-            outputs: Any = module.apply(variables, x, **call)
-            return outputs
+            # A module that trains by default updates its collections.
+            others = [name for name in variables if name != "params"]
+            outputs: Any = module.apply(variables, x, mutable=others, **call)
+            return outputs[0]
     else:
         program: Any = space.program(arch).networks
         variables = jax.eval_shape(program.init, _key())
