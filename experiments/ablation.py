@@ -95,8 +95,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     common.set_defaults(dataset="cifar10", num_archs=200)
-    common.run(
-        main,
-        many_devices=True,
-        unread=("scorers",),
-    )
+    common.run(main, many_devices=True, unread=("scorers",))

@@ -96,7 +96,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     common.set_defaults(repeats=1, num_archs=50, channels=8)
-    common.run(
-        main,
-        unread=("store",),
-    )
+    common.run(main, unread=("store",))

@@ -90,7 +90,4 @@ def ray_version() -> str:
 
 if __name__ == "__main__":
     common.set_defaults(compilation_cache=False)  # it measures compilation, or beside it
-    common.run(
-        main,
-        unread=("store",),
-    )
+    common.run(main, unread=("store",))

@@ -141,7 +141,7 @@ def run(main: Callable[[], None], many_devices: bool = False, unread: Sequence[s
             without being asked.
         unread: flags of this and other modules that it does not read: it has none of that name.
     """
-    for name in unread:
+    for name in set(unread) & set(flags.FLAGS):  # a test compares the two lists
         delattr(flags.FLAGS, name)
     if not sys.stdout.isatty():
         os.environ.setdefault("COLUMNS", PIPED_COLUMNS)
