@@ -19,8 +19,8 @@ from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.evaluation.jobs import Draws
 from saboc_jax.evaluation.runner import Runner
 from saboc_jax.layers.program_cost import count_work
-from saboc_jax.ntk.empirical import empirical_ntk, empirical_ntks
-from saboc_jax.ntk.network import Network, bind, from_module
+from saboc_jax.ntk.empirical import check_ntk, empirical_ntk, empirical_ntks
+from saboc_jax.ntk.network import Network, bind, from_function, from_module
 from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.scorers import SCORERS, make_scorer
 from saboc_jax.scorers.combine import combine
@@ -58,12 +58,14 @@ __all__ = [
     "Searcher",
     "bind",
     "borda",
+    "check_ntk",
     "combine",
     "correlate",
     "count_work",
     "draw_weights",
     "empirical_ntk",
     "empirical_ntks",
+    "from_function",
     "from_module",
     "from_nnx",
     "in_dtype",

@@ -205,6 +205,8 @@ class Networks:
         extract: `extract(variables, arch)` gives that module's variables, taken from the output of
             `init`; by default they are the same.
         call: `call()` gives the keyword arguments of every call of a specialised module.
+        example: the shapes of one input, a tree of `jax.ShapeDtypeStruct`s; None: an image of
+            `image_shape`.
         dtype: the floating-point type that the networks compute in (`saboc_jax.spaces.dtype`).
     """
 
@@ -213,6 +215,7 @@ class Networks:
     specialise: Callable[[Architecture], nn.Module]
     extract: Callable[[Variables, Architecture], Variables] = _as_it_is
     call: Callable[[], dict[str, Any]] = dict
+    example: Any = None
     dtype: str = "float32"
 
 
@@ -231,6 +234,12 @@ class OneProgram(Networks):
             separately; a scorer can then use it instead of `apply`. None: they cannot.
         thin_cell: TE-NAS's tiny network of one cell on one-channel crops; its outputs are
             feature maps. None: the space has no such network.
+        known_layers: the network consists of this package's layers, and tests hold that the
+            engine that knows them is exact; otherwise kernels are read from the program.
+        train: `train(variables, inputs, mutable=())` gives (outputs, state) with the statistics
+            of the batch; None: rules do it (known layers), or there is no such mode.
+        own_weights: does `init` give the same weights for every key?
+        name: of the network, for messages; "": that of the space.
     """
 
     init: Callable[[PRNGKey], Variables]
@@ -239,6 +248,10 @@ class OneProgram(Networks):
     layers_per_leaf: Callable[[tuple[str, ...]], int] = lambda path: 0
     chain: Any = None
     thin_cell: "OneProgram | None" = None
+    known_layers: bool = False
+    train: Callable[..., tuple[Array, Any]] | None = None
+    own_weights: bool = False
+    name: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

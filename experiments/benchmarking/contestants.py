@@ -15,11 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from saboc_jax.layers.rules import batch_norm_rule, fast_conv_rule, rules_in_force
+from saboc_jax.layers.interceptors import rules_in_force
+from saboc_jax.layers.rules import batch_norm_rule, fast_conv_rule
 from saboc_jax.ntk import _neural_tangents
 from saboc_jax.ntk.empirical import empirical_ntks
-from saboc_jax.ntk.functions import record_statistics
-from saboc_jax.ntk.network import bind, from_module, parameter_predicate, split_parameters
+from saboc_jax.ntk.network import (
+    bind,
+    from_module,
+    named_predicate,
+    split_parameters,
+    with_batch_statistics,
+)
 from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.types import SearchSpace
 
@@ -188,8 +194,9 @@ def module_one_backward(module: nn.Module, variables: Any, images: Any) -> tuple
 def module_neural_tangents(module: nn.Module, variables: Any, images: Any) -> tuple:
     """`empirical_ntk_fn` of the module in evaluation mode, over weights; no rules of ours."""
     network = from_module(module, variables, train=True)
-    statistics = jax.jit(lambda x: record_statistics(network, x))(images)
-    predicate = parameter_predicate(network, "weights")
+    recorded = jax.jit(lambda x: with_batch_statistics(network, x).variables["batch_stats"])
+    statistics = recorded(images)
+    predicate = named_predicate("weights", None)
     leaves, restore = split_parameters(variables["params"], predicate)
 
     def summed(leaves: Any, images: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from saboc_jax.api.functions import score
-from saboc_jax.api.inputs import space_of_modules
+from saboc_jax.api.inputs import Running, space_of_modules
 from saboc_jax.data import Dataset
 from saboc_jax.evaluation.store import Store
 from saboc_jax.scorers.variants import AScorer, make_scorers
@@ -95,7 +95,7 @@ def score_function(
         >>> params.direction, params(nn.Sequential([lambda x: x.mean((1, 2)), nn.Dense(10)]))
         ('maximize', 40.0)
     """
-    made = make_scorers(scorer, space_of_modules([_Linear()], images, None)[0])
+    made = make_scorers(scorer, space_of_modules([_Linear()], images, Running())[0])
     if metric is None and len(made.metrics) == 1:
         metric = made.metrics[0]
     if metric not in made.metrics:

@@ -15,7 +15,7 @@ network is better.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from flax import linen as nn
@@ -24,6 +24,8 @@ from jaxtyping import Float
 from saboc_jax.api.inputs import (
     Candidate,
     Candidates,
+    Running,
+    RunningOptions,
     check_candidate,
     check_dataset,
     check_limits,
@@ -53,6 +55,7 @@ from saboc_jax.searching.budgets import Budget
 from saboc_jax.searching.front import costs_told, pareto
 from saboc_jax.searching.run import expected_evaluations, run_search
 from saboc_jax.spaces.isomorphism import representatives
+from saboc_jax.spaces.modules.models import is_candidate
 from saboc_jax.statistics import correlation
 from saboc_jax.statistics import ranking as rankings
 from saboc_jax.training.folder import identity
@@ -75,6 +78,7 @@ def score(
     call: Mapping[str, Any] | None = None,
     store: Store | str | Path | None = None,
     progress: bool = True,
+    **running: Unpack[RunningOptions],
 ) -> Score:
     """Scores one Flax module, or one architecture of a space.
 
@@ -87,10 +91,11 @@ def score(
             a dataset).
         repeats: number of draws of weights (and of images, from a dataset).
         batch_size: images in a batch drawn from a dataset.
-        call: keyword arguments of every call of a module, e.g. {"train": False}.
+        call: keyword arguments of every call of a module; flags such as `train` are set for it.
         store: keeps scores and serves them again: a `Store`, or the path of its file; None:
             they are kept for this call.
         progress: draw a bar on a terminal or in a notebook.
+        **running: how networks of your own are run, see `saboc_jax.api.inputs.Running`.
 
     Returns:
         The scores; print it, or see `Score.mean`.
@@ -115,15 +120,15 @@ def score(
         (('S_t', 'S_e', 'S_g'), (2, 3), 162)
     """
     check_candidate(candidate)
-    if isinstance(candidate, nn.Module):
+    how = Running(call, **running)
+    if is_candidate(candidate):
         check_no_space(space)
-        space, archs = space_of_modules([candidate], images, call)
+        space, archs = space_of_modules([candidate], images, how)
     else:
         space = find_space(space, images)
         archs = [find_architecture(candidate, space)]
-    return _score_all(space, archs, images, key, scorers, repeats, batch_size, progress, store)[1][
-        0
-    ]
+    settings = ScoringSettings(repeats, batch_size, check=how.check)
+    return _score_all(space, archs, images, key, scorers, settings, progress, store)[1][0]
 
 
 @usual_switches()
@@ -141,6 +146,7 @@ def rank(
     call: Mapping[str, Any] | None = None,
     store: Store | str | Path | None = None,
     progress: bool = True,
+    **running: Unpack[RunningOptions],
 ) -> Ranked:
     """Orders Flax modules, or architectures of a space, the best first.
 
@@ -158,6 +164,7 @@ def rank(
         call: keyword arguments of every call of a module.
         store: see `score`.
         progress: draw a bar on a terminal or in a notebook.
+        **running: how networks of your own are run, see `saboc_jax.api.inputs.Running`.
 
     Returns:
         The candidates in order. A disconnected or non-finite candidate is last, never dropped.
@@ -178,14 +185,13 @@ def rank(
         ([0, 1, 2], [1.0, 2.0, 3.0], 'disconnected')
     """
     find_aggregations([ranking], "ranking")
-    space, archs = find_candidates(candidates, images, space, call)
-    scorer, scores = _score_all(
-        space, archs, images, key, scorers, repeats, batch_size, progress, store
-    )
+    how_run = Running(call, **running)
+    space, archs = find_candidates(candidates, images, space, how_run)
+    settings = ScoringSettings(repeats, batch_size, check=how_run.check)
+    scorer, scores = _score_all(space, archs, images, key, scorers, settings, progress, store)
     votes = scorer.votes
     means = np.stack([score.values for score in scores]).mean(1)[:, :votes]
     how, directions = rankings.AGGREGATIONS[ranking], scorer.higher_is_better[:votes]
-    settings = ScoringSettings(repeats, batch_size)
     excess = find_excess(space, budget, lambda: settings.stopwatch(space, images, key))
     over = tuple(tuple(excess(arch)) for arch in archs)
     order = np.asarray(rankings.best_first(means, directions, ranking=how))
@@ -196,7 +202,7 @@ def rank(
 
 @usual_switches()
 def search(
-    space: SearchSpace | str | Sequence[nn.Module] | Mapping[str, nn.Module],
+    space: SearchSpace | str | Sequence[Any] | Mapping[str, Any],
     images: Batch | Dataset,
     key: PRNGKey,
     scorers: Scorers = ("ntk_score",),
@@ -234,7 +240,7 @@ def search(
         call: keyword arguments of every call of a module.
         store: see `score`.
         progress: draw a bar on a terminal or in a notebook.
-        **options: options of the searcher's factory.
+        **options: options of the searcher's factory, and those of `Running` as in `score`.
 
     Raises:
         ValueError: says which argument is wrong, or that the limits leave nothing to return.
@@ -252,10 +258,11 @@ def search(
         (('params',), None)
     """
     check_limits(max_evaluations, time_budget)
+    how = Running(call, **{n: options.pop(n) for n in Running._fields if n in options})
     if not isinstance(space, SearchSpace | str):
-        space = space_of_modules(listed(space, "space"), images, call)[0]
+        space = space_of_modules(listed(space, "space"), images, how)[0]
     space = find_space(space, images)
-    settings = ScoringSettings(repeats, batch_size)
+    settings = ScoringSettings(repeats, batch_size, check=how.check)
     scorer = settings.scorer(scorers, space)
     # If each architecture has its own program, this would trace the costs one by one.
     same = representatives(space) if isinstance(space.networks, OneProgram) else None
@@ -305,6 +312,7 @@ def correlate(
     call: Mapping[str, Any] | None = None,
     store: Store | str | Path | None = None,
     progress: bool = True,
+    **running: Unpack[RunningOptions],
 ) -> Correlations:
     """Measures how well scores order candidates with known trained accuracies.
 
@@ -323,6 +331,7 @@ def correlate(
         call: keyword arguments of every call of a module.
         store: see `score`.
         progress: draw a bar on a terminal or in a notebook.
+        **running: how networks of your own are run, see `saboc_jax.api.inputs.Running`.
 
     Returns:
         A row for every metric and aggregation, see `saboc_jax.statistics.correlation.statistics`:
@@ -349,14 +358,14 @@ def correlate(
         >>> row["winners"][-1].m, row["winners"][-1].expected
         (3, 94.0)
     """
-    space, archs = find_candidates(candidates, images, space, call)
+    how = Running(call, **running)
+    space, archs = find_candidates(candidates, images, space, how)
     given = find_accuracies(accuracies, len(archs))
     truth = given if given.ndim == 1 else given.mean(1)
     aggregations = find_aggregations(aggregations)
     check_whole("resamples", resamples)
-    scorer, scores = _score_all(
-        space, archs, images, key, scorers, repeats, batch_size, progress, store
-    )
+    settings = ScoringSettings(repeats, batch_size, check=how.check)
+    scorer, scores = _score_all(space, archs, images, key, scorers, settings, progress, store)
     values = np.stack([score.values for score in scores])
     found = correlation.candidates(scorer, values, aggregations)
     rows = [
@@ -470,16 +479,14 @@ def _score_all(
     images: Batch | Dataset,
     key: PRNGKey,
     scorers: Scorers,
-    repeats: int,
-    batch_size: int,
+    settings: ScoringSettings,
     progress: bool,
     store: Store | str | Path | None,
 ) -> tuple[Scorer, list[Score]]:
     """Returns the scorer, and the scores of every architecture."""
-    settings = ScoringSettings(repeats, batch_size)
     scorer = settings.scorer(scorers, space)
     evaluator = settings.evaluator(space, scorer, images, key)
-    total = len(archs) * repeats
+    total = len(archs) * settings.repeats
     with kept_in(store, evaluator), bar("scoring", total, live=progress, lines=False) as shown:
         evaluator.on_score = shown.advance
         return scorer, [score_of(evaluator, arch) for arch in archs]

@@ -4,9 +4,10 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypedDict
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Float, Int
@@ -17,18 +18,61 @@ from saboc_jax.data import Dataset
 from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.evaluation.store import Store
 from saboc_jax.keys import check_whole
+from saboc_jax.ntk.batches import number_of
+from saboc_jax.ntk.network import Network
 from saboc_jax.scorers.batches import check_batch
 from saboc_jax.spaces import make_space
+from saboc_jax.spaces.modules.models import Output, is_candidate
 from saboc_jax.spaces.modules.space import module_space
 from saboc_jax.statistics.ranking import AGGREGATIONS
 from saboc_jax.types import Architecture, Batch, SearchSpace, brief
 
 ArchitectureLike = str | Sequence[int] | Int[np.ndarray, " decisions"]
 """The space's own text of an architecture, or one choice per decision."""
-Candidate = nn.Module | ArchitectureLike
-"""A Linen module, or an architecture of a space given by another argument."""
-Candidates = Sequence[nn.Module] | Mapping[str, nn.Module] | Sequence[ArchitectureLike]
-"""Modules, named or not, or architectures."""
+Candidate = nn.Module | Network | ArchitectureLike | Any
+"""A Linen or nnx module, a network, or an architecture of a space given by another argument."""
+Candidates = Sequence[Any] | Mapping[str, Any] | Sequence[ArchitectureLike]
+"""Modules or networks, named or not, or architectures."""
+
+
+class RunningOptions(TypedDict, total=False):
+    """The fields of `Running` that functions take as keyword arguments of their own."""
+
+    rngs: Any
+    output: Output
+    redraw_zeros: bool
+    check: bool
+
+
+class Running(NamedTuple):
+    """How foreign networks are run.
+
+    Attributes:
+        call: keyword arguments of every call of a module.
+        rngs: random streams that a module's evaluation mode needs.
+        output: which outputs count, see `saboc_jax.spaces.modules.models.reduced`.
+        redraw_zeros: draw weights anew that a module starts at zero.
+        check: verify the kernels of networks (`saboc_jax.check_ntk`).
+    """
+
+    call: Mapping[str, Any] | None = None
+    rngs: Any = None
+    output: Output = None
+    redraw_zeros: bool = False
+    check: bool = True
+
+
+def _example(images: Batch | Dataset) -> Any:
+    """Returns the shapes of one input."""
+    if isinstance(images, Dataset):
+        return jax.ShapeDtypeStruct(images.image_shape, np.float32)
+    if not isinstance(images, Batch):
+        _image_shape(images)  # raises
+    number_of(images.images)  # raises if the leading axes differ
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf)[1:], jnp.asarray(leaf).dtype),
+        images.images,
+    )
 
 
 def _image_shape(images: Batch | Dataset) -> tuple[int, int, int]:
@@ -63,12 +107,13 @@ def check_no_space(space: Any) -> None:
 
 def check_candidate(candidate: Any) -> None:
     """Raises ValueError if it is neither a Linen module nor like an architecture."""
-    if not isinstance(candidate, nn.Module | str | Sequence | np.ndarray | jax.Array):
+    architecture = isinstance(candidate, str | Sequence | np.ndarray | jax.Array)
+    if not (architecture or is_candidate(candidate)):
         what = candidate if isinstance(candidate, type) else type(candidate)
         raise ValueError(
             f"the candidate is {'the class' if what is candidate else 'a'} {what.__name__}; "
-            "allowed: an instance of flax.linen.Module (of an nnx module by "
-            "saboc_jax.from_nnx), or an architecture with its space"
+            "allowed: an instance of flax.linen.Module, an nnx module, a network "
+            "(saboc_jax.from_function), or an architecture with its space"
         )
 
 
@@ -109,30 +154,34 @@ def find_table(
 
 
 def space_of_modules(
-    modules: Any, images: Batch | Dataset, call: Mapping[str, Any] | None
+    modules: Any, images: Batch | Dataset, running: Running
 ) -> tuple[SearchSpace, list[Architecture]]:
     """Returns a space of modules, and all its architectures."""
     named = modules if isinstance(modules, Mapping) else None
     listed = list(named.values()) if named else list(modules)
-    names = list(named) if named else [f"{i} {type(m).__name__}" for i, m in enumerate(listed)]
-    shape = _image_shape(images)
-    space = module_space(listed, image_shape=shape, option_names=[names], call=call)
+    names = list(named) if named else [f"{i} {_name_of(m)}" for i, m in enumerate(listed)]
+    how = {name: value for name, value in running._asdict().items() if name != "check"}
+    space = module_space(listed, inputs=_example(images), option_names=[names], **how)
     return space, [np.array([option]) for option in range(len(listed))]
+
+
+def _name_of(candidate: Any) -> str:
+    return candidate.name if isinstance(candidate, Network) else type(candidate).__name__
 
 
 def find_candidates(
     candidates: Any,
     images: Batch | Dataset,
     space: SearchSpace | str | None,
-    call: Mapping[str, Any] | None,
+    running: Running,
 ) -> tuple[SearchSpace, list[Architecture]]:
     """Returns the space of several candidates, and their architectures."""
     candidates = listed(candidates)
     first = next(iter(candidates.values() if isinstance(candidates, Mapping) else candidates))
     check_candidate(first)
-    if isinstance(first, nn.Module):
+    if is_candidate(first):
         check_no_space(space)
-        return space_of_modules(candidates, images, call)
+        return space_of_modules(candidates, images, running)
     space = find_space(space, images)
     return space, [find_architecture(candidate, space) for candidate in candidates]
 
@@ -143,7 +192,8 @@ def listed(candidates: Any, argument: str = "candidates") -> Any:
     Raises:
         ValueError: if they are not several, or none.
     """
-    many = not isinstance(candidates, str | Batch | nn.Module) and isinstance(candidates, Iterable)
+    one = isinstance(candidates, str | Batch) or is_candidate(candidates)
+    many = not one and isinstance(candidates, Iterable)
     if many and np.ndim(candidates if isinstance(candidates, np.ndarray | jax.Array) else [0]):
         candidates = candidates if isinstance(candidates, Mapping) else list(candidates)
         if candidates:

@@ -67,6 +67,7 @@ class Score(Tabular):
         flag: "disconnected" or "non_finite" if a repeat is bad; None: all are good.
         cost: parameters, multiply-accumulates, depth.
         diagnostics: diagnostics of the first repeat, e.g. the eigenvalues of the kernel.
+        warnings: (code, sentence) of everything that makes the score doubtful.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Score(Tabular):
     flag: str | None
     cost: Cost
     diagnostics: Mapping[str, Any]
+    warnings: tuple[tuple[str, str], ...] = ()
 
     def mean(self) -> dict[str, float]:
         """Returns the mean of each metric over repeats."""
@@ -122,6 +124,7 @@ class Score(Tabular):
             record["flag"],
             Cost(**record["cost"]),
             {name: np.array(value) for name, value in record["diagnostics"].items()},
+            tuple((code, sentence) for code, sentence in record.get("warnings", ())),
         )
 
     def save(self, path: PathLike) -> None:
@@ -147,7 +150,8 @@ class Score(Tabular):
             f"{metric} {rows.cell(value)} ± {_error(errors[metric])} ({_better(up)} is better)"
             for (metric, value), up in zip(self.mean().items(), self.higher_is_better, strict=True)
         ]
-        return "\n".join(lines + ([f"bad: {self.flag}"] if self.flag else []))
+        lines += [f"bad: {self.flag}"] if self.flag else []
+        return "\n".join([*lines, *(f"warning: {sentence}" for _, sentence in self.warnings)])
 
 
 @dataclass(frozen=True, repr=False)
@@ -181,7 +185,7 @@ class Ranked(Tabular):
         """Returns a row for each architecture, the best first."""
         found = [self._row(i) for i in self.order]
         # A column that nobody fills says nothing.
-        empty = [n for n in ("over budget", "bad") if not any(row[n] for row in found)]
+        empty = [n for n in ("over budget", "bad", "warnings") if not any(row[n] for row in found)]
         return [{name: row[name] for name in row if name not in empty} for row in found]
 
     def _row(self, i: int) -> dict[str, Any]:
@@ -193,6 +197,7 @@ class Ranked(Tabular):
             **score.mean(),
             "over budget": ", ".join(self.over[i]) if self.over else "",
             "bad": score.flag or "",
+            "warnings": ", ".join(code for code, _ in score.warnings),
         }
 
     def note(self) -> str:

@@ -4,6 +4,7 @@ import numpy as np
 
 from saboc_jax.api.results import Score
 from saboc_jax.evaluation.evaluator import Evaluator
+from saboc_jax.evaluation.examination import warnings_of
 from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.types import Architecture
 
@@ -27,4 +28,5 @@ def score_of(evaluator: Evaluator, arch: Architecture) -> Score:
         flags[0] if flags else None,
         space.cost(arch),
         rows[0][1],
+        tuple(dict.fromkeys(each for _, notes in rows for each in warnings_of(notes))),
     )

@@ -149,7 +149,18 @@ def perturb(key: PRNGKey, images: Images, noise_std: float = 1e-2) -> Images:
 
     We read 1e-4 in the paper's N(0, 1e-4) as a variance, so the standard deviation is 1e-2.
     """
-    return images + noise_std * jax.random.normal(key, images.shape, images.dtype)
+    leaves, structure = jax.tree.flatten(images)
+    if any(not jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
+        raise ValueError(
+            f"inputs of type {[str(leaf.dtype) for leaf in leaves]} cannot be perturbed by "
+            "Gaussian noise; allowed: floats, or a Batch with perturbed_images of your own"
+        )
+    keys = [key] if len(leaves) == 1 else list(jax.random.split(key, len(leaves)))
+    noisy = [
+        leaf + noise_std * jax.random.normal(own, leaf.shape, leaf.dtype)
+        for own, leaf in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, noisy)  # type: ignore[no-any-return]
 
 
 def one_hot(labels: Int[Array, " n"], num_classes: int, centre: bool = True) -> Targets:

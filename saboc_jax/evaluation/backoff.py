@@ -9,6 +9,7 @@ may add floats in another order, so the scores agree up to rounding.
 from dataclasses import dataclass
 from typing import Any
 
+from saboc_jax.ntk.batches import number_of
 from saboc_jax.scorers.observables import KernelRequest
 from saboc_jax.types import Batch, Scorer
 
@@ -45,7 +46,7 @@ class Chunk:
         Returns:
             Whether anything was left to halve.
         """
-        images = self.images or batch.images.shape[0]
+        images = self.images or number_of(batch.images)
         if self.jobs > 1:
             self.jobs //= 2
         elif images > 1 and any(map(_takes_passes, scorer.observables.values())):

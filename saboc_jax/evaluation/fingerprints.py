@@ -46,7 +46,10 @@ def program_digest(program: OneProgram) -> str:
         program: a program that ignores gates. It is traced, not compiled.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
-    images = jax.ShapeDtypeStruct((2, *program.image_shape), jnp.float32)
+    example = program.example
+    if example is None:
+        example = jax.ShapeDtypeStruct(program.image_shape, jnp.float32)
+    images = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape), a.dtype), example)
     layers: list[Any] = []
 
     def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:

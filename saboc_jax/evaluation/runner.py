@@ -23,9 +23,11 @@ import numpy as np
 from saboc_jax.devices import check_divides, find_devices, platform_of
 from saboc_jax.evaluation.backoff import Chunk, in_passes, is_out_of_memory
 from saboc_jax.evaluation.counts import Counts, is_flagged
+from saboc_jax.evaluation.examination import Examination, examine
 from saboc_jax.evaluation.jobs import Answer, Draws, Job, ScoreRow
 from saboc_jax.evaluation.sharing import arranged, collected, sharded, share_out, stacked
 from saboc_jax.layers.programs import ProgramCache
+from saboc_jax.ntk.batches import number_of
 from saboc_jax.precision import computing_in, enable_x64, usual_switches
 from saboc_jax.scorers.batches import check_batch, check_needs, tells_apart
 from saboc_jax.scorers.combine import (
@@ -60,6 +62,8 @@ class Runner:
         chunk: how much is computed at once; it shrinks if memory runs out. None: one job on a
             single device, `PLACES` on each of several devices.
         programs: compiled programs.
+        check: examine networks that are not of our own layers, once each
+            (`evaluation.examination`).
         pieces: compiled links of architectures that are chains (`saboc_jax.layers.chain`); None:
             one program for each architecture.
 
@@ -75,6 +79,7 @@ class Runner:
     shard: str = "architectures"
     chunk: Chunk | None = None
     programs: ProgramCache = field(default_factory=partial(ProgramCache, MAX_PROGRAMS))
+    check: bool = True
     pieces: ProgramCache | None = field(default_factory=ProgramCache)
 
     def __post_init__(self) -> None:
@@ -85,7 +90,8 @@ class Runner:
         for batch in checked:
             check_needs(self.scorer, batch)
             if self.shard == "images":
-                check_divides(len(self._devices), batch.images.shape[0])
+                check_divides(len(self._devices), number_of(batch.images))
+        self._examined: dict[Any, Examination] = {}
         several = len(self._devices) > 1 and self.shard == "architectures"
         self._chunk = self.chunk or Chunk(PLACES if several else 1)
 
@@ -133,11 +139,13 @@ class Runner:
         with computing_in(self.space.dtype):
             observed = self._observe(scorer, program_space, jobs, counts)
         rows = [self._finish(scorer, parts, *pair) for pair in zip(jobs, observed, strict=True)]
+        notes = self._notes(scorer, program_space)
         counts.compile_seconds += self._compile_seconds() - before
         counts.run_seconds = time.perf_counter() - start - counts.compile_seconds
         counts.scored = len(jobs)
         for job, own in zip(jobs, rows, strict=True):
             for values, diagnostics in own.values():
+                diagnostics.update(notes)
                 if not np.isfinite(values).all():
                     diagnostics["flag"] = "non_finite"
             counts.non_finite += is_flagged(job.rows | own, "non_finite")
@@ -194,9 +202,30 @@ class Runner:
             counts.compile_seconds += seconds
             counts.compilations += bool(seconds)
         if whole.observables:
-            name = ("observe", scorer.name, program_space, self._chunk.images)
-            observed |= self.programs.run(name, partial(observe, whole), key, gates, batch)
+            observed |= self._observe_whole(whole, program_space, key, gates, batch)
         return jax.device_get(observed)
+
+    def _observe_whole(
+        self, scorer: Scorer, program_space: SearchSpace | None, key: Any, gates: Any, batch: Any
+    ) -> dict[str, Any]:
+        """Runs the observing program; the first run on a foreign network examines it, too."""
+        name = ("observe", scorer.name, program_space, self._chunk.images)
+        known = self._examined.get((scorer.name, program_space))
+        scorer = scorer if known is None else known.scorer
+        run = partial(observe, scorer)
+        observed: dict[str, Any] = self.programs.run((name, known is None), run, key, gates, batch)
+        if known is not None or not self.check or program_space is None:
+            return observed
+        found = examine(scorer, program_space, key, gates, batch, observed, self.programs)
+        self._examined[scorer.name, program_space] = found
+        if found.scorer is scorer:
+            return observed
+        return self._observe_whole(scorer, program_space, key, gates, batch)
+
+    def _notes(self, scorer: Scorer, program_space: SearchSpace | None) -> dict[str, Any]:
+        """Returns what an examination of the network found, for the diagnostics."""
+        found = self._examined.get((scorer.name, program_space))
+        return {} if found is None else dict(found.notes)
 
     def _observe_chunk(
         self, scorer: Scorer, jobs: Sequence[Job], counts: Counts

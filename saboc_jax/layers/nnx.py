@@ -1,13 +1,11 @@
 """Wraps a flax.nnx module as a Linen module, through nnx's functional split.
 
-The nnx module is split into its structure, its parameters and the rest. The Linen module holds
-the parameters and merges them in its call. Each batch norm normalises through a Linen batch norm,
-so its statistics are in "batch_stats" and batch norm rules apply to it. Nothing else inside is a
-Linen layer: scorers that read kernels, gradients, outputs and ReLUs work; scorers that look at
-other layers through Flax interceptors raise an error that names the missing layers.
+The nnx module is split into its structure, its parameters, its batch statistics and the rest. The
+Linen module holds the first two kinds of arrays in "params" and "batch_stats", merges them in
+its call and runs the module's own code. Nothing inside is a Linen layer: what scorers need beyond
+outputs and gradients they read from the program.
 """
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -15,27 +13,39 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import nnx
-from jaxtyping import Array
 
+from saboc_jax.layers import linen
 from saboc_jax.layers.tree import path_names
 
-ROOT = "nnx"  # the first name of every parameter's path
-LINEN = "linen"  # the attribute of an nnx batch norm that holds its Linen batch norm
+ROOT = "nnx"  # the first name of every path
 
 
-class _SteeredNorm(nnx.BatchNorm):
-    """A batch norm of a merged module; it exists for one call only."""
+class _Part:
+    """One kind of a module's variables as a tree of names."""
 
-    def __call__(self, x: Any, use_running_average: Any = None, *, mask: Any = None) -> Any:
-        y = vars(self)[LINEN](x, mask=mask)
-        y = y if self.scale is None else y * jnp.asarray(self.scale)
-        return y if self.bias is None else y + jnp.asarray(self.bias)
+    def __init__(self, state: Any) -> None:
+        leaves, self.structure = jax.tree_util.tree_flatten_with_path(state)
+        self.paths = [tuple(n for n in path_names(path) if n != "value") for path, _ in leaves]
 
+    def named(self, state: Any) -> dict[str, Any]:
+        """Returns the leaves of a state as a tree of names."""
+        tree: dict[str, Any] = {}
+        for path, leaf in zip(self.paths, jax.tree.leaves(state), strict=True):
+            node = tree
+            for name in path[:-1]:
+                node = node.setdefault(name, {})
+            node[path[-1]] = leaf
+        return tree
 
-def _steer(norm: Any, linen: nn.Module) -> None:
-    """Makes a batch norm normalise through a Linen one; bypasses nnx's attribute checks."""
-    vars(norm)[LINEN] = linen
-    object.__setattr__(norm, "__class__", _SteeredNorm)
+    def state(self, tree: Any) -> Any:
+        """Returns the state of a tree of names."""
+        leaves = []
+        for path in self.paths:
+            leaf = tree
+            for name in path:
+                leaf = leaf[name]
+            leaves.append(leaf)
+        return jax.tree_util.tree_unflatten(self.structure, leaves)
 
 
 class _Definition:
@@ -46,36 +56,25 @@ class _Definition:
         module = make(nnx.Rngs(0))
         if not isinstance(module, nnx.Module):
             raise ValueError(f"the function made a {type(module).__name__}; allowed: nnx.Module")
-        for path, norm in batch_norms(module):
-            if norm.axis != -1:
-                raise ValueError(f"batch norm {path} has axis={norm.axis}; allowed: -1, channels")
+        self.kind = type(module)
         module.eval()  # no dropout
-        split: Any = nnx.split(module, nnx.Param, ...)
-        self.graph, params, self.rest = split
-        leaves, self.structure = jax.tree_util.tree_flatten_with_path(params)
-        self.paths = [tuple(n for n in path_names(path) if n != "value") for path, _ in leaves]
+        split: Any = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
+        self.graph, params, statistics, self.rest = split
+        self.params, self.statistics = _Part(params), _Part(statistics)
 
-    def draw(self, key: Array) -> dict[str, Any]:
-        """Returns the parameters of a new module as a tree of names."""
-        leaves = jax.tree.leaves(nnx.state(self.make(nnx.Rngs(key)), nnx.Param))
-        tree: dict[str, Any] = {}
-        for path, leaf in zip(self.paths, leaves, strict=True):
-            node = tree
-            for name in path[:-1]:
-                node = node.setdefault(name, {})
-            node[path[-1]] = leaf
-        return tree
+    def draw(self, key: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns parameters and batch statistics of a new module, as trees of names."""
+        return self.arrays(self.make(nnx.Rngs(key)))
 
-    def merge(self, params: Any) -> Any:
-        """Returns the module with these parameters."""
-        leaves = []
-        for path in self.paths:
-            leaf = params
-            for name in path:
-                leaf = leaf[name]
-            leaves.append(leaf)
-        state = jax.tree_util.tree_unflatten(self.structure, leaves)
-        return nnx.merge(self.graph, state, self.rest)
+    def arrays(self, module: nnx.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns parameters and batch statistics of a module, as trees of names."""
+        params, statistics = (nnx.state(module, kind) for kind in (nnx.Param, nnx.BatchStat))
+        return self.params.named(params), self.statistics.named(statistics)
+
+    def merge(self, params: Any, statistics: Any) -> Any:
+        """Returns the module with these arrays."""
+        parts = self.params.state(params), self.statistics.state(statistics)
+        return nnx.merge(self.graph, *parts, self.rest)
 
 
 class FromNnx(nn.Module):
@@ -84,37 +83,22 @@ class FromNnx(nn.Module):
     definition: _Definition
 
     @nn.compact
-    def __call__(self, images: Array, train: bool = False, **call: Any) -> Array:
-        if self.is_initializing():
-            params: Any = self.param(ROOT, self.definition.draw)
-        else:
-            params = self.get_variable("params", ROOT)
-        module = self.definition.merge(params)
-        for path, norm in batch_norms(module):
-            linen = nn.BatchNorm(
-                not train,
-                momentum=norm.momentum,
-                epsilon=norm.epsilon,
-                dtype=norm.dtype,
-                use_scale=False,
-                use_bias=False,
-                use_fast_variance=norm.use_fast_variance,
-                axis_name=norm.axis_name,
-                name=path,
-            )
-            _steer(norm, linen)
-        if "train" in inspect.signature(type(module).__call__).parameters:
-            call["train"] = train
-        return module(images, **call)
-
-
-def batch_norms(module: nnx.Module) -> list[tuple[str, Any]]:
-    """Returns (path, batch norm) for every batch norm in a module."""
-    return [
-        ("_".join(map(str, path)) or "norm", node)
-        for path, node in nnx.iter_graph(module)
-        if isinstance(node, nnx.BatchNorm)
-    ]
+    def __call__(self, inputs: Any, train: bool = False, **call: Any) -> Any:
+        own, starting = self.definition, self.is_initializing()
+        drawn = own.draw(self.make_rng("params")) if starting else ({}, {})
+        params: Any = self.param(ROOT, lambda key: drawn[0])
+        kept = None
+        if own.statistics.paths:
+            kept = self.variable(linen.STATISTICS, ROOT, lambda: drawn[1])
+        module = own.merge(params, {} if kept is None else kept.value)
+        module.set_attributes(use_running_average=not train, raise_if_not_found=False)
+        given = linen.call_in_mode(own.kind.__call__, call, training=train)
+        args, named = linen.arguments(own.kind.__call__, inputs)
+        outputs = module(*args, **{**given, **named})
+        if train and kept is not None and not starting:
+            state = nnx.state(module, nnx.BatchStat)
+            kept.value = jax.tree.map(jnp.asarray, own.statistics.named(state))
+        return outputs
 
 
 def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> nn.Module:
@@ -125,12 +109,11 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> nn.Module:
             draw new weights for every key.
 
     Returns:
-        The Linen module. Its keyword `train` affects only batch norms; it is passed on if the nnx
-        module has a keyword `train` too.
+        The Linen module. Its keyword `train` affects only batch norms and the module's own flag of
+        that name; dropout is off.
 
     Raises:
-        ValueError: if `make` does not return an nnx module, or if a batch norm normalises another
-            axis than the last.
+        ValueError: if `make` does not return an nnx module.
 
     Examples:
         >>> from flax import nnx
@@ -146,3 +129,12 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> nn.Module:
         (10, 40)
     """
     return FromNnx(_Definition(make))
+
+
+def from_instance(module: nnx.Module) -> tuple[nn.Module, dict[str, Any]]:
+    """Returns an nnx module as a Linen module and its own variables."""
+    copy = nnx.clone(module)
+    definition = _Definition(lambda rngs: copy)
+    params, statistics = definition.arrays(module)
+    kept = {linen.STATISTICS: {ROOT: statistics}} if definition.statistics.paths else {}
+    return FromNnx(definition), {"params": {ROOT: params}, **kept}

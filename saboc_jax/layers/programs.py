@@ -52,3 +52,11 @@ class ProgramCache:
                 del self._compiled[next(iter(self._compiled))]
         self._compiled[signature] = self._compiled.pop(signature)  # most recent: last
         return self._compiled[signature](*args)
+
+    def run_once(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Calls a function that is needed once: compiled with little optimisation, not kept."""
+        start = time.perf_counter()
+        lowered = jax.jit(function).lower(*args)
+        compiled = lowered.compile(compiler_options={"xla_backend_optimization_level": "0"})
+        self.compile_seconds += time.perf_counter() - start
+        return compiled(*args)

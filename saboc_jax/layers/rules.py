@@ -12,8 +12,7 @@ Batch-norm modes:
         when that collection is mutable).
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,19 +22,10 @@ from jaxtyping import Array, Float
 
 from saboc_jax.layers.channels import statistics
 from saboc_jax.layers.convolutions import Geometry, fast_convolve
+from saboc_jax.layers.interceptors import Interceptor, is_call
 
-Interceptor = Callable[..., Any]
 BATCH_NORM_MODES = ("batch", "frozen", "stored")
 KEPT = "kept_statistics"  # constants of a forward pass; the reverse pass reuses them
-
-
-@contextmanager
-def rules_in_force(*rules: Interceptor) -> Iterator[None]:
-    """Applies interceptors to every module call; the first is the outermost."""
-    with ExitStack() as stack:
-        for rule in rules:
-            stack.enter_context(nn.intercept_methods(rule))
-        yield
 
 
 class Twofold(nn.Module):
@@ -115,16 +105,6 @@ def kept_statistics(
     return mean, variance
 
 
-def is_call(context: Any, kinds: Any) -> bool:
-    """Is this the forward call of a module of these types, after initialisation?"""
-    module: Any = context.module
-    return (
-        isinstance(module, kinds)
-        and context.method_name == "__call__"
-        and not module.is_initializing()
-    )
-
-
 def only_input(args: tuple, kwargs: dict) -> Any:
     """Returns the input of a layer's call, by position or name; None if it has other arguments.
 
@@ -175,7 +155,7 @@ def conv_geometry(module: nn.Conv, ndim: int) -> dict[str, Any] | None:
 
     if ndim != 4 or isinstance(module.kernel_size, int) or len(module.kernel_size) != 2:
         return None
-    if module.mask is not None or module.dtype is not None:
+    if module.mask is not None or module.dtype is not None or _is_injected(module):
         return None
     padding: Any = module.padding
     if padding in ("CIRCULAR", "REFLECT", "CAUSAL"):
@@ -192,6 +172,12 @@ def conv_geometry(module: nn.Conv, ndim: int) -> dict[str, Any] | None:
         "rhs_dilation": pair(module.kernel_dilation),
         "feature_group_count": module.feature_group_count,
     }
+
+
+def _is_injected(module: nn.Conv) -> bool:
+    """Does the convolution compute by somebody's function in place of JAX's?"""
+    own = [getattr(module, f"conv_general_dilated{end}", None) for end in ("", "_cls")]
+    return any(each not in (None, lax.conv_general_dilated) for each in own)
 
 
 def freeze_geometry(geometry: dict[str, Any], x: Array, kernel: Array) -> Geometry:

@@ -8,6 +8,8 @@ import jax
 from jaxtyping import Array
 
 Value = TypeVar("Value")
+Path = tuple[str, ...]
+Predicate = Callable[[Path], bool]
 
 
 class Remembered(Generic[Value]):

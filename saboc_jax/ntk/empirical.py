@@ -1,34 +1,39 @@
 """The empirical neural tangent kernel: one signature, several engines.
 
-The kernel of images x_i (rows) and x_j (columns) is H_ij = <df(x_i)/dw, df(x_j)/dw> over the
+The kernel of inputs x_i (rows) and x_j (columns) is H_ij = <df(x_i)/dw, df(x_j)/dw> over the
 chosen parameters w; f is the sum of the network's outputs unless `outputs` says otherwise.
 `NTKOptions` chooses how it is computed.
+
+Kernels are compiled here, once for a network, its shapes and the options, and verified once when
+they are (`ntk.check`). Under a trace of the user's own (`jax.jit`, `jax.vmap`) they become part of
+that program and are not verified; `check_ntk` does it apart.
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
 
+import jax
 from jaxtyping import Array, Float
 
-from saboc_jax.ntk.batches import symmetric
-from saboc_jax.ntk.jacobian import jacobian_kernels
-from saboc_jax.ntk.network import Network, Predicate, parameter_predicate, split_parameters
-from saboc_jax.ntk.one_backward import check_supported, one_backward_kernels, unsupported_reason
+from saboc_jax.ntk import check
+from saboc_jax.ntk.compute import compute_kernels, engine_of, prepare
+from saboc_jax.ntk.memory import chunk_that_fits
+from saboc_jax.ntk.network import Network
 from saboc_jax.ntk.options import DEFAULTS, NTKOptions, check_options
-from saboc_jax.ntk.reference import reference_kernels
+
+_verified: dict[Any, NTKOptions] = {}
 
 
 def empirical_ntk(
-    network: Network,
-    x1: Float[Array, "n ..."],
-    x2: Float[Array, "m ..."] | None = None,
-    options: NTKOptions = DEFAULTS,
+    network: Network, x1: Any, x2: Any = None, options: NTKOptions = DEFAULTS
 ) -> Float[Array, "n m ..."]:
     """Computes the empirical NTK of x1 (rows) with x2 (columns), or of x1 with itself.
 
     Args:
         network: the network at fixed weights.
-        x1: images of the rows.
-        x2: images of the columns, which give frozen batch norm statistics. None: x1.
+        x1: inputs of the rows, any tree of arrays with a leading axis of examples.
+        x2: inputs of the columns, which give frozen batch norm statistics. None: x1.
         options: engine, parameters, outputs, batch norm, memory.
 
     Returns:
@@ -36,6 +41,9 @@ def empirical_ntk(
 
     Raises:
         ValueError: if an option does not exist or the engine does not apply.
+
+    Warns:
+        KernelWarning: if the kernel had to be computed in another way than by one backward pass.
     """
     if x2 is None:
         return empirical_ntks(network, x1, (), options)[0]
@@ -43,10 +51,7 @@ def empirical_ntk(
 
 
 def empirical_ntks(
-    network: Network,
-    columns: Float[Array, "m ..."],
-    rows: Sequence[Float[Array, "n ..."]] = (),
-    options: NTKOptions = DEFAULTS,
+    network: Network, columns: Any, rows: Sequence[Any] = (), options: NTKOptions = DEFAULTS
 ) -> list[Float[Array, "n m ..."]]:
     """Computes the NTKs of the columns with themselves and of each batch of rows with the columns.
 
@@ -56,30 +61,124 @@ def empirical_ntks(
         [[m, m], [n_1, m], ...]: first the columns' own kernel.
     """
     check_options(options)
-    predicate = parameter_predicate(network, options.params)
-    split_parameters(network.variables["params"], predicate)  # raises if no parameter is chosen
-    engine = choose_engine(network, columns, predicate, options)
-    return symmetric(_ENGINES[engine](network, columns, rows, predicate, options))
+    rows = tuple(rows)
+    if network.source is None or _is_traced((network.variables, columns, rows)):
+        return compute_kernels(network, columns, rows, options)
+    signature = (_Template(network), options, _shapes((network.variables, columns, rows)))
+    options = _verified.get(signature, options)
+    program = compiled_kernels(_Template(network), options._replace(check=True))
+    kernels = program(network.variables, columns, rows)
+    if options.check and engine_of(options) != "jacobian" and signature not in _verified:
+        options = _verified_options(network, columns, kernels[0], options)
+        _verified[signature] = options
+        if not options.check:
+            return empirical_ntks(network, columns, rows, options)
+    return kernels
 
 
-def choose_engine(
-    network: Network, images: Array, predicate: Predicate, options: NTKOptions
-) -> str:
-    """Returns the engine: the named one; for "auto" `one_backward` if it applies, else `jacobian`.
+def check_ntk(network: Network, inputs: Any, options: NTKOptions = DEFAULTS) -> check.NTKCheck:
+    """Verifies the kernel of inputs; see `ntk.check`.
+
+    Args:
+        network: the network at fixed weights.
+        inputs: a batch.
+        options: of the kernel; with engine "auto" and "one_backward" its one backward pass.
+
+    Examples:
+        >>> import jax, saboc_jax as sj
+        >>> network = sj.from_function(lambda w, x: jax.numpy.tanh(x @ w), jax.numpy.ones((3, 2)))
+        >>> sj.check_ntk(network, jax.numpy.eye(3)).passed
+        True
+    """
+    check_options(options)
+    kernel = jax.jit(lambda v, x: compute_kernels(network._replace(variables=v), x, (), options))(
+        network.variables, inputs
+    )[0]
+    differences = jax.device_get(_compare(network, options)(network.variables, inputs, kernel))
+    tolerance = check.tolerance_for(kernel)
+    passed = differences.passed(tolerance) or _only_rounding(network, inputs, options, kernel)
+    reason = None if passed else check.reason_of(differences, tolerance, network, inputs)
+    return check.NTKCheck(passed, differences, tolerance, reason)
+
+
+def _verified_options(
+    network: Network, columns: Any, kernel: Array, options: NTKOptions
+) -> NTKOptions:
+    """Returns the options if the kernel is right, else those of an engine that is.
 
     Raises:
-        ValueError: if `one_backward` is asked for and does not apply.
+        ValueError: if no engine is right.
     """
-    if options.engine == "one_backward":
-        check_supported(network, images, predicate)
-    if options.engine != "auto":
-        return options.engine
-    fits = options.may_take_one_backward and not unsupported_reason(network, images, predicate)
-    return "one_backward" if fits else "jacobian"
+    differences = jax.device_get(_compare(network, options)(network.variables, columns, kernel))
+    tolerance = check.tolerance_for(kernel)
+    if differences.passed(tolerance) or _only_rounding(network, columns, options, kernel):
+        return options
+    reason = check.reason_of(differences, tolerance, network, columns)
+    if options.engine not in ("auto", "one_backward"):
+        raise ValueError(f"engine {options.engine!r} does not apply: {reason}")
+    check.warn_of_fallback(reason)
+    return options._replace(engine="jacobian", check=False)
 
 
-_ENGINES: dict[str, Callable[..., list[Array]]] = {
-    "one_backward": one_backward_kernels,
-    "jacobian": jacobian_kernels,
-    "neural_tangents": reference_kernels,
-}
+def _only_rounding(network: Network, inputs: Any, options: NTKOptions, kernel: Array) -> bool:
+    """Is it right in float64, on a few examples?"""
+    if str(kernel.dtype) == "float64":
+        return False
+
+    def run(network: Network, inputs: Any) -> check.Differences:
+        kernel = compute_kernels(network, inputs, (), options)[0]
+        differences: check.Differences = jax.device_get(
+            _compare(network, options)(network.variables, inputs, kernel)
+        )
+        return differences
+
+    return check.in_float64(run, network, inputs)
+
+
+def _compare(network: Network, options: NTKOptions) -> Callable[..., Any]:
+    """Returns the compiled comparison of `check.compare`: (variables, inputs, kernel)."""
+
+    def run(variables: Any, inputs: Any, kernel: Array) -> check.Differences:
+        given = network._replace(variables=variables)
+        passes = prepare(given, inputs, options)
+        return check.compare(passes, given, inputs, kernel, options)
+
+    return jax.jit(run)
+
+
+class _Template:
+    """A network without its weights; equal for equal sources."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network._replace(variables={})
+
+    def __hash__(self) -> int:
+        return hash(self.network.source)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Template) and self.network.source == other.network.source
+
+
+@lru_cache(64)
+def compiled_kernels(template: _Template, options: NTKOptions) -> Callable[..., list[Array]]:
+    """Returns the compiled kernels of a network: (variables, columns, rows)."""
+    network = template.network
+
+    def run(options: NTKOptions) -> Callable[..., list[Array]]:
+        return lambda variables, columns, rows: compute_kernels(
+            network._replace(variables=variables), columns, rows, options
+        )
+
+    return chunk_that_fits(run, options)
+
+
+def _is_traced(tree: Any) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def _shapes(tree: Any) -> Any:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((jax.numpy.shape(leaf), str(leaf.dtype)) for leaf in leaves)
+
+
+__all__ = ["check_ntk", "empirical_ntk", "empirical_ntks", "engine_of"]

@@ -7,38 +7,37 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array
 
-from saboc_jax.layers.rules import batch_norm_rule, fast_rules, rules_in_force
+from saboc_jax.layers.rules import batch_norm_rule
+from saboc_jax.layers.tree import Predicate
 from saboc_jax.ntk import output_blocks as blocks_of
-from saboc_jax.ntk.network import Network, Predicate, check_outputs, split_parameters
+from saboc_jax.ntk.network import STATISTICS, Network, check_outputs, observed, split_parameters
 from saboc_jax.ntk.options import NTKOptions
 
 Function = Callable[[list[Array], Any], Array]
 
 
 def network_function(
-    network: Network, columns: Array, predicate: Predicate, options: NTKOptions, fast: bool
+    network: Network, columns: Any, predicate: Predicate, options: NTKOptions
 ) -> tuple[Function, list[Array]]:
-    """Returns f(parameters, images) -> [n, k], with the chosen batch norm, and the parameters."""
+    """Returns f(parameters, inputs) -> [n, k], with the chosen batch norm, and the parameters."""
     variables = dict(network.variables)
     leaves, restore = split_parameters(variables.pop("params"), predicate)
-    rules = fast_rules() if fast else ()
-    mode = "batch"
-    if options.is_frozen:
+    mode = "batch" if options.batch_norm == "batch" else "stored"
+    if network.known_layers and options.is_frozen:
         recorded = record_statistics(network, columns)
-        if recorded:
-            mode, variables["batch_stats"] = "stored", recorded
+        mode = "stored" if recorded else "batch"
+        variables |= {STATISTICS: recorded} if recorded else {}
 
-    def function(leaves: list[Array], images: Array) -> Array:
-        with rules_in_force(*rules, batch_norm_rule(mode)):
-            applied = network.apply({**variables, "params": restore(leaves)}, images)
-        outputs = check_outputs(applied[0])
+    def function(leaves: list[Array], inputs: Any) -> Array:
+        given = {**variables, "params": restore(leaves)}
+        outputs = observed(check_outputs(network.outputs(given, inputs, mode)))
         return outputs.sum(-1, keepdims=True) if options.outputs == "sum" else outputs
 
     return function, leaves
 
 
 def record_statistics(network: Network, images: Array) -> Any:
-    """Records the statistics of a batch at every batch norm, as a collection (maybe empty)."""
+    """Records the statistics of a batch at every batch norm of known layers, as a collection."""
     with nn.intercept_methods(batch_norm_rule("frozen")):
         state = network.apply(network.variables, images, ("batch_stats",))[1]
     return lax.stop_gradient(state.get("batch_stats", {}))
@@ -46,7 +45,7 @@ def record_statistics(network: Network, images: Array) -> Any:
 
 def by_outputs(
     network: Network,
-    images: Array,
+    images: Any,
     options: NTKOptions,
     whole: Callable[[], list[Array]],
     block: Callable[[Array], list[Array]],

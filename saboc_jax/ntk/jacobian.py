@@ -1,11 +1,7 @@
 """The NTK from the Jacobian: the gradient of every output of every image, then their products.
 
-If the engine is chosen by name, each output of each image takes a backward pass through the whole
-batch. So it is right even if images interact, and the tests use it as their oracle.
-
-If `auto` chooses it with frozen batch norm, each gradient is that of a batch of one image, for all
-images at once under `jax.vmap`, as in neural-tangents. A module that mixes images in another way
-than by batch norm then sees batches of one image.
+Each output of each image takes a backward pass through the whole batch. So it is right even if
+images interact, and the tests use it as their oracle.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,9 +12,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from saboc_jax.ntk.batches import in_chunks
+from saboc_jax.layers.tree import Predicate
 from saboc_jax.ntk.functions import Function, by_outputs, network_function
-from saboc_jax.ntk.network import Network, Predicate
+from saboc_jax.ntk.network import Network
 from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.precision import PRECISION
 
@@ -27,24 +23,22 @@ Jacobian = list[Float[Array, "n k ..."]]
 
 def jacobian_kernels(
     network: Network,
-    columns: Array,
-    rows: Sequence[Array],
+    columns: Any,
+    rows: Sequence[Any],
     predicate: Predicate,
     options: NTKOptions,
 ) -> list[Array]:
     """Computes kernels with the engine `jacobian`; arguments as in `empirical.empirical_ntks`."""
-    function, leaves = network_function(network, columns, predicate, options, fast=True)
-    independent = options.is_frozen and options.engine == "auto"
-    differentiate = image_by_image if independent else output_by_output
+    function, leaves = network_function(network, columns, predicate, options)
 
-    def jacobian(images: Array, weights: Array | None) -> Jacobian:
-        def weighted(leaves: list[Array], images: Array) -> Array:
+    def jacobian(images: Any, weights: Array | None) -> Jacobian:
+        def weighted(leaves: list[Array], images: Any) -> Array:
             outputs = function(leaves, images)
             if weights is None:
                 return outputs
             return jnp.matmul(outputs, weights.T, precision=PRECISION)
 
-        return differentiate(weighted, leaves, images, options.chunk)
+        return output_by_output(weighted, leaves, images, options.chunk)
 
     def block(weights: Array | None) -> list[Array]:
         right = jacobian(columns, weights)
@@ -63,21 +57,8 @@ def jacobian_kernels(
     return by_outputs(network, columns, options, lambda: block(None), block, pairs)
 
 
-def image_by_image(
-    function: Function, leaves: list[Array], images: Array, chunk: int | None
-) -> Jacobian:
-    """Computes the Jacobian if images do not interact, `chunk` images at a time."""
-
-    def of_image(image: Array) -> list[Float[Array, "k ..."]]:
-        return jax.jacrev(lambda leaves: function(leaves, image[None])[0])(leaves)
-
-    jax.eval_shape(function, leaves, images)  # its error shows the whole batch's shape
-    jacobian: Jacobian = in_chunks(jax.vmap(of_image), images, chunk)
-    return jacobian
-
-
 def output_by_output(
-    function: Function, leaves: list[Array], images: Array, chunk: int | None
+    function: Function, leaves: list[Array], images: Any, chunk: int | None
 ) -> Jacobian:
     """Computes the Jacobian of a function of a batch, `chunk` backward passes at a time."""
     y, pull = jax.vjp(lambda leaves: function(leaves, images), leaves)

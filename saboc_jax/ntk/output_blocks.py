@@ -12,11 +12,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from saboc_jax.layers.rules import batch_norm_rule
+from saboc_jax.ntk.batches import number_of
 from saboc_jax.ntk.network import Network, check_outputs
 
 ROWS = 256  # default number of gradients at once: images times outputs
@@ -24,34 +23,31 @@ Weights = Float[Array, "b k"]
 Pairs = Callable[[Weights], Callable[[Weights], list[Array]]]
 
 
-def output_shape(network: Network, images: Float[Array, "n ..."]) -> jax.ShapeDtypeStruct:
+def output_shape(network: Network, inputs: Any) -> jax.ShapeDtypeStruct:
     """Returns shape and type of the outputs, without running the network.
 
     Raises:
         ValueError: unless the outputs are [n, k].
     """
 
-    def run(images: Array) -> Array:
-        with nn.intercept_methods(batch_norm_rule("batch")):  # else Flax requires stored statistics
-            return network.apply(network.variables, images)[0]
+    def run(inputs: Any) -> Array:
+        return network.outputs(network.variables, inputs, "batch")
 
-    shape: Any = jax.eval_shape(run, images)
+    shape: Any = jax.eval_shape(run, inputs)
     checked: Any = check_outputs(shape)
     return checked  # type: ignore[no-any-return]
 
 
-def block_size(
-    network: Network, images: Float[Array, "n ..."], asked: int | None
-) -> tuple[int, int]:
+def block_size(network: Network, inputs: Any, asked: int | None) -> tuple[int, int]:
     """Returns (outputs of a block, all outputs) for blocks of equal size.
 
     Args:
         network: the network.
-        images: each image has a gradient for every output.
+        inputs: each example has a gradient for every output.
         asked: the maximal block size; None: as many outputs as give `ROWS` gradients.
     """
-    width = output_shape(network, images).shape[-1]
-    most = max(1, ROWS // images.shape[0]) if asked is None else asked
+    width = output_shape(network, inputs).shape[-1]
+    most = max(1, ROWS // number_of(inputs)) if asked is None else asked
     blocks = -(-width // most)
     return -(-width // blocks), width
 

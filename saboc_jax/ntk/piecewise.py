@@ -22,9 +22,9 @@ from jaxtyping import Array, Float
 from saboc_jax.layers.chain import Chain, Link
 from saboc_jax.layers.programs import ProgramCache
 from saboc_jax.layers.rules import batch_norm_rule
-from saboc_jax.layers.tree import flatten
+from saboc_jax.layers.tree import Path, Predicate, flatten
 from saboc_jax.ntk.batches import split_batches, symmetric
-from saboc_jax.ntk.network import NoParameterError, Path, Predicate, observed
+from saboc_jax.ntk.network import NoParameterError, observed
 from saboc_jax.ntk.taps import tap_rule
 from saboc_jax.types import PRNGKey
 

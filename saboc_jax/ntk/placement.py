@@ -8,8 +8,9 @@ from jaxtyping import Array, Float
 from saboc_jax.devices import find_devices
 from saboc_jax.layers.chain import Chain
 from saboc_jax.layers.programs import ProgramCache
-from saboc_jax.ntk.empirical import empirical_ntks
-from saboc_jax.ntk.network import Network, Predicate, named_predicate
+from saboc_jax.layers.tree import Predicate
+from saboc_jax.ntk.compute import compute_kernels
+from saboc_jax.ntk.network import Network, named_predicate
 from saboc_jax.ntk.options import DEFAULTS, NTKOptions, check_options
 from saboc_jax.ntk.piecewise import piecewise_ntks
 from saboc_jax.ntk.sharded import sharded_ntks
@@ -65,5 +66,5 @@ def place_ntks(
         predicate = named_predicate(options.params, in_cells)
         return piecewise_ntks(chain, pieces, key, columns, rows, predicate)
     if devices == 1:
-        return empirical_ntks(network, columns, rows, options)
+        return compute_kernels(network, columns, rows, options)
     return sharded_ntks(network, columns, rows, options, find_devices(devices))

@@ -7,10 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from saboc_jax.layers.tree import Predicate
 from saboc_jax.ntk import _neural_tangents
-from saboc_jax.ntk.batches import in_chunks
+from saboc_jax.ntk.batches import in_chunks, number_of
 from saboc_jax.ntk.functions import Function, by_outputs, network_function
-from saboc_jax.ntk.network import Network, Predicate
+from saboc_jax.ntk.network import Network
 from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.precision import PRECISION
 
@@ -19,8 +20,8 @@ Inputs = Callable[[Array], Any]
 
 def reference_kernels(
     network: Network,
-    columns: Array,
-    rows: Sequence[Array],
+    columns: Any,
+    rows: Sequence[Any],
     predicate: Predicate,
     options: NTKOptions,
 ) -> list[Array]:
@@ -29,11 +30,10 @@ def reference_kernels(
     Raises:
         MissingExtraError: if neural-tangents is not installed.
     """
-    # Implementation 2 uses forward mode, which the fast rule does not support.
-    function, leaves = network_function(
-        network, columns, predicate, options, fast=options.implementation == 1
-    )
-    independent = options.is_frozen
+    if options.implementation == 2:  # uses forward mode, which fast convolutions lack
+        network = network._replace(forward_mode=True)
+    function, leaves = network_function(network, columns, predicate, options)
+    independent = options.is_independent
     kernel = partial(
         _neural_tangents.empirical_ntk,
         implementation=options.implementation,
@@ -68,10 +68,10 @@ def reference_kernels(
     )
 
 
-def _images_alone(images: Array) -> Array:
+def _images_alone(images: Any) -> Any:
     return images
 
 
 def _with_weights(weights: Float[Array, "b k"]) -> Inputs:
     """Pairs every image with the same output weights; neural-tangents takes any tree of inputs."""
-    return lambda images: (images, jnp.broadcast_to(weights, (len(images), *weights.shape)))
+    return lambda images: (images, jnp.broadcast_to(weights, (number_of(images), *weights.shape)))

@@ -13,6 +13,7 @@ device holds the gradients of all columns for one layer.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,9 +21,10 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from saboc_jax.devices import check_divides, find_devices, unchecked_shard_map
-from saboc_jax.ntk.batches import symmetric
-from saboc_jax.ntk.network import Network, parameter_predicate, split_parameters
-from saboc_jax.ntk.one_backward import check_supported, one_backward_kernels
+from saboc_jax.ntk.batches import number_of, symmetric
+from saboc_jax.ntk.compute import prepare
+from saboc_jax.ntk.network import Network
+from saboc_jax.ntk.one_backward import one_backward_kernels
 from saboc_jax.ntk.options import DEFAULTS, NTKOptions, check_options
 
 AXIS = "images"
@@ -55,14 +57,12 @@ def sharded_ntks(
     """
     devices = find_devices() if devices is None else devices
     for batch in (columns, *rows):
-        check_divides(len(devices), batch.shape[0])
+        check_divides(len(devices), number_of(batch))
     options = _checked(options, len(devices))
-    predicate = parameter_predicate(network, options.params)
-    split_parameters(network.variables["params"], predicate)  # raises if no parameter is chosen
-    check_supported(network, columns, predicate)
+    passes = prepare(network, columns, options, AXIS)
 
-    def one_device(columns: Array, rows: Sequence[Array]) -> list[Array]:
-        return one_backward_kernels(network, columns, rows, predicate, options, AXIS)
+    def one_device(columns: Any, rows: Sequence[Any]) -> list[Array]:
+        return one_backward_kernels(passes, columns, rows, options)
 
     mesh, shares = Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(AXIS)
     run = unchecked_shard_map(one_device, mesh, shares, shares)

@@ -14,29 +14,28 @@ from jax import lax
 from jaxtyping import Array
 
 from saboc_jax.layers.convolutions import convolve
+from saboc_jax.layers.interceptors import Interceptor, is_call
 from saboc_jax.layers.ops import ConvNorm
 from saboc_jax.layers.rules import (
-    Interceptor,
     batch_norm_parameters,
     batch_norm_statistics,
     conv_geometry,
     conv_parameters,
     freeze_geometry,
-    is_call,
     is_twofold,
     kept_statistics,
     only_input,
 )
+from saboc_jax.layers.tree import Path, Predicate
+from saboc_jax.ntk.gram import Columns
 from saboc_jax.ntk.gram_layers import (
     AffineLayer,
-    Columns,
     ConvLayer,
     ConvNormLayer,
     DenseLayer,
     GenericLayer,
     tapped,
 )
-from saboc_jax.ntk.network import Path, Predicate
 
 GENERIC = tuple(
     getattr(nn, name)

@@ -18,14 +18,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from saboc_jax.keys import Purpose, key_for
 from saboc_jax.layers.initialise import draw_parameters, find_initialiser
+from saboc_jax.layers.interceptors import Interceptor, is_call
 from saboc_jax.layers.ops import Relu
-from saboc_jax.layers.rules import (
-    Interceptor,
-    batch_norm_rule,
-    fast_rules,
-    is_call,
-    rules_in_force,
-)
 from saboc_jax.layers.tree import flatten, path_names
 from saboc_jax.ntk.network import Network, soundness
 from saboc_jax.precision import as_dtype
@@ -88,9 +82,7 @@ def record(
         *rules: interceptors that record with `put`; they wrap the layer rules.
         batch_norm: "batch" (train mode, as the proxies' released codes run) or "frozen".
     """
-    # The first interceptor is the outermost; the rules of `layers` do not call the next one.
-    with rules_in_force(*rules, *fast_rules(), batch_norm_rule(batch_norm)):
-        outputs, state = network.apply(network.variables, images, (OBSERVED,))
+    outputs, state = network.run(network.variables, images, batch_norm, rules, (OBSERVED,))
     return outputs, state.get(OBSERVED, {})
 
 

@@ -23,10 +23,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from saboc_jax.keys import Purpose, key_for, key_numbered
+from saboc_jax.layers.interceptors import Interceptor, is_call
 from saboc_jax.layers.ops import BLOCK_INPUTS, Block
-from saboc_jax.layers.rules import Interceptor, is_call
-from saboc_jax.layers.tree import flatten
-from saboc_jax.ntk.network import Network, Path, bind, soundness
+from saboc_jax.layers.tree import Path, flatten
+from saboc_jax.ntk.network import Network, bind, soundness
 from saboc_jax.precision import inner_products
 from saboc_jax.scorers.activations import check_init, cost_rule, layer_costs, put, record, redraw
 from saboc_jax.types import (

@@ -98,7 +98,10 @@ def _numbers(value: Any) -> Any:
 
 
 def _is_list(value: Any) -> bool:
-    return isinstance(value, list | tuple)
+    """Is it numbers in lists, rather than a tree of arrays?"""
+    if not isinstance(value, list | tuple):
+        return False
+    return not any(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(value))
 
 
 def _array(name: str, value: Any) -> Any:
@@ -122,7 +125,7 @@ def _says(name: str, array: Any, allowed: str) -> ValueError:
 
 def _check_inputs(name: str, leaf: Any) -> None:
     floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-    tokens = leaf.dtype.kind == "i" and leaf.ndim < 4
+    tokens = leaf.dtype.kind in "ib" and leaf.ndim < 4  # masks are boolean
     if not floating and not tokens:
         pixels = "floating-point numbers (of pixels: those of (pixels / 255 - mean) / deviation)"
         raise _says(name, leaf, pixels)

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from saboc_jax.layers.interceptors import is_call
 from saboc_jax.layers.ops import Block
-from saboc_jax.layers.rules import is_call
 from saboc_jax.ntk import regression, spectrum
 from saboc_jax.ntk.network import Network, bind, soundness
 from saboc_jax.precision import inner_products

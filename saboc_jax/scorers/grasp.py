@@ -43,7 +43,7 @@ def grasp_layers(network: Network, images: Images, labels: Labels) -> Float[Arra
         return 0.5 * jnp.stack(squares).sum()
 
     products = jax.grad(half_squared_norm)(kernels)
-    return sum_per_layer(network, [-w * h for w, h in zip(kernels, products, strict=True)])
+    return sum_per_layer(network, [-w * h for w, h in zip(kernels, products, strict=True)], images)
 
 
 def grasp_value(network: Network, images: Images, labels: Labels) -> Float[Array, ""]:

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 
 from saboc_jax.ntk.network import Network
 from saboc_jax.precision import inner_products
-from saboc_jax.scorers.loss_gradients import bind_drawn, training_rules
+from saboc_jax.scorers.loss_gradients import bind_drawn
 from saboc_jax.scorers.observables import require
 from saboc_jax.scorers.single import single_metric
 from saboc_jax.types import (
@@ -44,8 +44,7 @@ def input_gradients(network: Network, images: Images) -> Float[Array, "n pixels"
     """Returns the gradient of the sum of all outputs with respect to each image."""
 
     def total(images: Array) -> Array:
-        with training_rules():
-            return network.apply(network.variables, images)[0].sum()
+        return network.outputs(network.variables, images).sum()
 
     return jax.grad(total)(images).reshape(images.shape[0], -1)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from saboc_jax.keys import Purpose, key_for
+from saboc_jax.ntk.batches import number_of
 from saboc_jax.ntk.network import Network, NoParameterError, bind
 from saboc_jax.ntk.placement import LinkedNetwork, place_ntks
 from saboc_jax.scorers.observables import KernelRequest, draw_weights
@@ -30,8 +31,8 @@ class Kernels(KernelRequest):
         except NoParameterError:
             if callable(self.options.params):
                 raise
-            n = len(batch.images)
-            kernels = [jnp.zeros((len(each), n), each.dtype) for each in (batch.images, *rows)]
+            n = number_of(batch.images)
+            kernels = [jnp.zeros((number_of(each), n)) for each in (batch.images, *rows)]
         return dict(zip(("images", *self.rows), kernels, strict=True))
 
     def _network(self, key: PRNGKey, gates: Gates) -> Network | LinkedNetwork:

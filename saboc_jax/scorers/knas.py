@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from saboc_jax.ntk.network import Network, parameter_predicate
+from saboc_jax.ntk.network import Network
 from saboc_jax.ntk.options import NTKOptions, check_options
+from saboc_jax.ntk.reading import predicate_for
 from saboc_jax.scorers.kernels import Kernels
 from saboc_jax.scorers.loss_gradients import bind_drawn, training_loss
 from saboc_jax.scorers.observables import params_option, require
@@ -42,7 +43,7 @@ def mean_gram(
 
     (1/n^2) sum_ij <g_i, g_j> = |mean g|^2, so one gradient of the mean cross-entropy is enough.
     """
-    predicate = parameter_predicate(network, params)
+    predicate = predicate_for(network, images, params)
     loss, leaves = training_loss(network, images, labels, predicate)
     return sum((jnp.square(g).sum() for g in jax.grad(loss)(leaves)), jnp.array(0.0))
 

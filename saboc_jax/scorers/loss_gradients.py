@@ -9,7 +9,6 @@ layer has its own statistics, which are zero if it does not run.
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,16 +18,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from saboc_jax.layers.interceptors import Interceptor, is_call, is_own
 from saboc_jax.layers.losses import label_cross_entropy
-from saboc_jax.layers.rules import (
-    Interceptor,
-    batch_norm_rule,
-    fast_rules,
-    is_call,
-    rules_in_force,
-)
-from saboc_jax.layers.tree import flatten
-from saboc_jax.ntk.network import Network, Path, Predicate, bind, split_parameters
+from saboc_jax.layers.roles import KERNEL
+from saboc_jax.layers.tree import Path, Predicate, flatten
+from saboc_jax.ntk.network import Network, NoParameterError, bind, split_parameters
+from saboc_jax.ntk.reading import read_statically
 from saboc_jax.scorers.observables import draw_weights, require
 from saboc_jax.types import Batch, Gates, Images, Labels, PRNGKey, SearchSpace
 
@@ -40,20 +35,30 @@ def is_kernel(path: Path) -> bool:
     return path[-1] == "kernel"
 
 
-def training_rules(
-    *outer: Interceptor, batch_norm: Interceptor | None = None
-) -> AbstractContextManager[None]:
-    """Applies train-mode batch norm (or the given rule), fast convolutions, and `outer` first.
+def kernel_predicate(network: Network, inputs: Any) -> Predicate:
+    """Returns which parameters are the weights of convolutions and dense layers.
 
-    The first interceptor is the outermost. `outer` comes first because the rules for convolutions
-    and batch norm do not call the next interceptor.
+    Of known layers by name, of any other network by role: what it multiplies into the example by
+    a product or a convolution.
+
+    Raises:
+        NoParameterError: if there are none.
     """
-    norm = batch_norm_rule("batch") if batch_norm is None else batch_norm
-    return rules_in_force(*outer, *fast_rules(), norm)
+    if network.known_layers:
+        return is_kernel
+    read = read_statically(network, inputs)
+    kernels = read.with_roles(frozenset((KERNEL,)))
+    if not kernels:
+        names = ", ".join("/".join(path) for path in read.paths[:6])
+        raise NoParameterError(
+            f"{network.name} multiplies no parameter into its input by a product or convolution; "
+            f"its parameters are {names}"
+        )
+    return lambda path: path in kernels
 
 
 def training_loss(
-    network: Network, images: Images, labels: Labels, predicate: Predicate = is_kernel
+    network: Network, images: Images, labels: Labels, predicate: Predicate | None = None
 ) -> tuple[Callable[[list[Array]], Float[Array, ""]], list[Array]]:
     """Returns the mean cross-entropy in train mode as a function of parameters, and the parameters.
 
@@ -61,29 +66,30 @@ def training_loss(
         network: at fixed weights.
         images: one batch.
         labels: labels of the images.
-        predicate: chooses the parameters; the others are constants.
+        predicate: chooses the parameters; the others are constants. None: kernels.
     """
+    predicate = kernel_predicate(network, images) if predicate is None else predicate
     leaves, restore = split_parameters(network.variables["params"], predicate)
 
     def loss(leaves: list[Array]) -> Array:
-        with training_rules():
-            variables = {**network.variables, "params": restore(leaves)}
-            outputs = network.apply(variables, images)[0]
+        outputs = network.outputs({**network.variables, "params": restore(leaves)}, images)
         return label_cross_entropy(outputs, labels).mean()
 
     return loss, leaves
 
 
 def sum_per_layer(
-    network: Network, values: Sequence[Float[Array, "..."]]
+    network: Network, values: Sequence[Float[Array, "..."]], inputs: Any
 ) -> Float[Array, " layers"]:
     """Sums one array per kernel over the weights of each layer.
 
     Args:
         network: tells which leading axes of a kernel count layers.
         values: arrays of the kernels' shapes, in the order of the kernels' paths.
+        inputs: a batch; only its shapes matter.
     """
-    paths = [path for path in flatten(network.variables["params"]) if is_kernel(path)]
+    predicate = kernel_predicate(network, inputs)
+    paths = [path for path in flatten(network.variables["params"]) if predicate(path)]
     sums = []
     for path, value in zip(paths, values, strict=True):
         axes = tuple(range(network.layers_per_leaf(path), value.ndim))
@@ -119,7 +125,7 @@ def _fisher_rule(tap: Float[Array, "2"], tapped: list[Path]) -> Interceptor:
 
     def rule(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
         y = next_fun(*args, **kwargs)
-        if not is_call(context, LAYERS):
+        if not is_call(context, LAYERS) or not any(is_own(context, kind) for kind in LAYERS):
             return y
         tapped.append(context.module.path)
         kernel = context.module.get_variable("params", "kernel")
@@ -155,17 +161,18 @@ def layer_statistics(network: Network, images: Images, labels: Labels) -> LayerS
     tapped: list[Path] = []
 
     def loss(params: Any, tap: Array) -> Array:
-        with training_rules(_fisher_rule(tap, tapped)):
-            logits = network.apply({**network.variables, "params": params}, images)[0]
+        variables = {**network.variables, "params": params}
+        logits = network.outputs(variables, images, rules=(_fisher_rule(tap, tapped),))
         return label_cross_entropy(logits, labels).mean()
 
     dtype = jnp.result_type(*jax.tree.leaves(params))
     gradients, fisher = jax.grad(loss, (0, 1))(params, jnp.zeros(2, dtype))
     fisher = fisher if tapped else jnp.full(2, jnp.nan, dtype)
-    w, g = (split_parameters(tree, is_kernel)[0] for tree in (params, gradients))
+    predicate = kernel_predicate(network, images)
+    w, g = (split_parameters(tree, predicate)[0] for tree in (params, gradients))
     return LayerStatistics(
-        sum_per_layer(network, [jnp.abs(a * b) for a, b in zip(w, g, strict=True)]),
-        sum_per_layer(network, [jnp.square(b) for b in g]),
+        sum_per_layer(network, [jnp.abs(a * b) for a, b in zip(w, g, strict=True)], images),
+        sum_per_layer(network, [jnp.square(b) for b in g], images),
         jnp.stack([jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradients)]).sum(),
         fisher,
     )

@@ -34,11 +34,11 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from saboc_jax.layers.interceptors import Interceptor, is_call, is_own
 from saboc_jax.layers.ops import Block
-from saboc_jax.layers.rules import Interceptor, is_call
 from saboc_jax.layers.tree import path_names
 from saboc_jax.ntk.network import Network, split_parameters
-from saboc_jax.scorers.loss_gradients import bind_drawn, is_kernel, training_rules
+from saboc_jax.scorers.loss_gradients import bind_drawn, kernel_predicate
 from saboc_jax.scorers.single import check_choice, single_metric
 from saboc_jax.types import Batch, Diagnostics, Gates, Passes, PRNGKey, Scorer, SearchSpace
 
@@ -74,7 +74,8 @@ _rescaled.defvjp(_rescaled_forward, _rescaled_backward)
 
 def _without_norm(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
     """Replaces batch norm by the identity."""
-    return args[0] if is_call(context, nn.BatchNorm) else next_fun(*args, **kwargs)
+    own = is_call(context, nn.BatchNorm) and is_own(context, nn.BatchNorm)
+    return args[0] if own else next_fun(*args, **kwargs)
 
 
 def _rescale_rule(power: Float[Array, ""], tap: Float[Array, ""]) -> Interceptor:
@@ -103,15 +104,16 @@ def synaptic_flow(
         return jnp.abs(leaf) * (unit if path_names(path)[-1] == "bias" else 1.0)
 
     params = jax.tree_util.tree_map_with_path(prepare, network.variables["params"])
-    kernels, restore = split_parameters(params, is_kernel)
+    example = jnp.zeros((1, *image_shape), jax.tree.leaves(params)[0].dtype)
+    kernels, restore = split_parameters(params, kernel_predicate(network, example))
     dtype = jnp.result_type(*kernels)
     power, unit = jnp.asarray(power, dtype), jnp.asarray(unit, dtype)
     images = jnp.broadcast_to(unit, (1, *image_shape))
 
     def total(kernels: list[Array], tap: Array) -> Array:
-        with training_rules(_rescale_rule(power, tap), batch_norm=_without_norm):
-            variables = {**network.variables, "params": restore(kernels)}
-            return network.apply(variables, images)[0].sum() * unit
+        variables = {**network.variables, "params": restore(kernels)}
+        rules = (_rescale_rule(power, tap), _without_norm)
+        return network.outputs(variables, images, "stored", rules).sum() * unit
 
     gradients, log_scale = jax.grad(total, (0, 1))(kernels, jnp.zeros((), dtype))
     # The absolute value matters where layer norm or softmax make a gradient negative.

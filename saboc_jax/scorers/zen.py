@@ -21,8 +21,8 @@ from jaxtyping import Array, Float
 
 from saboc_jax.keys import Purpose, key_for
 from saboc_jax.layers.channels import statistics
+from saboc_jax.layers.interceptors import is_call
 from saboc_jax.layers.ops import Block
-from saboc_jax.layers.rules import is_call
 from saboc_jax.ntk.network import Network, bind, soundness
 from saboc_jax.scorers.activations import check_init, put, record, recorded, redraw
 from saboc_jax.scorers.single import single_metric

@@ -43,7 +43,8 @@ def zico_layers(
         loss, kernels = training_loss(network, *batch)
         return jax.grad(loss)(kernels)
 
-    return sum_per_layer(network, [_ratio(g) for g in lax.map(gradients, (images, labels))])
+    ratios = [_ratio(g) for g in lax.map(gradients, (images, labels))]
+    return sum_per_layer(network, ratios, images[0])
 
 
 def zico_value(

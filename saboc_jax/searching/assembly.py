@@ -39,6 +39,7 @@ class ScoringSettings:
         shard: what the devices share, see `saboc_jax.devices.SHARDS`.
         executor: computes scores somewhere else; None: here.
         same_platform: see `Evaluator`.
+        check: see `Runner`.
 
     Raises:
         ValueError: if a number is out of range.
@@ -52,6 +53,7 @@ class ScoringSettings:
     shard: str = SHARDS[0]
     executor: Executor | None = None
     same_platform: bool = False
+    check: bool = True
 
     def __post_init__(self) -> None:
         for name in ("repeats", "batch_size"):
@@ -125,14 +127,16 @@ class ScoringSettings:
             ValueError: if the images do not have the space's shape, or the batch lacks a field.
         """
         draws = self.draws(images, key, scorer.needs, seed)
-        shape = draws.batches[0].images.shape[1:]
-        if shape != space.image_shape:
+        shape = jax.tree.map(lambda leaf: tuple(leaf.shape[1:]), draws.batches[0].images)
+        example = space.networks.example
+        allowed = space.image_shape if example is None else jax.tree.map(_shape, example)
+        if shape != allowed:
             raise ValueError(
-                f"images of shape {shape}; allowed: {space.image_shape}, for which space "
+                f"images of shape {shape}; allowed: {allowed}, for which space "
                 f"{space.name!r} was made"
             )
         return Evaluator(
-            Runner(space, scorer, draws, self.devices, self.shard),
+            Runner(space, scorer, draws, self.devices, self.shard, check=self.check),
             store,
             self.executor,
             representative_of,
@@ -159,6 +163,10 @@ class ScoringSettings:
         """
         once = replace(self, repeats=1)
         return once.evaluator(space, once.scorer("latency", space), images, key, **names)
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+    return tuple(leaf.shape)
 
 
 def _batch(images: Batch | Dataset, key: PRNGKey, needs: Collection[str], batch_size: int) -> Batch:

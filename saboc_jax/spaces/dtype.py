@@ -8,6 +8,7 @@ stay in float32 or better (`saboc_jax.precision.inner_products`).
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from jaxtyping import Array
 
@@ -63,4 +64,14 @@ def _program_in(program: OneProgram, dtype: str) -> OneProgram:
         gates, images = as_dtype((gates, images), dtype)
         return program.apply(variables, gates, images, mutable)
 
-    return replace(program, init=init, apply=apply, thin_cell=thin, chain=None, dtype=dtype)
+    def train(
+        variables: Variables, images: Array, mutable: Sequence[str] = ()
+    ) -> tuple[Array, Variables]:
+        given: Any = program.train
+        done: tuple[Array, Variables] = given(variables, as_dtype(images, dtype), mutable)
+        return done
+
+    own = train if program.train is not None else None
+    return replace(
+        program, init=init, apply=apply, train=own, thin_cell=thin, chain=None, dtype=dtype
+    )

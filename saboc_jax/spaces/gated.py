@@ -42,6 +42,7 @@ def gated_networks(
         in_cells=lambda path: path[0].startswith("cells_"),
         layers_per_leaf=layers_per_leaf,
         image_shape=image_shape,
+        known_layers=True,
         **fields,
     )
 

@@ -15,6 +15,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array
 
+from saboc_jax.layers import linen
 from saboc_jax.layers.chain import Chain, Link, shapes_of
 from saboc_jax.layers.initialise import Initialiser, draw_parameters
 from saboc_jax.layers.tree import Remembered
@@ -85,6 +86,7 @@ def plain_networks(
         return OneProgram(
             init=partial(_init_links, links, image_shape) if links else whole,
             apply=partial(_apply, module),
+            train=partial(linen.train, module, {}),
             in_cells=in_cells,
             chain=links,
             **facts,
@@ -164,4 +166,5 @@ def _apply(
     images: Images,
     mutable: Sequence[str] = (),
 ) -> tuple[Array, Variables]:
-    return module.apply(variables, images, True, mutable=list(mutable))
+    outputs: tuple[Array, Variables] = linen.evaluate(module, {}, variables, images, mutable)
+    return outputs

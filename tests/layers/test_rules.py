@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from saboc_jax.layers.rules import rules_in_force
+from saboc_jax.layers.interceptors import rules_in_force
 
 
 def test_the_first_rule_is_the_outermost_and_none_is_left_in_force():

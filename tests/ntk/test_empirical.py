@@ -1,7 +1,5 @@
 """Which engine applies to which module: none may be wrong in silence."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +7,8 @@ import pytest
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
-from saboc_jax.ntk.empirical import choose_engine, empirical_ntk, empirical_ntks
-from saboc_jax.ntk.network import bind, from_module, parameter_predicate
+from saboc_jax.ntk.empirical import empirical_ntk, empirical_ntks, engine_of
+from saboc_jax.ntk.network import bind, from_module
 from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.spaces.masks import architecture_to_mask, mask_to_gates
 from saboc_jax.spaces.nas_bench_201.space import nas_bench_201
@@ -127,32 +125,27 @@ def assert_equal(ours, theirs):
 
 
 @pytest.mark.parametrize(
-    ("module", "draw", "reason"),
+    ("module", "draw"),
     [
-        (Tokens(), tokens, None),
-        (TiedEmbedding(), tokens, "attend"),
-        (Folded(), sequences, r"\(16, 5\)"),
-        (Positions(), sequences, r"\(4,\)"),
-        (PositionsFirst(), sequences, r"\(4, 5, 5\)"),
-        (CalledByName(), sequences, "used 2 times"),
-        (Recurrent(), sequences, "used . times"),
-        (Owner(), sequences, "belongs to no layer"),
-        (NormCall(average=True), sequences, None),
-        (NormCall(average=False), sequences, None),
-        (NormCall(average=True, affine=True), sequences, None),
+        (Tokens(), tokens),
+        (TiedEmbedding(), tokens),
+        (Folded(), sequences),
+        (Positions(), sequences),
+        (PositionsFirst(), sequences),
+        (CalledByName(), sequences),
+        (Recurrent(), sequences),
+        (Owner(), sequences),
+        (NormCall(average=True), sequences),
+        (NormCall(average=False), sequences),
+        (NormCall(average=True, affine=True), sequences),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
-def test_auto_is_right_for_any_module(module, draw, reason):
+def test_one_backward_is_right_for_any_module(module, draw):
     network, x, y = make(module, draw), draw(1, N), draw(2, M)
     oracle = empirical_ntks(network, x, (y,), NTKOptions("jacobian"))
     assert_equal(empirical_ntks(network, x, (y,)), oracle)
     assert_equal(empirical_ntks(network, x)[:1], oracle[:1])  # no rows: nothing to stumble over
-    if reason is None:
-        assert_equal(empirical_ntks(network, x, (y,), NTKOptions("one_backward")), oracle)
-        return
-    with pytest.raises(ValueError, match=reason):
-        empirical_ntks(network, x, (), NTKOptions("one_backward"))
 
 
 def test_rows_and_columns_of_a_direct_jacobian():
@@ -218,12 +211,11 @@ def test_parameters_of_another_precision_than_the_images():
 
 
 def test_the_engine_that_auto_chooses():
-    network, x = make(NormCall(average=False)), sequences(1, N)
-    choose = functools.partial(choose_engine, network, x, parameter_predicate(network, "weights"))
-    assert choose(NTKOptions()) == "one_backward"
-    assert choose(NTKOptions(batch_norm="batch")) == "jacobian"
-    assert choose(NTKOptions("jacobian")) == "jacobian"
-    assert choose(NTKOptions("neural_tangents")) == "neural_tangents"
+    assert engine_of(NTKOptions()) == "one_backward"
+    assert engine_of(NTKOptions(batch_norm="running")) == "one_backward"
+    assert engine_of(NTKOptions(batch_norm="batch")) == "jacobian"
+    assert engine_of(NTKOptions("jacobian")) == "jacobian"
+    assert engine_of(NTKOptions("neural_tangents")) == "neural_tangents"
 
 
 def test_the_weights_of_the_cells_of_a_supernet():

@@ -23,62 +23,58 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array
 
 from saboc_jax.layers.program_cost import count_work
 from saboc_jax.layers.tree import Remembered
 from saboc_jax.spaces.masks import architecture_to_mask, as_gates, check_architecture
+from saboc_jax.spaces.modules.models import Model, Output, as_model, is_candidate
+from saboc_jax.spaces.modules.redraw import without_zeros
+from saboc_jax.spaces.modules.several import as_ensemble
 from saboc_jax.types import (
     Architecture,
     Cost,
     Costs,
     Decisions,
-    Gates,
-    Images,
     OneProgram,
     PRNGKey,
     ProgramEach,
     SearchSpace,
-    Variables,
 )
 
 MAX_MEMBERS = 64  # largest number of architectures in a supernet
 CACHED = 1024  # number of cached programs
 SEPARATOR = "|"
-Make = Callable[[Architecture], nn.Module]
-
-
-class Ensemble(nn.Module):
-    """The mean of the outputs of several modules: the supernet of a space of modules."""
-
-    members: tuple[nn.Module, ...]
-    call: tuple[tuple[str, Any], ...] = ()
-
-    def __call__(self, images: Images) -> Array:
-        """Returns mean outputs [n, classes]."""
-        outputs = [member(images, **dict(self.call)) for member in self.members]
-        return jnp.stack(outputs).mean(0)
+Make = Callable[[Architecture], Any]
 
 
 def module_space(
-    modules: Sequence[nn.Module] | Make,
+    modules: Sequence[Any] | Make,
     *,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, int, int] | None = None,
+    inputs: Any = None,
     choices: Sequence[int] | None = None,
     option_names: Sequence[Sequence[str]] | None = None,
     call: Mapping[str, Any] | None = None,
+    rngs: Any = None,
+    output: Output = None,
+    redraw_zeros: bool = False,
     name: str = "module",
 ) -> SearchSpace:
-    """Makes a search space of the user's Linen modules.
+    """Makes a search space of the user's networks.
 
     Args:
-        modules: modules, called as `module(images, **call)`, that return [n, classes]; or a
-            function from an architecture [decisions] to such a module.
+        modules: candidates (`models.as_model`), called as `module(inputs, **call)`, that return
+            [n, classes]; or a function from an architecture [decisions] to such a candidate.
         image_shape: (height, width, channels) of one image.
+        inputs: in place of `image_shape`: the shapes of one example, a tree of
+            `jax.ShapeDtypeStruct`s without an axis of examples.
         choices: number of options of each decision, if `modules` is a function.
         option_names: names of the options of each decision, for texts; None: numbers.
         call: keyword arguments of every call, e.g. {"train": False}. The scorers set the mode of
-            batch norm themselves; dropout must be off.
+            batch norm themselves; dropout is off.
+        rngs: random streams that a module's evaluation mode needs.
+        output: which outputs count, see `models.reduced`; None: they are [n, classes].
+        redraw_zeros: draw weights anew that a module starts at zero (`redraw.without_zeros`).
         name: name of the space in messages. Results are stored under the digest of each program.
 
     Raises:
@@ -100,24 +96,30 @@ def module_space(
     """
     make, counts = _as_function(modules, choices)
     names = _names(option_names, counts)
-    build = _Builder(make, counts, tuple(image_shape), tuple((call or {}).items()))
+    build = _Builder(
+        make, counts, _example(image_shape, inputs), dict(call or {}), rngs, output, redraw_zeros
+    )
     classes = {build.classes(arch) for arch in _checked_at_once(modules, counts)}
     if len(classes) > 1:
         raise ValueError(f"the modules have {sorted(classes)} outputs; allowed: one number for all")
     facts: dict[str, Any] = {
         "image_shape": build.image_shape,
+        "example": build.example,
         "num_classes": classes.pop(),
         "specialise": build.module,
         "call": lambda: dict(build.call),
     }
 
     def program(members: tuple[tuple[int, ...], ...]) -> OneProgram:
-        run = build.module(members[0]) if len(members) == 1 else build.ensemble(members)
-        arguments = dict(build.call) if len(members) == 1 else {}
+        models = [build.model(member) for member in members]
+        model = models[0] if len(models) == 1 else as_ensemble(models)
         return OneProgram(
-            init=partial(_init, run, build.image_shape, arguments),
-            apply=partial(_apply, run, arguments),
+            init=model.draw,
+            apply=partial(_apply, model),
+            train=model.network.train,
             in_cells=lambda path: True,
+            own_weights=model.has_weights,
+            name=model.name,
             **facts,
         )
 
@@ -138,61 +140,85 @@ def module_space(
     )
 
 
+def _example(image_shape: tuple[int, ...] | None, inputs: Any) -> Any:
+    """Returns the shapes of one example."""
+    if inputs is not None:
+        return inputs
+    if image_shape is None or len(image_shape) != 3 or min(image_shape) < 1:
+        raise ValueError(
+            f"image_shape={image_shape}; allowed: (height, width, channels), each 1 or more"
+        )
+    return jax.ShapeDtypeStruct(tuple(image_shape), jnp.float32)
+
+
 class _Builder:
-    """Makes the modules and computes their output widths and costs."""
+    """Makes the models and computes their output widths and costs."""
 
     def __init__(
         self,
         make: Make,
         choices: tuple[int, ...],
-        image_shape: tuple[int, ...],
-        call: tuple[tuple[str, Any], ...],
+        example: Any,
+        call: dict[str, Any],
+        rngs: Any,
+        output: Output,
+        redraw_zeros: bool,
     ) -> None:
-        if len(image_shape) != 3 or min(image_shape) < 1:
-            raise ValueError(
-                f"image_shape={image_shape}; allowed: (height, width, channels), each 1 or more"
-            )
         self.make, self.choices, self.call = make, choices, call
-        self.image_shape: Any = image_shape
+        self.example, self.rngs, self.output = example, rngs, output
+        self.redraw_zeros = redraw_zeros
+        leaves = jax.tree.leaves(example)
+        self.image_shape: Any = leaves[0].shape if len(leaves) == 1 else ()
         self._costs: dict[tuple[int, ...], Cost] = {}
 
-    def module(self, arch: Any) -> nn.Module:
-        """Returns the module of an architecture."""
-        module = self.make(check_architecture(np.asarray(arch), self.choices))
-        if not isinstance(module, nn.Module):
+    def model(self, arch: Any) -> Model:
+        """Returns the model of an architecture."""
+        given = self.make(check_architecture(np.asarray(arch), self.choices))
+        if not is_candidate(given):
             raise ValueError(
-                f"architecture {list(map(int, arch))} is a {type(module).__name__}; allowed: a "
-                "flax.linen.Module (an nnx module through `saboc_jax.from_nnx`)"
+                f"architecture {list(map(int, arch))} is a {type(given).__name__}; allowed: a "
+                "flax.linen.Module, an nnx module, or a network (saboc_jax.from_function)"
             )
-        return module
+        one = _batch_of(self.example, 1)
+        model = as_model(given, one, self.call, self.rngs, self.output)
+        return without_zeros(model, one) if self.redraw_zeros else model
 
-    def ensemble(self, members: Sequence[Any]) -> nn.Module:
-        """Returns the supernet of several architectures."""
-        return Ensemble(tuple(self.module(member) for member in members), self.call)
-
-    def _shapes(self, arch: Any) -> tuple[nn.Module, Any, Any]:
-        """Returns (module, shapes of its variables, shape of its outputs)."""
-        module, call = self.module(arch), dict(self.call)
-        images = jax.ShapeDtypeStruct((2, *self.image_shape), jnp.float32)
-        try:
-            variables = jax.eval_shape(partial(_init, module, self.image_shape, call), _key())
-            apply = partial(_apply, module, call, gates=None, mutable=("batch_stats",))
-            outputs = jax.eval_shape(lambda v, x: apply(v, images=x)[0], variables, images)
-        except Exception as error:  # a user's module may raise anything
+    def module(self, arch: Any) -> nn.Module:
+        """Returns the module of an architecture, to train it."""
+        model = self.model(arch)
+        if model.module is None:
             raise ValueError(
-                f"architecture {list(map(int, arch))} ({type(module).__name__}) cannot be run on "
-                f"images of shape {self.image_shape} with {call}: {error}"
+                f"{model.name} is not a Flax module with outputs [n, classes]; allowed for "
+                "training: a flax.linen.Module or an nnx module, without output="
+            )
+        return model.module
+
+    def _shapes(self, arch: Any) -> tuple[Model, Any, Any]:
+        """Returns (model, shapes of its variables, shape of its outputs)."""
+        model = self.model(arch)
+        try:
+            variables = jax.eval_shape(model.draw, _key())
+            outputs = jax.eval_shape(
+                lambda v, x: model.network.apply(v, x)[0], variables, _batch_of(self.example, 2)
+            )
+        except Exception as error:  # a user's module may raise anything
+            shapes = jax.tree.map(lambda leaf: (*leaf.shape, str(leaf.dtype)), self.example)
+            raise ValueError(
+                f"architecture {list(map(int, arch))} ({model.name}) cannot be run on "
+                f"examples of shape {shapes} with {self.call}: {error}"
             ) from error
-        return module, variables, outputs
+        return model, variables, outputs
 
     def classes(self, arch: Any) -> int:
         """Returns the width of the outputs of an architecture."""
-        module, _, outputs = self._shapes(arch)
-        shape: Any = getattr(outputs, "shape", ())
-        if len(shape) != 2 or shape[0] != 2:
+        model, _, outputs = self._shapes(arch)
+        shape: Any = getattr(outputs, "shape", None)
+        if shape is None or len(shape) != 2 or shape[0] != 2:
+            given = f"outputs of shape {shape}" if shape is not None else _described(outputs)
             raise ValueError(
-                f"architecture {list(map(int, arch))} ({type(module).__name__}) gives {shape} for "
-                "2 images; allowed: (2, classes)"
+                f"architecture {list(map(int, arch))} ({model.name}) gives {given} for a batch of "
+                "2; allowed: (2, classes), or output= that picks or reduces them ('sum', 'mean' "
+                "or 'flat' over positions, a name of several outputs, a function)"
             )
         return int(shape[1])
 
@@ -200,63 +226,53 @@ class _Builder:
         """Returns the parameters, and multiply-accumulates and depth of the traced program."""
         key = tuple(map(int, check_architecture(arch, self.choices)))
         if key not in self._costs:
-            module, variables, _ = self._shapes(arch)
+            model, variables, _ = self._shapes(arch)
             params = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-            one = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
-            apply = partial(_apply, module, dict(self.call), gates=None, mutable=("batch_stats",))
-            work = count_work(lambda v, x: apply(v, images=x)[0], variables, one)
+            run = lambda v, x: model.network.apply(v, x)[0]  # noqa: E731
+            work = count_work(run, variables, _batch_of(self.example, 1))
             self._costs[key] = Cost(params, *work)
         return self._costs[key]
+
+
+def _described(outputs: Any) -> str:
+    names = f" with {', '.join(map(repr, outputs))}" if isinstance(outputs, Mapping) else ""
+    return f"a {type(outputs).__name__}{names}"
+
+
+def _batch_of(example: Any, number: int) -> Any:
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((number, *leaf.shape), leaf.dtype), example
+    )
 
 
 def _key() -> PRNGKey:
     return jax.random.key(0)
 
 
-def _init(
-    module: nn.Module, image_shape: tuple[int, ...], call: dict[str, Any], key: PRNGKey
-) -> Variables:
-    """Draws the variables by the module's own initialisers; `key` is consumed."""
-    keys = dict(zip(("params", "dropout"), jax.random.split(key), strict=True))
-    variables: Any = nn.unbox(module.init(keys, jnp.zeros((1, *image_shape)), **call))
-    if not variables.get("params"):
-        raise ValueError(f"module {type(module).__name__} has no parameters; allowed: some")
-    return {name: tree for name, tree in variables.items() if name != "intermediates"}
-
-
-def _apply(
-    module: nn.Module,
-    call: dict[str, Any],
-    variables: Variables,
-    gates: Gates | None,
-    images: Images,
-    mutable: Sequence[str] = (),
-) -> tuple[Array, Variables]:
-    return module.apply(variables, images, mutable=list(mutable), **call)
+def _apply(model: Model, variables: Any, gates: Any, images: Any, mutable: Any = ()) -> Any:
+    return model.network.apply(variables, images, mutable)
 
 
 def _as_function(
-    modules: Sequence[nn.Module] | Make, choices: Sequence[int] | None
+    modules: Sequence[Any] | Make, choices: Sequence[int] | None
 ) -> tuple[Make, tuple[int, ...]]:
     """Returns the modules as a function, and the choices."""
-    if callable(modules) and not isinstance(modules, nn.Module):
+    if callable(modules) and not is_candidate(modules):
         if not choices or min(choices) < 1:
             raise ValueError(
                 f"choices={choices}; allowed with a function: one number of options, 1 or more, "
                 "for each decision"
             )
         return modules, tuple(map(int, choices))
-    if isinstance(modules, nn.Module) or not len(modules):
+    listed = () if is_candidate(modules) else tuple(modules)  # type: ignore[arg-type]
+    if not listed:
         raise ValueError(f"modules={modules!r}; allowed: a list of modules, or a function")
-    if choices is not None and tuple(choices) != (len(modules),):
-        raise ValueError(f"choices={choices}; allowed with a list of {len(modules)}: None")
-    listed = tuple(modules)
+    if choices is not None and tuple(choices) != (len(listed),):
+        raise ValueError(f"choices={choices}; allowed with a list of {len(listed)}: None")
     return lambda arch: listed[int(arch[0])], (len(listed),)
 
 
-def _checked_at_once(
-    modules: Sequence[nn.Module] | Make, choices: tuple[int, ...]
-) -> list[np.ndarray]:
+def _checked_at_once(modules: Sequence[Any] | Make, choices: tuple[int, ...]) -> list[np.ndarray]:
     """Returns every architecture of a list, or the first and the last of a function."""
     if not callable(modules):
         return [np.array([option]) for option in range(choices[0])]

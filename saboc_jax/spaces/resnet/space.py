@@ -184,6 +184,7 @@ def resnet(
             apply=partial(_apply, ResNet(structure, num_classes, shortcut)),
             in_cells=lambda path: path[0].startswith("block_"),
             chain=chain,
+            known_layers=True,
             **facts,
         )
 

@@ -1,0 +1,54 @@
+"""Kernels by any engine, as pure functions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxtyping import Array
+
+from saboc_jax.ntk.batches import symmetric
+from saboc_jax.ntk.jacobian import jacobian_kernels
+from saboc_jax.ntk.network import Network, split_parameters, with_batch_statistics
+from saboc_jax.ntk.one_backward import Passes, one_backward_kernels
+from saboc_jax.ntk.options import NTKOptions, check_options
+from saboc_jax.ntk.reading import choose_parameters, read_network
+from saboc_jax.ntk.reference import reference_kernels
+
+
+def compute_kernels(
+    network: Network, columns: Any, rows: Sequence[Any], options: NTKOptions
+) -> list[Array]:
+    """Computes the kernels of `empirical.empirical_ntks`, as part of a program and unchecked."""
+    check_options(options)
+    passes = prepare(network, columns, options)
+    if engine_of(options) == "one_backward":
+        return symmetric(one_backward_kernels(passes, columns, rows, options))
+    compute = jacobian_kernels if engine_of(options) == "jacobian" else reference_kernels
+    return symmetric(compute(passes.network, columns, rows, passes.predicate, options))
+
+
+def prepare(network: Network, columns: Any, options: NTKOptions, axis: str | None = None) -> Passes:
+    """Returns the network at the statistics that the options ask for, and its parameters.
+
+    Args:
+        network: the network.
+        columns: the inputs that give frozen statistics.
+        options: which parameters, and the mode of batch norm.
+        axis: the mesh axis that divides inputs over devices; None: one device has all.
+
+    Raises:
+        NoParameterError: if no parameter is chosen.
+        ValueError: if the network's outputs are not [n, k].
+    """
+    if options.is_frozen:
+        network = with_batch_statistics(network, columns)
+    read = None if network.known_layers else read_network(network, columns)
+    predicate = choose_parameters(network, options.params, read)
+    split_parameters(network.variables["params"], predicate)
+    return Passes(network, predicate, read, axis)
+
+
+def engine_of(options: NTKOptions) -> str:
+    """Returns the engine: the named one; for "auto" `one_backward` if examples do not interact."""
+    if options.engine != "auto":
+        return options.engine
+    return "jacobian" if options.batch_norm == "batch" else "one_backward"

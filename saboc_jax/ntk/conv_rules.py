@@ -1,0 +1,195 @@
+"""Convolutions of one and two spatial axes, in forms that XLA computes fast.
+
+Any layout is brought to NHWC by HWIO. Strides, dilations of kernel and input (transposed
+convolutions) and feature groups are taken. Convolutions of more axes, and those that ask for a
+precision of their own, are left to the general rule.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array
+
+from saboc_jax.layers import convolutions as conv
+from saboc_jax.layers.jaxpr import Equation
+from saboc_jax.layers.roles import EXAMPLE, PARAMETER
+from saboc_jax.ntk.gram import Columns, gram
+from saboc_jax.ntk.site_rules import GeneralRule, Values
+from saboc_jax.precision import PRECISION
+
+FEW_PLACES = 9  # XLA's convolution of so few outputs is up to a hundred times slower on the CPU
+
+
+@dataclass(frozen=True, eq=False)
+class ConvRule(GeneralRule):
+    """A convolution of examples with a kernel."""
+
+    @cached_property
+    def geometry(self) -> conv.Geometry:
+        """Strides, padding, dilation and groups, for two spatial axes."""
+        params = self.equation.params
+        return (
+            self._both(params["window_strides"], 1),
+            self._both(params["padding"], (0, 0)),
+            self._both(params["rhs_dilation"], 1),
+            params["feature_group_count"],
+        )
+
+    def forward(self, values: Values) -> list[Any]:
+        """Computes the results of a batch."""
+        x, kernel = self._standard(*values)
+        return [self._from_standard(self._convolve(x, kernel), values[0])]
+
+    def backward(
+        self, values: Values, cotangents: Values, with_rows: bool
+    ) -> tuple[dict[int, Array], dict[int, Array]]:
+        """Pulls cotangents back; see `GeneralRule.backward`."""
+        back = jax.linear_transpose(lambda x: self._standard_input(x), values[0])
+        x, kernel = self._standard(*values)
+        g = self._cotangent(cotangents[0])
+        (own,) = back(self._input_gradient(x, kernel, g))
+        rows = {}
+        if with_rows and self.kinds[1] == PARAMETER:
+            gradients = self._gradients(x, kernel.shape, g)
+            rows = {1: gradients.reshape(len(values[0]), -1, *kernel.shape).sum(1)}
+            back_kernel = jax.linear_transpose(self._standard_kernel, values[1])
+            rows = {1: jax.vmap(lambda row: back_kernel(row)[0])(rows[1])}
+        return {0: own}, rows
+
+    def gram(self, values: Values, cotangents: Values, columns: Columns) -> Array | None:
+        """Computes it from gradients in whatever order they come."""
+        x, kernel = self._standard(*values)
+        if len(x) != len(values[0]) or self._few_places(cotangents[0]):
+            return None
+        g = self._cotangent(cotangents[0])
+        if self.geometry[3] != 1 and not conv.is_depthwise(self.geometry, kernel.shape):
+            rows = grouped_gradients(self.geometry, kernel.shape, x, g)
+        else:
+            rows = conv.kernel_gradient_rows(self.geometry, kernel.shape, x, g)
+        return gram(rows.reshape(len(x), -1), columns)
+
+    def _gradients(self, x: Array, shape: tuple[int, ...], g: Array) -> Array:
+        if g.shape[1] * g.shape[2] <= FEW_PLACES and self.geometry[3] == 1:
+            patches = conv.unfold(self.geometry, shape, x)
+            rows = jnp.einsum(
+                "npi,npo->nio", patches, g.reshape(len(g), -1, shape[-1]), precision=PRECISION
+            )
+            return rows.reshape(len(x), *shape)
+        if self.geometry[3] != 1 and not conv.is_depthwise(self.geometry, shape):
+            return grouped_gradients(self.geometry, shape, x, g)
+        return conv.kernel_gradients(self.geometry, shape, x, g)
+
+    def _few_places(self, g: Array) -> bool:
+        shape = self._cotangent(g).shape
+        return shape[1] * shape[2] <= FEW_PLACES
+
+    def _convolve(self, x: Array, kernel: Array) -> Array:
+        few = self._result_places <= FEW_PLACES and self.geometry[3] == 1
+        return columns_convolve(self.geometry, x, kernel) if few else self._wide(x, kernel)
+
+    def _wide(self, x: Array, kernel: Array) -> Array:
+        return conv.convolve(self.geometry, x, kernel)
+
+    def _input_gradient(self, x: Array, kernel: Array, g: Array) -> Array:
+        if self._result_places <= FEW_PLACES and self.geometry[3] == 1:
+            pull = jax.linear_transpose(lambda x: columns_convolve(self.geometry, x, kernel), x)
+            return pull(g)[0]
+        return conv.input_gradient(self.geometry, x, kernel, g)
+
+    # --- layouts ------------------------------------------------------------------------------
+
+    @cached_property
+    def _result_places(self) -> int:
+        shape, spec = self.equation.source.outvars[0].aval.shape, self._numbers.out_spec
+        return int(np.prod([shape[axis] for axis in spec[2:]]))
+
+    @property
+    def _numbers(self) -> Any:
+        return self.equation.params["dimension_numbers"]
+
+    def _both(self, values: Sequence[Any], filler: Any) -> tuple[Any, ...]:
+        """Returns values of two spatial axes; a single axis gets a first one of size 1."""
+        return (filler, *values) if len(values) == 1 else tuple(values)
+
+    def _standard(self, x: Array, kernel: Array) -> tuple[Array, Array]:
+        return self._standard_input(x), self._standard_kernel(kernel)
+
+    def _standard_input(self, x: Array) -> Array:
+        """Returns NHWC of an operand with a leading axis of examples, dilated if it is to be."""
+        batch, channel, *spatial = (1 + axis for axis in self._numbers.lhs_spec)
+        x = x.transpose(0, batch, *spatial, channel)
+        x = x.reshape(-1, *([1] if len(spatial) == 1 else []), *x.shape[2:])
+        dilation = self._both(self.equation.params["lhs_dilation"], 1)
+        if dilation == (1, 1):
+            return x
+        between = [(0, 0, d - 1) for d in dilation]
+        return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *between, (0, 0, 0)])
+
+    def _standard_kernel(self, kernel: Array) -> Array:
+        """Returns HWIO."""
+        outer, inner, *spatial = self._numbers.rhs_spec
+        kernel = kernel.transpose(*spatial, inner, outer)
+        return kernel[None] if len(spatial) == 1 else kernel
+
+    def _cotangent(self, g: Array) -> Array:
+        """Returns NHWC of a result's cotangent with a leading axis of examples."""
+        batch, channel, *spatial = (1 + axis for axis in self._numbers.out_spec)
+        g = g.transpose(0, batch, *spatial, channel)
+        return g.reshape(-1, *([1] if len(spatial) == 1 else []), *g.shape[2:])
+
+    def _from_standard(self, y: Array, x: Array) -> Array:
+        """Returns NHWC in the equation's own layout, with a leading axis of examples."""
+        batch, channel, *spatial = self._numbers.out_spec
+        y = y.reshape(len(x), -1, *(y.shape[2:] if len(spatial) == 1 else y.shape[1:]))
+        order = np.argsort([batch, *spatial, channel])
+        return y.transpose(0, *(1 + int(axis) for axis in order))
+
+
+def columns_convolve(geometry: conv.Geometry, x: Array, kernel: Array) -> Array:
+    """Computes a convolution of few outputs as one product of its patches."""
+    strides, padding, dilation, _ = geometry
+    taps = conv.shifted(strides, padding, dilation, kernel.shape[:2], x)
+    return jnp.matmul(
+        jnp.concatenate(taps, -1), kernel.reshape(-1, kernel.shape[-1]), precision=PRECISION
+    )
+
+
+def grouped_gradients(geometry: conv.Geometry, shape: tuple[int, ...], x: Array, g: Array) -> Array:
+    """Returns the kernel's gradients [n, k, k, in, out] of a convolution with feature groups."""
+    strides, padding, dilation, groups = geometry
+    *window, inner, outer = shape
+    g = g.reshape(len(g), -1, groups, outer // groups)
+    rows = []
+    for tap in conv.shifted(strides, padding, dilation, window, x):
+        tap = tap.reshape(len(x), -1, groups, inner)
+        if inner == 1:  # a sum, for products of single channels are slow
+            rows.append((tap[..., None] * g[..., None, :]).sum(1))
+        else:
+            rows.append(jnp.einsum("npgi,npgo->ngio", tap, g, precision=PRECISION))
+    stacked = jnp.stack(rows, 1)  # [n, positions, groups, in, out of a group]
+    return stacked.transpose(0, 1, 3, 2, 4).reshape(len(x), *shape)
+
+
+def is_convolution(equation: Equation, kinds: Sequence[str]) -> bool:
+    """Does `ConvRule` compute this equation?"""
+    if equation.name != "conv_general_dilated" or kinds[0] != EXAMPLE or kinds[1] == EXAMPLE:
+        return False
+    params, (x, kernel) = equation.params, (var.aval for var in equation.source.invars)
+    result = equation.source.outvars[0].aval
+    plain = params["batch_group_count"] == 1 and not asks_for_precision(params)
+    same = x.dtype == kernel.dtype == result.dtype and jnp.issubdtype(x.dtype, jnp.floating)
+    padded = all(low >= 0 and high >= 0 for low, high in params["padding"])
+    return plain and same and padded and x.ndim in (3, 4)
+
+
+def asks_for_precision(params: dict[str, Any]) -> bool:
+    """Does an equation name a precision other than the default?"""
+    precision = params.get("precision")
+    named = precision if isinstance(precision, tuple) else (precision,)
+    return any(each not in (None, lax.Precision.DEFAULT) for each in named)
