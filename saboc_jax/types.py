@@ -205,8 +205,7 @@ class Networks:
         extract: `extract(variables, arch)` gives that module's variables, taken from the output of
             `init`; by default they are the same.
         call: `call()` gives the keyword arguments of every call of a specialised module.
-        example: the shapes of one input, a tree of `jax.ShapeDtypeStruct`s; None: an image of
-            `image_shape`.
+        example: shapes of one input, `jax.ShapeDtypeStruct`s; None: an image of `image_shape`.
         dtype: the floating-point type that the networks compute in (`saboc_jax.spaces.dtype`).
     """
 
@@ -234,12 +233,10 @@ class OneProgram(Networks):
             separately; a scorer can then use it instead of `apply`. None: they cannot.
         thin_cell: TE-NAS's tiny network of one cell on one-channel crops; its outputs are
             feature maps. None: the space has no such network.
-        known_layers: the network consists of this package's layers, and tests hold that the
-            engine that knows them is exact; otherwise kernels are read from the program.
-        train: `train(variables, inputs, mutable=())` gives (outputs, state) with the statistics
-            of the batch; None: rules do it (known layers), or there is no such mode.
+        known_layers: all layers are this package's; else kernels are read from the program.
+        train: as `Network.train`; None: rules do it (known layers), or there is no such mode.
         own_weights: does `init` give the same weights for every key?
-        name: of the network, for messages; "": that of the space.
+        name: the network's, for messages; "": the space's.
     """
 
     init: Callable[[PRNGKey], Variables]

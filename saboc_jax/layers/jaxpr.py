@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from jax.extend import core as jax_core
 
+CONSTANT, PARAMETER, EXAMPLE = "constant", "parameter", "example"  # what a value depends on
 INLINED = frozenset(
     ("pjit", "jit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "core_closed_call")
 )

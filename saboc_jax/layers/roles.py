@@ -8,9 +8,15 @@ rows are looked up, and a scale, which is any other.
 from collections.abc import Sequence
 from typing import Any
 
-from saboc_jax.layers.jaxpr import Equation, FlatProgram, flatten_jaxpr
+from saboc_jax.layers.jaxpr import (
+    CONSTANT,
+    EXAMPLE,
+    PARAMETER,
+    Equation,
+    FlatProgram,
+    flatten_jaxpr,
+)
 
-CONSTANT, PARAMETER, EXAMPLE = "constant", "parameter", "example"  # what a value depends on
 KERNEL, EMBEDDING, SCALE, BIAS = "kernel", "embedding", "scale", "bias"
 WEIGHTS = frozenset((KERNEL, EMBEDDING, SCALE))
 

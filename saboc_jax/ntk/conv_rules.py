@@ -17,8 +17,7 @@ from jax import lax
 from jaxtyping import Array
 
 from saboc_jax.layers import convolutions as conv
-from saboc_jax.layers.jaxpr import Equation
-from saboc_jax.layers.roles import EXAMPLE, PARAMETER
+from saboc_jax.layers.jaxpr import EXAMPLE, PARAMETER, Equation
 from saboc_jax.ntk.gram import Columns, gram
 from saboc_jax.ntk.site_rules import GeneralRule, Values
 from saboc_jax.precision import PRECISION

@@ -14,8 +14,15 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from saboc_jax.layers.jaxpr import Equation, FlatProgram, evaluate, flatten_jaxpr
-from saboc_jax.layers.roles import CONSTANT, EXAMPLE, PARAMETER
+from saboc_jax.layers.jaxpr import (
+    CONSTANT,
+    EXAMPLE,
+    PARAMETER,
+    Equation,
+    FlatProgram,
+    evaluate,
+    flatten_jaxpr,
+)
 
 # A view gives every entry of its operand a place of its own, so it keeps inner products.
 VIEWS = frozenset(

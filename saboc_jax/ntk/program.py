@@ -16,8 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from saboc_jax.layers.jaxpr import Equation, FlatProgram, evaluate
-from saboc_jax.layers.roles import CONSTANT, EXAMPLE, PARAMETER
+from saboc_jax.layers.jaxpr import CONSTANT, EXAMPLE, PARAMETER, Equation, FlatProgram, evaluate
 from saboc_jax.ntk.conv_rules import is_convolution
 from saboc_jax.ntk.frontier import (
     Frontier,

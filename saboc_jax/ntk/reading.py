@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from saboc_jax.layers.jaxpr import FlatProgram, trace
-from saboc_jax.layers.roles import CONSTANT, EXAMPLE, PARAMETER, WEIGHTS, Roles, find_roles
+from saboc_jax.layers.jaxpr import CONSTANT, EXAMPLE, PARAMETER, FlatProgram, trace
+from saboc_jax.layers.roles import WEIGHTS, Roles, find_roles
 from saboc_jax.layers.tree import Path, Predicate, path_names
 from saboc_jax.ntk.network import (
     STATISTICS,

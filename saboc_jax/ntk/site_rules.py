@@ -16,8 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from saboc_jax.layers.jaxpr import Equation, evaluate
-from saboc_jax.layers.roles import EXAMPLE, PARAMETER
+from saboc_jax.layers.jaxpr import EXAMPLE, PARAMETER, Equation, evaluate
 from saboc_jax.ntk.gram import Columns, gram
 from saboc_jax.precision import PRECISION
 
