@@ -233,10 +233,9 @@ class OneProgram(Networks):
             separately; a scorer can then use it instead of `apply`. None: they cannot.
         thin_cell: TE-NAS's tiny network of one cell on one-channel crops; its outputs are
             feature maps. None: the space has no such network.
-        known_layers: all layers are this package's; else kernels are read from the program.
+        known_layers: all layers are this package's.
         train: as `Network.train`; None: rules do it (known layers), or there is no such mode.
-        own_weights: does `init` give the same weights for every key?
-        name: the network's, for messages; "": the space's.
+        name: the network's, for messages.
     """
 
     init: Callable[[PRNGKey], Variables]
@@ -247,7 +246,6 @@ class OneProgram(Networks):
     thin_cell: "OneProgram | None" = None
     known_layers: bool = False
     train: Callable[..., tuple[Array, Any]] | None = None
-    own_weights: bool = False
     name: str = ""
 
 

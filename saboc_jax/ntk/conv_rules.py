@@ -18,8 +18,8 @@ from jaxtyping import Array
 
 from saboc_jax.layers import convolutions as conv
 from saboc_jax.layers.jaxpr import EXAMPLE, PARAMETER, Equation
+from saboc_jax.ntk.general_rule import GeneralRule, Values
 from saboc_jax.ntk.gram import Columns, gram
-from saboc_jax.ntk.site_rules import GeneralRule, Values
 from saboc_jax.precision import PRECISION
 
 FEW_PLACES = 9  # XLA's convolution of so few outputs is up to a hundred times slower on the CPU

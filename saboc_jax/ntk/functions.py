@@ -10,7 +10,15 @@ from jaxtyping import Array
 from saboc_jax.layers.rules import batch_norm_rule
 from saboc_jax.layers.tree import Predicate
 from saboc_jax.ntk import output_blocks as blocks_of
-from saboc_jax.ntk.network import STATISTICS, Network, check_outputs, observed, split_parameters
+from saboc_jax.ntk.batches import number_of
+from saboc_jax.ntk.network import (
+    STATISTICS,
+    Network,
+    check_outputs,
+    observed,
+    output_shape,
+    split_parameters,
+)
 from saboc_jax.ntk.options import NTKOptions
 
 Function = Callable[[list[Array], Any], Array]
@@ -54,7 +62,8 @@ def by_outputs(
     """Computes kernels of all outputs at once if they are few, else block by block."""
     if options.outputs == "sum":
         return whole()
-    size, width = blocks_of.block_size(network, images, options.outputs_chunk)
+    width = output_shape(network, images).shape[-1]
+    size = blocks_of.block_size(width, number_of(images), options.outputs_chunk)
     if size >= width:
         return whole()
     if options.outputs == "trace":

@@ -234,6 +234,21 @@ def observed(outputs: Any) -> Any:
     return outputs * lax.stop_gradient(jnp.where(each, 1.0, jnp.nan).astype(outputs.dtype))
 
 
+def output_shape(network: Network, inputs: Any) -> jax.ShapeDtypeStruct:
+    """Returns shape and type of the outputs, without running the network.
+
+    Raises:
+        ValueError: unless the outputs are [n, k].
+    """
+
+    def run(inputs: Any) -> Array:
+        return network.outputs(network.variables, inputs, "batch")
+
+    shape: Any = jax.eval_shape(run, inputs)
+    checked: Any = check_outputs(shape)
+    return checked  # type: ignore[no-any-return]
+
+
 def check_outputs(y: Array) -> Array:
     """Returns the outputs unchanged.
 

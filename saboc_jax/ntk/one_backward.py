@@ -37,7 +37,7 @@ from saboc_jax.ntk.batches import (
 )
 from saboc_jax.ntk.frontier import find_frontier
 from saboc_jax.ntk.gram import Columns
-from saboc_jax.ntk.network import Network, check_outputs
+from saboc_jax.ntk.network import Network, check_outputs, output_shape
 from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.ntk.program import Level, TappedProgram
 from saboc_jax.ntk.reading import ReadNetwork
@@ -115,7 +115,8 @@ def one_backward_kernels(
     def run(columns: Any, others: Sequence[Any]) -> Array:
         inputs, count = concatenated([columns, *others]), number_of(columns)
         if options.outputs == "full":
-            size, width = blocks_of.block_size(passes.network, inputs, options.outputs_chunk)
+            width = output_shape(passes.network, inputs).shape[-1]
+            size = blocks_of.block_size(width, number_of(inputs), options.outputs_chunk)
             if size < width:
                 return _full_in_blocks(passes, inputs, count, size)
         return one_backward(passes, inputs, count, options.outputs)
@@ -168,7 +169,7 @@ def one_backward(
 
 def _full(passes: Passes, inputs: Any, columns: int) -> Array:
     """Treats every output of every example as its own example: still one backward pass."""
-    number, width = number_of(inputs), blocks_of.output_shape(passes.network, inputs).shape[-1]
+    number, width = number_of(inputs), output_shape(passes.network, inputs).shape[-1]
     y, pull = passes.forward(repeated(inputs, width), columns * width)
     kernel = pull(jnp.tile(jnp.eye(width, dtype=y.dtype), (number, 1)))
     return kernel.reshape(number, width, -1, width).transpose(0, 2, 1, 3)
@@ -187,7 +188,7 @@ def _full_in_blocks(
         columns: m, or this device's share of them.
         size: outputs of a block.
     """
-    shape, number = blocks_of.output_shape(passes.network, inputs), number_of(inputs)
+    shape, number = output_shape(passes.network, inputs), number_of(inputs)
     batch = repeated(concatenated([leading(inputs, columns), inputs]), size)
     y, pull = passes.forward(batch, columns * size)
 

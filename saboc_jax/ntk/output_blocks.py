@@ -8,48 +8,27 @@ recomputed for every block that it is paired with.
 """
 
 from collections.abc import Callable
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
-
-from saboc_jax.ntk.batches import number_of
-from saboc_jax.ntk.network import Network, check_outputs
 
 ROWS = 256  # default number of gradients at once: images times outputs
 Weights = Float[Array, "b k"]
 Pairs = Callable[[Weights], Callable[[Weights], list[Array]]]
 
 
-def output_shape(network: Network, inputs: Any) -> jax.ShapeDtypeStruct:
-    """Returns shape and type of the outputs, without running the network.
-
-    Raises:
-        ValueError: unless the outputs are [n, k].
-    """
-
-    def run(inputs: Any) -> Array:
-        return network.outputs(network.variables, inputs, "batch")
-
-    shape: Any = jax.eval_shape(run, inputs)
-    checked: Any = check_outputs(shape)
-    return checked  # type: ignore[no-any-return]
-
-
-def block_size(network: Network, inputs: Any, asked: int | None) -> tuple[int, int]:
-    """Returns (outputs of a block, all outputs) for blocks of equal size.
+def block_size(width: int, number: int, asked: int | None) -> int:
+    """Returns how many outputs a block has, for blocks of equal size.
 
     Args:
-        network: the network.
-        inputs: each example has a gradient for every output.
+        width: the number of all outputs.
+        number: the number of examples; each has a gradient for every output.
         asked: the maximal block size; None: as many outputs as give `ROWS` gradients.
     """
-    width = output_shape(network, inputs).shape[-1]
-    most = max(1, ROWS // number_of(inputs)) if asked is None else asked
+    most = max(1, ROWS // number) if asked is None else asked
     blocks = -(-width // most)
-    return -(-width // blocks), width
+    return -(-width // blocks)
 
 
 def block_weights(width: int, size: int) -> Float[Array, "blocks b k"]:

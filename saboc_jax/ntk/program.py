@@ -23,8 +23,8 @@ from saboc_jax.ntk.frontier import (
     Loop,
     enter_loop,
 )
+from saboc_jax.ntk.general_rule import batched
 from saboc_jax.ntk.gram import Columns, gram
-from saboc_jax.ntk.site_rules import batched
 from saboc_jax.ntk.sites import joined_value, make_site, spread, tapped
 
 Taps = dict[str, Any]

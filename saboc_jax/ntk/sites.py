@@ -18,15 +18,9 @@ from jaxtyping import Array
 from saboc_jax.layers.jaxpr import Equation
 from saboc_jax.ntk.conv_rules import ConvRule, is_convolution
 from saboc_jax.ntk.frontier import Operand
+from saboc_jax.ntk.general_rule import GeneralRule, Values
 from saboc_jax.ntk.gram import Columns, gram
-from saboc_jax.ntk.site_rules import (
-    GeneralRule,
-    LookupRule,
-    ProductRule,
-    Values,
-    is_lookup,
-    is_product,
-)
+from saboc_jax.ntk.site_rules import LookupRule, ProductRule, is_lookup, is_product
 
 
 def rule_for(equation: Equation, kinds: Sequence[str]) -> GeneralRule:

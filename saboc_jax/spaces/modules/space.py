@@ -118,7 +118,6 @@ def module_space(
             apply=partial(_apply, model),
             train=model.network.train,
             in_cells=lambda path: True,
-            own_weights=model.has_weights,
             name=model.name,
             **facts,
         )
