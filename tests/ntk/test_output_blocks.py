@@ -91,10 +91,7 @@ def test_blocks_of_outputs_give_the_direct_jacobian(engine, expected):
     [(None, 64, 100, 4), (None, 300, 10, 1), (None, 4, 10, 10), (7, 64, 10, 5), (50, 2, 10, 10)],
 )
 def test_blocks_are_of_equal_size_and_at_most_so_large(asked, images, width, size):
-    network = from_module(
-        nn.Dense(width), {"params": {"kernel": jnp.zeros((3, width)), "bias": jnp.zeros(width)}}
-    )
-    assert output_blocks.block_size(network, jnp.zeros((images, 3)), asked) == (size, width)
+    assert output_blocks.block_size(width, images, asked) == size
     assert output_blocks.block_weights(width, size).sum() == width
 
 
