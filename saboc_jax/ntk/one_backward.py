@@ -86,9 +86,10 @@ class Passes(NamedTuple):
         others = dict(self.network.variables)
         leaves = jax.tree.leaves(others.pop("params"))
         rest, examples = jax.tree.leaves(others), jax.tree.leaves(inputs)
+        number = number_of(inputs)
         chosen = [self.predicate(path) for path in read.paths]
-        program = TappedProgram(Level(find_frontier(read.program, read.kinds(chosen))))
-        taps = program.taps(number_of(inputs), columns.number, _dtype(self.network, inputs))
+        program = TappedProgram(Level(find_frontier(read.program, read.kinds(chosen)), number))
+        taps = program.taps(number, columns.number, _dtype(self.network, inputs))
 
         def run(taps: Any) -> Array:
             return program.run((*leaves, *rest), examples, taps, columns)[0]

@@ -7,8 +7,10 @@ pass gives the Gram matrix of per-example gradients. No framework and no layer i
 It is exact if examples do not interact, which `ntk.check` verifies.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,17 +20,21 @@ from jaxtyping import Array
 
 from saboc_jax.layers.jaxpr import CONSTANT, EXAMPLE, PARAMETER, Equation, FlatProgram, evaluate
 from saboc_jax.ntk.conv_rules import is_convolution
+from saboc_jax.ntk.factors import Factors, can_factor, factor_taps, factors_of, gram_of_factors
 from saboc_jax.ntk.frontier import (
     Frontier,
     Loop,
+    Operand,
     enter_loop,
 )
 from saboc_jax.ntk.general_rule import batched
 from saboc_jax.ntk.gram import Columns, gram
-from saboc_jax.ntk.sites import joined_value, make_site, spread, tapped
+from saboc_jax.ntk.site_rules import LARGE
+from saboc_jax.ntk.sites import Site, joined_value, rule_for, spread, tapped
 
 Taps = dict[str, Any]
-GRAM, COLLECTED = "gram", "collected"
+GRAM, COLLECTED, FACTORS = "gram", "collected", "factors"
+Use = tuple[Equation, Operand]
 
 
 @dataclass
@@ -39,25 +45,59 @@ class Level:
         frontier: its values by kind.
         collected: places of parameter-only values whose gradients are collected.
         loops: the loops that parameters enter, by the place of their first result.
+        number: of examples, which decides whether gradients are too large to be collected; 0: they
+            never are.
+        factored: the uses of parameters whose gradients are kept as factors (`ntk.factors`).
     """
 
     frontier: Frontier
+    number: int = 0
     collected: set[int] = field(default_factory=set)
     loops: dict[int, tuple[Loop, "Level"]] = field(default_factory=dict)
+    factored: dict[int, list[Use]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for equation in self.frontier.program.equations:
             if not self.frontier.is_site(equation):
                 continue
-            loop = enter_loop(equation, self._kinds(equation))
+            loop = enter_loop(equation, self.kinds_of(equation))
             if loop is None:
                 self._note_operands(equation)
             else:
                 self._note_loop(equation, loop)
         kinds, outputs = self.frontier.kinds, self.frontier.program.outputs
         self.collected.update(place for place in outputs if kinds[place] == PARAMETER)
+        for place in sorted(self.collected):
+            if uses := self._uses_to_factor(place):
+                self.factored[place] = uses
+                self.collected.discard(place)
 
-    def _kinds(self, equation: Equation) -> list[str]:
+    def _uses_to_factor(self, place: int) -> list[Use]:
+        """Returns all uses of a large parameter if each can be factored; else none."""
+        program, shape = self.frontier.program, self.frontier.program.shapes[place].shape
+        if place not in program.inputs or self.number * math.prod(shape) <= LARGE:
+            return []
+        found = []
+        for equation in program.equations:
+            if self.frontier.is_site(equation) and equation.outputs[0] not in self.loops:
+                rule = rule_for(equation, self.kinds_of(equation))
+                for operand in self.frontier.operands(equation):
+                    if operand.anchors == (place,) and can_factor(rule, operand, shape):
+                        found.append((equation, operand))
+        return found if len(found) == self.frontier.uses[place] else []
+
+    def _factoring(self, equation: Equation) -> dict[int, Any]:
+        """Returns what gives the factors of operands of an equation, by position."""
+        rule = rule_for(equation, self.kinds_of(equation))
+        return {
+            operand.position: partial(factors_of, rule, operand)
+            for uses in self.factored.values()
+            for own, operand in uses
+            if own is equation
+        }
+
+    def kinds_of(self, equation: Equation) -> list[str]:
+        """Returns the kinds of an equation's operands."""
         return [self.frontier.kinds[place] for place in equation.inputs]
 
     def _note_operands(self, equation: Equation) -> None:
@@ -108,7 +148,7 @@ class Level:
         columns: Columns,
     ) -> Sequence[Any]:
         values = [known[place] for place in equation.inputs]
-        kinds = self._kinds(equation)
+        kinds = self.kinds_of(equation)
         if EXAMPLE not in kinds:
             return evaluate(equation, *values)
         if equation.outputs[0] in self.loops:
@@ -120,11 +160,16 @@ class Level:
             (tuple(known[p] for p in o.anchors), tuple(known[p] for p in o.extras))
             for o in operands
         )
+        factored = self._factoring(equation) if self.factored else {}
         own = tuple(
-            (taps[GRAM],) if o.at_once else tuple(taps[COLLECTED][p] for p in o.anchors)
+            taps[FACTORS][equation.outputs[0], o.position]
+            if o.position in factored
+            else (taps[GRAM],)
+            if o.at_once
+            else tuple(taps[COLLECTED][p] for p in o.anchors)
             for o in operands
         )
-        site = make_site(equation, kinds, operands, columns)
+        site = Site(rule_for(equation, kinds), operands, columns, factored)
         return tapped(site, tuple(values), ways, own)
 
     def _run_loop(
@@ -137,7 +182,7 @@ class Level:
     ) -> list[Any]:
         loop, body = self.loops[equation.outputs[0]]
         ends = (loop.consts, loop.consts + loop.carries)
-        kinds, inside = self._kinds(equation), body.frontier.kinds
+        kinds, inside = self.kinds_of(equation), body.frontier.kinds
         places, results = loop.body.program.inputs, loop.body.program.outputs
         start = [
             self._as_carry(value, kind, inside[place], taps, outer, number)
@@ -218,7 +263,15 @@ class TappedProgram:
             place: jnp.zeros((number, *shapes[place].shape), shapes[place].dtype)
             for place in sorted(self.level.collected)
         }
-        return {GRAM: jnp.zeros((number, columns), dtype), COLLECTED: collected}
+        factors = {
+            (equation.outputs[0], operand.position): factor_taps(
+                rule_for(equation, self.level.kinds_of(equation)), operand, number, dtype
+            )
+            for uses in self.level.factored.values()
+            for equation, operand in uses
+        }
+        zeros = jnp.zeros((number, columns), dtype)
+        return {GRAM: zeros, COLLECTED: collected, FACTORS: factors}
 
     def run(
         self, shared: Sequence[Any], inputs: Sequence[Any], taps: Taps, columns: Columns
@@ -243,6 +296,10 @@ class TappedProgram:
         rows = self._rows(shared, cotangents[COLLECTED])
         for row in rows:
             kernel = kernel + gram(row.reshape(len(row), -1).astype(kernel.dtype), columns)
+        for uses in self.level.factored.values():
+            keys = [(equation.outputs[0], operand.position) for equation, operand in uses]
+            kept = [Factors(*cotangents[FACTORS][key]) for key in keys]
+            kernel = kernel + gram_of_factors(kept, columns)
         return kernel
 
     def _rows(self, shared: Sequence[Any], collected: dict[int, Array]) -> list[Array]:

@@ -13,18 +13,23 @@ from saboc_jax.ntk.general_rule import GeneralRule, Values
 from saboc_jax.ntk.gram import Columns, gram
 from saboc_jax.precision import PRECISION
 
+LARGE = 1 << 26  # numbers of all gradients [n, in, out] that fill the memory
+
 
 class ProductRule(GeneralRule):
     """A matrix product without batch axes: inner products of inputs times those of cotangents."""
 
     def gram(self, values: Values, cotangents: Values, columns: Columns) -> Array | None:
         """Takes whichever costs less: products of inner products, or of gradients."""
-        x, g = self._matrices(values, cotangents[0])
+        x, g = self.matrices(values, cotangents[0])
         n, places, inner, outer = len(x), x.shape[1], x.shape[2], g.shape[2]
         if places == 1:
             return gram(x[:, 0], columns) * gram(g[:, 0], columns)
         pairs = columns.number * places * places * (inner + outer)
-        if pairs > places * inner * outer + columns.number * inner * outer:
+        gradients = places * inner * outer + columns.number * inner * outer
+        # Gradients that would fill the memory are worth some more operations.
+        patience = 32 if n * inner * outer > LARGE else 1
+        if pairs > patience * gradients:
             return None
         here, there = x.reshape(n, -1), g.reshape(n, -1)
         x2 = columns.of(here).reshape(-1, places, inner)
@@ -32,7 +37,7 @@ class ProductRule(GeneralRule):
         product = partial(jnp.einsum, "itd,jsd->ijts", precision=PRECISION)
         return jnp.einsum("ijts,ijts->ij", product(x, x2), product(g, g2), precision=PRECISION)
 
-    def _matrices(self, values: Values, g: Array) -> tuple[Array, Array]:
+    def matrices(self, values: Values, g: Array) -> tuple[Array, Array]:
         """Returns inputs [n, places, contracted] and cotangents [n, places, outputs]."""
         side = self.kinds.index(EXAMPLE)
         contracted, _ = self.equation.params["dimension_numbers"]
@@ -50,20 +55,24 @@ class LookupRule(GeneralRule):
 
     def gram(self, values: Values, cotangents: Values, columns: Columns) -> Array | None:
         """Masks the inner products of cotangents where indices differ."""
-        table, indices = values
-        n, width = len(indices), table.shape[1]
-        indices, g = indices.reshape(n, -1), cotangents[0].reshape(n, -1)
-        if self.equation.params["mode"] == lax.GatherScatterMode.CLIP:
-            indices = jnp.clip(indices, 0, len(table) - 1)
-        else:  # an index outside reads no row
-            outside = (indices < 0) | (indices >= len(table))
-            g = jnp.where(outside[..., None], 0, g.reshape(*indices.shape, width)).reshape(n, -1)
-        places = indices.shape[1]
+        indices, g = self.seen(values, cotangents[0])
+        n, places, width = len(indices), indices.shape[1], values[0].shape[1]
         same = indices.reshape(-1, 1) == columns.of(indices).reshape(1, -1)
         inner = jnp.matmul(
             g.reshape(-1, width), columns.of(g).reshape(-1, width).T, precision=PRECISION
         )
         return jnp.where(same, inner, 0).reshape(n, places, -1, places).sum((1, 3))
+
+    def seen(self, values: Values, g: Array) -> tuple[Array, Array]:
+        """Returns the rows that are read [n, places] and their cotangents [n, places * width]."""
+        table, indices = values
+        n, width = len(indices), table.shape[1]
+        indices, g = indices.reshape(n, -1), g.reshape(n, -1)
+        if self.equation.params["mode"] == lax.GatherScatterMode.CLIP:
+            return jnp.clip(indices, 0, len(table) - 1), g
+        outside = (indices < 0) | (indices >= len(table))  # an index outside reads no row
+        g = jnp.where(outside[..., None], 0, g.reshape(*indices.shape, width)).reshape(n, -1)
+        return jnp.clip(indices, 0, len(table) - 1), g
 
 
 def is_product(equation: Equation, kinds: Sequence[str]) -> bool:

@@ -5,8 +5,8 @@ by all sites, whose cotangent is the Gram matrix of gradients; and for parameter
 in several places, arrays [n, ...] whose cotangents are the gradients themselves; JAX adds them.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -44,11 +44,16 @@ class Site:
         rule: computes it.
         operands: its parameter-only operands; none: it only needs its fast rule.
         columns: the columns of the kernel.
+        factored: by position, what gives (left, right) factors of an operand's gradients from
+            (operands, cotangents); see `ntk.factors`.
     """
 
     rule: GeneralRule
     operands: tuple[Operand, ...]
     columns: Columns
+    factored: Mapping[int, Callable[[Values, Values], tuple[Array, Array]]] = field(
+        default_factory=dict
+    )
 
     def tap_cotangents(
         self, values: Values, cotangents: Values, ways: Sequence[Any], taps: Sequence[Any]
@@ -59,17 +64,21 @@ class Site:
             values: the operands.
             cotangents: of the results.
             ways: (values of anchors, values of extras) of each parameter-only operand.
-            taps: (the shared tap,) or one tap for each anchor, of each parameter-only operand.
+            taps: (the shared tap,) or one tap for each anchor or factor, of each parameter-only
+                operand.
         """
         short = self._shortcut(values, cotangents)
-        wanted = bool(self.operands) and short is None
+        wanted = short is None and any(o.position not in self.factored for o in self.operands)
         back, rows = self.rule.backward(values, cotangents, with_rows=wanted)
-        if not wanted:
-            return back, [] if short is None else [(short.astype(taps[0][0].dtype),)]
-        done = []
+        if short is not None:
+            return back, [(short.astype(taps[0][0].dtype),)]
+        done: list[Any] = []
         for operand, way, own in zip(self.operands, ways, taps, strict=True):
-            row = rows[operand.position]
-            done.append(self._of_operand(operand, row, way, own))
+            if operand.position in self.factored:
+                found = self.factored[operand.position](values, cotangents)
+                done.append(tuple(f.astype(t.dtype) for f, t in zip(found, own, strict=True)))
+            else:
+                done.append(self._of_operand(operand, rows[operand.position], way, own))
         return back, done
 
     def _shortcut(self, values: Values, cotangents: Values) -> Array | None:
@@ -131,13 +140,6 @@ def no_cotangent(value: Any) -> Any:
     if jnp.issubdtype(value.dtype, jnp.inexact):
         return jnp.zeros_like(value)
     return np.zeros(value.shape, jax.dtypes.float0)
-
-
-def make_site(
-    equation: Equation, kinds: Sequence[str], operands: tuple[Operand, ...], columns: Columns
-) -> Site:
-    """Returns the site of an equation."""
-    return Site(rule_for(equation, kinds), operands, columns)
 
 
 def spread(value: Any, number: int) -> Array:

@@ -383,3 +383,19 @@ def test_networks_of_any_kind_in_one_ranking():
         np.testing.assert_array_equal(values[own][0], values[own][1])
     for drawn in ("linen", "drawn"):
         assert (values[drawn][0] != values[drawn][1]).all()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_large_tied_embedding_is_kept_as_factors(transposed, monkeypatch):
+    """Looked up, and used twice as an output layer; no gradient of its size exists."""
+    for name in ("program", "site_rules"):
+        monkeypatch.setattr(f"saboc_jax.ntk.{name}.LARGE", 10)
+    tokens = jnp.array([[0, 5, 2], [1, 1, 7], [2, 4, 4], [9, 0, 3]])
+
+    def function(params, x):
+        h = jnp.tanh(params["e"][x] @ params["w"])
+        y = h @ params["e"].T if transposed else jnp.einsum("ntd,vd->ntv", h, params["e"])
+        return jnp.tanh(y).sum(1) + jnp.tanh(h[:, 0] @ params["e"].T)
+
+    params = {"e": jax.random.normal(jax.random.key(0), (9, 4)), "w": jnp.eye(4)}
+    assert_exact(function, params, tokens)
