@@ -3,10 +3,11 @@
 
 Run from the root of a clone: python experiments/results/exact_kernels/measure.py [names]
 
-For each model, all weights, sum of outputs: the relative difference of the kernel from one gradient
-for each example in float64 with weights moved from their initial values; then in float32 the seconds
-of the kernel, and the bytes of its compiled program, divided by those of the gradient of the batch
-in the same run (median of five); seconds of compiling; the differences of the self-check.
+For each model, all weights, sum of outputs: the relative difference of the kernel from one
+gradient for each example in float64 with weights moved from their initial values; then in float32
+the seconds of the kernel, and the bytes of its compiled program, divided by those of the gradient
+of the batch in the same run (median of five); seconds of compiling; the differences of the
+self-check.
 """
 
 import csv
