@@ -175,9 +175,12 @@ def conv_geometry(module: nn.Conv, ndim: int) -> dict[str, Any] | None:
 
 
 def _is_injected(module: nn.Conv) -> bool:
-    """Does the convolution compute by somebody's function in place of JAX's?"""
+    """Does the convolution compute by somebody's function in place of JAX's, or in another type?"""
     own = [getattr(module, f"conv_general_dilated{end}", None) for end in ("", "_cls")]
-    return any(each not in (None, lax.conv_general_dilated) for each in own)
+    fields = type(module).__dataclass_fields__
+    others = [n for n in ("promote_dtype", "preferred_element_type") if n in fields]
+    changed = any(getattr(module, name) is not fields[name].default for name in others)
+    return changed or any(each not in (None, lax.conv_general_dilated) for each in own)
 
 
 def freeze_geometry(geometry: dict[str, Any], x: Array, kernel: Array) -> Geometry:
