@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
-from flax import linen as nn
 from jaxtyping import Float
 
 from saboc_jax.api.inputs import (
@@ -55,7 +54,7 @@ from saboc_jax.searching.budgets import Budget
 from saboc_jax.searching.front import costs_told, pareto
 from saboc_jax.searching.run import expected_evaluations, run_search
 from saboc_jax.spaces.isomorphism import representatives
-from saboc_jax.spaces.modules.models import is_candidate
+from saboc_jax.spaces.modules.models import as_module, is_candidate
 from saboc_jax.statistics import correlation
 from saboc_jax.statistics import ranking as rankings
 from saboc_jax.training.folder import identity
@@ -435,9 +434,9 @@ def train(
     check_dataset(dataset)
     settings = find_recipe(recipe)
     check_candidate(candidate)
-    if isinstance(candidate, nn.Module):
+    if is_candidate(candidate):
         check_no_space(space)
-        module, name = candidate, type(candidate).__name__
+        module, name = as_module(candidate), type(candidate).__name__
     else:
         space = find_space(space, dataset)
         arch = find_architecture(candidate, space)

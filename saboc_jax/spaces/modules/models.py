@@ -76,6 +76,24 @@ def as_model(
     return model._replace(network=reduced(model.network, output), module=None)
 
 
+def as_module(given: Any) -> nn.Module:
+    """Returns a candidate as a Linen module, to train it; an nnx module begins at its own weights.
+
+    Raises:
+        ValueError: if it is a function, whose mode and state are not known.
+    """
+    if _is_nnx(given):
+        from saboc_jax.layers.nnx import from_instance
+
+        return from_instance(given)[0]
+    if not isinstance(given, nn.Module):
+        raise ValueError(
+            f"{getattr(given, 'name', type(given).__name__)} is a function; allowed for training: a "
+            "flax.linen.Module or an nnx module"
+        )
+    return given if given.scope is None else given.unbind()[0]
+
+
 def _plain_model(given: Any, example: Any, call: dict[str, Any], rngs: Any) -> Model:
     if isinstance(given, Network):
         return _of_network(given)
