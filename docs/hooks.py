@@ -38,6 +38,11 @@ ZERO_COST = "proxy by Abdelfattah et al. 2021"
 # Of every scorer at its defaults: (paper, formula). L: mean cross-entropy; H: the NTK, of
 # eigenvalues lambda, the largest first; F: the features before global pooling; w: weights.
 PAPERS = {
+    "consensus": (
+        "ours, see [how it was chosen](consensus_protocol.md)",
+        "S_g, jacob_cov; of the network that will be trained: parameters, layers in a row, paths "
+        "without pooling, $\\sum \\log_2$ of widths; ranks added by agreement",
+    ),
     "ntk_score": ("SABoC-NAS, Eq. 5 to 10", "see [concepts](concepts.md)"),
     "trainability": ("SABoC-NAS, Eq. 5", "see [concepts](concepts.md)"),
     "zen": (

@@ -1,7 +1,8 @@
 """Scores given or drawn architectures into a store; run again, it goes on where it stopped.
 
-The architectures are shown and kept best first, by the Borda count of the first scorer's metrics;
-the others stand beside it. Several vote as one: ntk_score+naswot.
+The architectures are shown and kept best first, by the Borda count of the first scorer's metrics
+or the aggregation that it brings; the others stand beside it. Several vote as one:
+ntk_score+naswot.
 
 Examples:
   saboc score --scorers=ntk_score,synflow --num_archs=200
@@ -35,7 +36,7 @@ OUT = flags.DEFINE_string(
 def ranked(
     space: SearchSpace, scorer: Scorer, archs: np.ndarray, scores: np.ndarray
 ) -> list[dict[str, Any]]:
-    """A row for each architecture, the best first by the first scorer's Borda count.
+    """A row for each architecture, the best first by the first scorer's own aggregation, or Borda.
 
     Args:
         space: the space of the architectures.
@@ -46,10 +47,12 @@ def ranked(
     means, repeats = scores.mean(1), scores.shape[1]
     first = scorer.votes
     first_metrics, better = means[:, :first], scorer.higher_is_better[:first]
-    borda = ranking.borda(first_metrics, better)
+    own = scorer.ranking or "borda"
+    how = ranking.AGGREGATIONS[own]
+    rank = how(first_metrics, better)
     rows = []
-    for index in ranking.best_first(first_metrics, better):
-        row = {"borda": float(borda[index]), "architecture": space.to_string(archs[index])}
+    for index in ranking.best_first(first_metrics, better, ranking=how):
+        row = {own: float(rank[index]), "architecture": space.to_string(archs[index])}
         row |= dict(zip(scorer.metrics, means[index].tolist(), strict=True))
         if repeats > 1:
             errors = ranking.standard_error(scores[index])
@@ -83,9 +86,9 @@ def main() -> None:
     archs = table_archs.of_table(table) if table else scoring.architectures(space)
     rows = ranked(space, scorer, archs, scoring.score(console, dataset, space, scorer, archs))
     known = with_table(space, table, rows)
-    names = ("borda", "architecture", *scorer.metrics, *known)
+    names = (*list(rows[0])[:2], *scorer.metrics, *known)
     shown = [{name: row[name] for name in names} for row in rows[:10]]
-    title = f"Best {len(shown)} of {len(rows)}. {what_ranks(scorer, 'borda')}"
+    title = f"Best {len(shown)} of {len(rows)}. {what_ranks(scorer, scorer.ranking or 'borda')}"
     console.print(results_table(shown, title=title))
     if OUT.value:
         correlate_report.write(Path(OUT.value), rows, "scores")

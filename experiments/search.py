@@ -57,6 +57,7 @@ def main() -> None:
     dataset = common.load_dataset()
     space = common.build_space(dataset)
     scorer = common.build_scorer(SCORER.value, space)
+    searching.suit(scorer)
     allowed, stopwatch = searching.limits(dataset, space)
     options = searcher_flags.options()
     searcher_flags.warn(console, space, options)

@@ -438,6 +438,9 @@ class Scorer(NamedTuple):
             bits, and it cannot be traced. A stored value is reused.
         entries: numbers of columns that belong together: the first entry ranks, the others stand
             beside it; (): all columns rank.
+        ranking: the aggregation that the scorer brings for its own metrics, a key of
+            `saboc_jax.statistics.ranking.AGGREGATIONS`; "": none, they are ranked by Borda count.
+        supernets: whether it has a meaning for supernets, so that pruning can use it.
     """
 
     name: str
@@ -451,6 +454,8 @@ class Scorer(NamedTuple):
     parts: tuple["Scorer", ...] = ()
     measured: bool = False
     entries: tuple[int, ...] = ()
+    ranking: str = ""
+    supernets: bool = True
 
     @property
     def votes(self) -> int:

@@ -17,7 +17,7 @@ from saboc_jax.keys import Purpose, key_for, root_key
 from saboc_jax.reports.search_figures import front_figure, progress_figure, trajectory_figure
 from saboc_jax.reports.tables import results_table
 from saboc_jax.searchers import SEARCHERS, make_searcher
-from saboc_jax.searching.assembly import find_allowed
+from saboc_jax.searching.assembly import find_allowed, find_searcher
 from saboc_jax.searching.budgets import Allows, Budget
 from saboc_jax.searching.front import Front, costs_told, pareto
 from saboc_jax.searching.measured import is_formula
@@ -29,9 +29,17 @@ from saboc_jax.types import Architecture, Scorer, Searcher, SearchSpace
 
 from . import common, pictures, tables
 
-SEARCHER = flags.DEFINE_enum("searcher", "pruning", sorted(SEARCHERS), "Search method.")
+SEARCHER = flags.DEFINE_enum(
+    "searcher",
+    "pruning",
+    sorted(SEARCHERS),
+    "Search method; where the scorer has no meaning for supernets, random unless one is given.",
+)
 RANKING = flags.DEFINE_enum(
-    "ranking", "borda", sorted(ranks.AGGREGATIONS), "How several metrics become one order."
+    "ranking",
+    "borda",
+    sorted(ranks.AGGREGATIONS),
+    "How several metrics become one order; a scorer may bring its own default.",
 )
 MAX_EVALUATIONS = flags.DEFINE_integer(
     "max_evaluations", None, "Candidates to score; default: the searcher's own number.", 1
@@ -93,6 +101,16 @@ def max_costs(given: Sequence[str]) -> dict[str, float]:
             )
         limits[name] = value
     return limits
+
+
+def suit(scorer: Scorer) -> None:
+    """Sets the defaults of the flags that a scorer decides: its aggregation, and no supernets.
+
+    Raises:
+        ValueError: if pruning is asked for with a scorer that has no meaning for supernets.
+    """
+    given = SEARCHER.value if SEARCHER.present else None
+    common.set_defaults(ranking=scorer.ranking or "borda", searcher=find_searcher(given, scorer))
 
 
 def limits(dataset: Dataset, space: SearchSpace) -> tuple[Allows | None, Evaluator | None]:

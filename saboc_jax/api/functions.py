@@ -49,13 +49,18 @@ from saboc_jax.precision import usual_switches
 from saboc_jax.progress import bar
 from saboc_jax.scorers.variants import Scorers, what_ranks
 from saboc_jax.searchers import make_searcher
-from saboc_jax.searching.assembly import ScoringSettings, find_allowed, find_excess
+from saboc_jax.searching.assembly import (
+    ScoringSettings,
+    find_allowed,
+    find_excess,
+    find_searcher,
+)
 from saboc_jax.searching.budgets import Budget
 from saboc_jax.searching.front import costs_told, pareto
 from saboc_jax.searching.run import expected_evaluations, run_search
 from saboc_jax.spaces.isomorphism import representatives
 from saboc_jax.spaces.modules.models import as_module, is_candidate
-from saboc_jax.statistics import correlation
+from saboc_jax.statistics import correlation, sureness
 from saboc_jax.statistics import ranking as rankings
 from saboc_jax.training.folder import identity
 from saboc_jax.training.recipes import Recipe, find_recipe
@@ -139,7 +144,7 @@ def rank(
     *,
     space: SearchSpace | str | None = None,
     repeats: int = 3,
-    ranking: str = "borda",
+    ranking: str | None = None,
     budget: Budget | None = None,
     batch_size: int = 64,
     call: Mapping[str, Any] | None = None,
@@ -157,7 +162,7 @@ def rank(
             vote as one entry: "ntk_score+naswot", or `saboc_jax.combine`.
         space: space of the architectures, or its name.
         repeats: number of draws of weights (and images) that metrics are averaged over.
-        ranking: a key of `saboc_jax.statistics.ranking.AGGREGATIONS`.
+        ranking: a key of `saboc_jax.statistics.ranking.AGGREGATIONS`; None: see `Scorer.ranking`.
         budget: limits on costs; who is over is told, and comes after all that are not.
         batch_size: images of a batch drawn from a dataset.
         call: keyword arguments of every call of a module.
@@ -183,20 +188,33 @@ def rank(
         >>> ranked.order.tolist(), ranked.ranks.tolist(), ranked.scores[2].flag
         ([0, 1, 2], [1.0, 2.0, 3.0], 'disconnected')
     """
-    find_aggregations([ranking], "ranking")
+    if ranking is not None:
+        find_aggregations([ranking], "ranking")
     how_run = Running(call, **running)
     space, archs = find_candidates(candidates, images, space, how_run)
     settings = ScoringSettings(repeats, batch_size, check=how_run.check)
     scorer, scores = _score_all(space, archs, images, key, scorers, settings, progress, store)
+    ranking = ranking or scorer.ranking or "borda"
     votes = scorer.votes
-    means = np.stack([score.values for score in scores]).mean(1)[:, :votes]
+    values = np.stack([score.values for score in scores])[..., :votes]
+    means = values.mean(1)
     how, directions = rankings.AGGREGATIONS[ranking], scorer.higher_is_better[:votes]
     excess = find_excess(space, budget, lambda: settings.stopwatch(space, images, key))
     over = tuple(tuple(excess(arch)) for arch in archs)
     order = np.asarray(rankings.best_first(means, directions, ranking=how))
     order = order[np.argsort([bool(over[i]) for i in order], kind="stable")]
-    ranks = np.asarray(how(means, directions))
-    return Ranked(tuple(scores), ranking, ranks, order, what_ranks(scorer, ranking), over)
+    drawn = sureness.ranks_by_draw(values, directions, how)
+    return Ranked(
+        tuple(scores),
+        ranking,
+        np.asarray(how(means, directions)),
+        order,
+        what_ranks(scorer, ranking),
+        over,
+        sureness.holds(drawn, order),
+        sureness.groups(drawn, order),
+        sureness.warning(means, directions, int(order[0]), scores[order[0]].name),
+    )
 
 
 @usual_switches()
@@ -206,7 +224,7 @@ def search(
     key: PRNGKey,
     scorers: Scorers = ("ntk_score",),
     *,
-    searcher: str = "pruning",
+    searcher: str | None = None,
     repeats: int = 3,
     budget: Budget | None = None,
     against: str | None = None,
@@ -226,7 +244,7 @@ def search(
         images: a batch or a dataset.
         key: seeds weights, images and the searcher; consumed.
         scorers: scorers; the search ranks by all metrics of the first, see `rank`.
-        searcher: a key of `saboc_jax.SEARCHERS`.
+        searcher: a key of `saboc_jax.SEARCHERS`; None: pruning, or random without supernets.
         repeats: number of draws of weights (and images) per candidate.
         budget: limits on the costs of an architecture; latency is for one image.
         against: a cost that the search trades the scores for (params, macs, depth, or a column of
@@ -269,10 +287,12 @@ def search(
     known, watch = find_table(table, space), lambda: settings.stopwatch(space, images, key)
     allows, stopwatch = find_allowed(space, budget, watch, known)
     costs = costs_told(space, against, known)
+    searcher = find_searcher(searcher, scorer)
     if costs and searcher == "pruning":
         raise ValueError(f"against={against!r} with pruning, which ends with one architecture")
-    options = {"allows": allows, "max_evaluations": max_evaluations} | options
-    ranking = options.get("ranking", "borda")
+    own = {"ranking": scorer.ranking or "borda"}
+    options = {"allows": allows, "max_evaluations": max_evaluations} | own | options
+    ranking = options["ranking"]
     directions = scorer.higher_is_better[: scorer.votes] + (False,) * bool(costs)
     method = make_searcher(searcher, space, directions, **options)
     total = expected_evaluations(method, allows, max_evaluations)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,8 @@ class Score(Tabular):
         cost: parameters, multiply-accumulates, depth.
         diagnostics: diagnostics of the first repeat, e.g. the eigenvalues of the kernel.
         warnings: (code, sentence) of everything that makes the score doubtful.
+        needs_a_set: what the metrics alone do not give: a rank, if the scorer brings an
+            aggregation of its own; "": nothing.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Score(Tabular):
     cost: Cost
     diagnostics: Mapping[str, Any]
     warnings: tuple[tuple[str, str], ...] = ()
+    needs_a_set: str = ""
 
     def mean(self) -> dict[str, float]:
         """Returns the mean of each metric over repeats."""
@@ -125,6 +128,7 @@ class Score(Tabular):
             Cost(**record["cost"]),
             {name: np.array(value) for name, value in record["diagnostics"].items()},
             tuple((code, sentence) for code, sentence in record.get("warnings", ())),
+            record.get("needs_a_set", ""),
         )
 
     def save(self, path: PathLike) -> None:
@@ -151,6 +155,7 @@ class Score(Tabular):
             for (metric, value), up in zip(self.mean().items(), self.higher_is_better, strict=True)
         ]
         lines += [f"bad: {self.flag}"] if self.flag else []
+        lines += [self.needs_a_set] if self.needs_a_set else []
         return "\n".join([*lines, *(f"warning: {sentence}" for _, sentence in self.warnings)])
 
 
@@ -167,6 +172,13 @@ class Ranked(Tabular):
             `saboc_jax.statistics.ranking.best_first` says.
         voted: which metrics vote and which stand beside, in words.
         over: the limits of a budget that each architecture exceeds, in words; (): no budget.
+        holds: [n] for each place of the order, how probably its candidate is really better than
+            the next, by ranks that are paired over repeats (`saboc_jax.statistics.sureness`); NaN
+            for the last, and with one repeat.
+        groups: [n] for each place of the order, its group from 1; members of a group cannot be
+            told apart from its first.
+        warning: says that the first is one that only a minority of metrics puts in the best fifth;
+            "": it is not, or fewer than three metrics vote.
     """
 
     scores: tuple[Score, ...]
@@ -175,6 +187,9 @@ class Ranked(Tabular):
     order: Int[np.ndarray, " n"]
     voted: str = ""
     over: tuple[tuple[str, ...], ...] = ()
+    holds: Float[np.ndarray, " n"] = field(default_factory=lambda: np.zeros(0))
+    groups: Int[np.ndarray, " n"] = field(default_factory=lambda: np.zeros(0, int))
+    warning: str = ""
 
     @property
     def names(self) -> list[str]:
@@ -183,15 +198,21 @@ class Ranked(Tabular):
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns a row for each architecture, the best first."""
-        found = [self._row(i) for i in self.order]
+        found = [self._row(place, i) for place, i in enumerate(self.order)]
         # A column that nobody fills says nothing.
-        empty = [n for n in ("over budget", "bad", "warnings") if not any(row[n] for row in found)]
+        fillable = ("group", "sure", "over budget", "bad", "warnings")
+        empty = [name for name in fillable if not any(row[name] for row in found)]
         return [{name: row[name] for name in row if name not in empty} for row in found]
 
-    def _row(self, i: int) -> dict[str, Any]:
+    def _row(self, place: int, i: int) -> dict[str, Any]:
         score = self.scores[i]
+        # With one repeat nothing is known of how sure an order is.
+        sure = len(self.holds) > place and len(score.values) > 1
+        known = sure and not np.isnan(self.holds[place])
         return {
             self.ranking: float(self.ranks[i]),
+            "group": str(self.groups[place]) if sure else "",
+            "sure": f"{self.holds[place]:.2f}" if known else "",
             "candidate": score.name,
             "parameters": score.cost.params,
             **score.mean(),
@@ -201,8 +222,8 @@ class Ranked(Tabular):
         }
 
     def note(self) -> str:
-        """Returns what voted."""
-        return self.voted
+        """Returns what voted, and a warning if only a minority loves the winner."""
+        return "\n".join(filter(None, (self.voted, self.warning)))
 
     def plot(self) -> Figure:
         """Returns a figure of every repeat's value of each metric, the best above."""
@@ -233,6 +254,9 @@ class Ranked(Tabular):
             np.array(record["order"], int),
             record["voted"],
             tuple(map(tuple, record["over"])),
+            np.array(record["holds"], float),
+            np.array(record["groups"], int),
+            record["warning"],
         )
 
     def __repr__(self) -> str:

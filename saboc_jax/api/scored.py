@@ -29,4 +29,5 @@ def score_of(evaluator: Evaluator, arch: Architecture) -> Score:
         space.cost(arch),
         rows[0][1],
         tuple(dict.fromkeys(each for _, notes in rows for each in warnings_of(notes))),
+        f"{scorer.name}: a rank needs a set of candidates (rank, search)" * bool(scorer.ranking),
     )

@@ -57,6 +57,7 @@ class Flow(NamedTuple):
         return self._replace(run=0)
 
 
+MOST_PATHS = 2**1000  # more are counted as so many: a float holds no more
 START = Flow(1, 1, 0, 0)
 
 
@@ -117,7 +118,7 @@ def summary(
     if flow is None:
         return Structure(0, 0.0, 0.0, 0, 0, 0.0, 0, params)
     mean = flow.layers / flow.paths  # of integers of any size
-    free = float(flow.pool_free) if flow.pool_free.bit_length() < 1000 else float("inf")
+    free = float(min(flow.pool_free, MOST_PATHS))
     # A correctly rounded sum does not depend on the order of layers.
     volume = math.fsum(count * math.log2(width) for width, count in Counter(widths).items())
     sizes = (live_params, activations, volume)

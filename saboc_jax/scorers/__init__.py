@@ -7,6 +7,7 @@ from saboc_jax.types import Scorer, SearchSpace
 
 # A new scorer is one file with a factory `f(space, **options) -> Scorer` and one line here.
 SCORERS = {
+    "consensus": "saboc_jax.scorers.consensus:consensus",
     "ntk_score": "saboc_jax.scorers.ntk_score:ntk_score",
     "trainability": "saboc_jax.scorers.ntk_score:trainability",
     "zen": "saboc_jax.scorers.zen:zen",

@@ -200,6 +200,7 @@ def combine(scorers: Sequence[Scorer], name: str | None = None) -> Scorer:
         options={s.name: dict(s.options) for s in scorers},
         parts=scorers,
         measured=any(s.measured for s in scorers),
+        supernets=all(s.supernets for s in scorers),
     )
 
 

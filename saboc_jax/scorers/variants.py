@@ -138,7 +138,8 @@ def make_scorers(
         raise ValueError(f"scorers=(); allowed: one or more of {', '.join(sorted(SCORERS))}")
     found = combine(made)
     sizes = tuple(len(each.metrics) for each in made)
-    return found._replace(entries=sizes) if found.parts else found
+    # Several that vote together have no aggregation of their own: their `ranking` is empty.
+    return found._replace(entries=sizes, ranking=made[0].ranking) if found.parts else found
 
 
 def _named(

@@ -181,6 +181,22 @@ def _batch(images: Batch | Dataset, key: PRNGKey, needs: Collection[str], batch_
     return images
 
 
+def find_searcher(name: str | None, scorer: Scorer) -> str:
+    """Returns the name of the search method; None: pruning where it applies, else random search.
+
+    Raises:
+        ValueError: if pruning is asked for with a scorer that has no meaning for supernets.
+    """
+    if name is None:
+        return "pruning" if scorer.supernets else "random"
+    if name == "pruning" and not scorer.supernets:
+        raise ValueError(
+            f"searcher='pruning' with scorer {scorer.name!r}, which has no meaning for supernets; "
+            "allowed: a search method that asks for single architectures, such as 'random'"
+        )
+    return name
+
+
 def latency_of(stopwatch: Evaluator) -> Callable[[Architecture], float]:
     """Returns a function from an architecture to milliseconds; NaN if no path joins its ends.
 

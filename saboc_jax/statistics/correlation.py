@@ -173,13 +173,19 @@ def candidates(
     scores: Float[np.ndarray, "n repeats k"],
     aggregations: Sequence[str] = ("borda",),
 ) -> dict[str, Candidate]:
-    """Returns all candidates: metrics, aggregations, and Borda counts of NTK-score pairs."""
+    """Returns all candidates: metrics, aggregations, and Borda counts of NTK-score pairs.
+
+    A scorer that brings an aggregation of its own has that one, under its own name.
+    """
     found = {
         name: Candidate(scores[..., i], scorer.higher_is_better[i])
         for i, name in enumerate(scorer.metrics)
     }
     for name, (part, where) in columns(scorer).items():
         own = scores[..., where]
+        if part.ranking:
+            found[name] = _combined(own, part.higher_is_better, part.ranking)
+            continue
         if len(part.metrics) == 1:
             continue
         if name.partition(":")[0] == "ntk_score":  # and its variants

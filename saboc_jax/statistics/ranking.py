@@ -174,10 +174,34 @@ def worst_rank(scores: Float[Any, "n k"], higher_is_better: Sequence[bool]) -> F
     return per_metric_ranks(_voided(scores), higher_is_better).max(axis=1)
 
 
+LEAST_SAY = 0.01  # of a witness that all others contradict, so that no candidate is dropped
+
+
+def agreement(scores: Float[Any, "n k"], higher_is_better: Sequence[bool]) -> Float[Any, " n"]:
+    """Adds logarithms of ranks as `log_rank`, each metric with the say that agreement earns it.
+
+    A metric's weight is the square of Spearman's correlation of its ranks with the medians of all
+    metrics' ranks, at least `LEAST_SAY`: no accuracies are needed, and what one metric loves and
+    all others contradict hardly counts. A metric that is equal for all has no say.
+
+    A candidate with NaN in one metric is last by all, as in the other aggregations.
+    """
+    ranks = per_metric_ranks(_voided(scores), higher_is_better)
+    xp, n = _backend(ranks), ranks.shape[0]
+    medians = _rank_column(xp.median(ranks, axis=1), "average")
+    centred = ranks - (n + 1) / 2  # the mean of ranks, ties averaged
+    middle = medians - (n + 1) / 2
+    spread = xp.sqrt((centred**2).sum(0) * (middle**2).sum())
+    together = (centred * middle[:, None]).sum(0) / xp.where(spread > 0, spread, 1)
+    weights = xp.maximum(xp.maximum(together, 0) ** 2, LEAST_SAY)
+    return -(xp.log((n + 1 - ranks) / n) * weights).sum(axis=1) / weights.sum()
+
+
 AGGREGATIONS: Mapping[str, Ranking] = MappingProxyType(
     {
         "borda": borda,
         "log_rank": log_rank,
+        "agreement": agreement,
         "sum": mean_z_score,
         "first": first_metric,
         "worst": worst_rank,

@@ -1,0 +1,98 @@
+"""`consensus`: the ranking that we recommend, the same for every space and for anybody's modules.
+
+No single witness orders every space; a candidate's place is what several different ones agree on:
+
+    S_g        error of kernel regression on held-out images (`ntk_score`, Eq. 10): lower is better.
+    jacob_cov  how unlike the gradients of different images are (`jacob_cov`).
+    params     trainable parameters.
+    chain      most layers in a row between two concatenations.
+    pool_free  paths from input to output without a pooling.
+    volume     sum of the logarithms of the widths of the layers on a path.
+
+The last four are read from the network that will be trained (`scorers.structure`), the first two
+from the scoring network, in two kernels and one backward pass. They are ranked among the
+candidates, and their ranks are added by `statistics.ranking.agreement`: as AZ-NAS adds ranks, each
+witness with the weight that its agreement with the median of all earns it, which needs no
+accuracies.
+
+**What a candidate cannot have**: where no weights of the searched cells reach the output there is
+no kernel, and S_g is the worst there is, by that witness alone. A witness that does not tell the
+candidates apart, because it is equal for all, has no say. A network whose outputs are not finite is
+bad, and last. There is no other rule. A rank needs a set: a single candidate has witnesses, but no rank.
+
+Supernets have no structure, so pruning cannot use it. How the witnesses were chosen, and on what:
+docs/consensus_protocol.md.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from saboc_jax.layers.tree import Remembered
+from saboc_jax.ntk import regression, spectrum
+from saboc_jax.ntk.options import NTKOptions, check_options
+from saboc_jax.scorers.jacob_cov import InputCorrelation, spectrum_score
+from saboc_jax.scorers.kernels import Kernels
+from saboc_jax.scorers.structure import KEPT, ask, of_choices
+from saboc_jax.types import Batch, Diagnostics, Gates, Passes, Scorer, SearchSpace
+
+STRUCTURE = ("params", "chain", "pool_free", "volume")
+WITNESSES = ("S_g", "jacob_cov", *STRUCTURE)
+HIGHER_IS_BETTER = (False, True, True, True, True, True)
+VERSION = 1  # of the definition, part of a stored score's identity
+
+
+def consensus(space: SearchSpace, *, engine: str = "auto", batch_norm: str = "frozen") -> Scorer:
+    """The witnesses of the recommended ranking; its own aggregation adds their ranks.
+
+    Args:
+        space: the search space.
+        engine: NTK engine, see `ntk.empirical`; all give the same kernel.
+        batch_norm: of the kernel: "frozen" or "batch".
+
+    Raises:
+        ValueError: if an option does not exist.
+    """
+    options = check_options(NTKOptions(engine, "cells", "sum", batch_norm, 1, None))
+    structures = Remembered(partial(of_choices, space), KEPT)
+
+    def encode(labels: Any) -> Array:
+        return regression.encode_labels(labels, space.num_classes)
+
+    def finish(
+        observed: Mapping[str, Any], gates: Gates, batch: Batch
+    ) -> tuple[Float[Array, " k"], Diagnostics]:
+        kernels = observed["kernels"]
+        decomposed = spectrum.decompose(kernels["images"])
+        coefficients = regression.dual_coefficients(decomposed, encode(batch.labels), 1e-6)
+        error = regression.generalisation(
+            kernels["test_images"] @ coefficients, encode(batch.test_labels), "mse"
+        )
+        largest = decomposed.values[0]  # zero: no weights reach the output, the worst S_g there is
+        error = jnp.where((largest > 0) | jnp.isnan(largest), error, jnp.inf)
+        measured = jnp.stack([error, spectrum_score(observed["correlation"])])
+        counted = ask(structures, STRUCTURE, gates)
+        counted = jnp.minimum(counted, jnp.finfo(counted.dtype).max)  # float32 holds fewer paths
+        scores = jnp.concatenate([measured, counted])
+        scores = jnp.where(jnp.isnan(measured).any(), jnp.nan, scores)  # bad, whatever is counted
+        return scores, {"eigenvalues": decomposed.values}
+
+    kernel, gradient = options.passes(2), Passes(1, 1)
+    return Scorer(
+        name="consensus",
+        metrics=WITNESSES,
+        higher_is_better=HIGHER_IS_BETTER,
+        needs=frozenset({"images", "labels", "test_images", "test_labels"}),
+        passes=Passes(*(a + b for a, b in zip(kernel, gradient, strict=True))),
+        observables={
+            "kernels": Kernels(space, options, ("test_images",)),
+            "correlation": InputCorrelation(space),
+        },
+        finish=finish,
+        options={"batch_norm": batch_norm, "version": VERSION},
+        ranking="agreement",
+        supernets=False,
+    )
