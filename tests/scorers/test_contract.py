@@ -22,6 +22,7 @@ from saboc_jax.layers.initialise import find_initialiser
 from saboc_jax.precision import enable_x64
 from saboc_jax.scorers import MEASURED, SCORERS, make_scorer
 from saboc_jax.scorers.combine import combine, load_factory
+from saboc_jax.scorers.consensus import STRUCTURE
 from saboc_jax.scorers.kernels import Kernels
 from saboc_jax.scorers.structure import PATHS
 from saboc_jax.scorers.te_nas import thin_cell
@@ -205,7 +206,8 @@ def test_the_same_key_gives_the_same_bits_and_another_key_others(case):
     for metric, values in scores_of(again, case.masks).items():
         np.testing.assert_array_equal(values, case.scores[metric], err_msg=metric)
     other = scores_of(with_key(case, jax.random.key(8)), case.masks[:1])
-    counted = {f"paths.{name}" for name in PATHS} | {
+    structure = {f"paths.{name}" for name in PATHS} | {f"consensus.{name}" for name in STRUCTURE}
+    counted = structure | {
         "activations", "az_nas.complexity", "depth", "macs", "params", "swap", "te_nas.regions",
         "teg_nas.regions",
     }  # fmt: skip

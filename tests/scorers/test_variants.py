@@ -64,7 +64,7 @@ def test_an_option_without_annotation_has_the_type_of_its_default(monkeypatch):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("knass", "scorer 'knass' is unknown; allowed: activations, az_nas,"),
+        ("knass", "scorer 'knass' is unknown; allowed: activations, az_nas, consensus,"),
         ("knas:varient=mgm", "no option 'varient'; allowed: variant, engine, batch_norm, params"),
         ("random:a=1", "no option 'a'; allowed: none, it has no options"),
         ("knas:variant=best", r"variant='best'; allowed: \('ntk_fro', 'ntk_mean', 'mgm'\)"),
@@ -114,7 +114,7 @@ PASSES = {
     "swap": "1 + 0", "az_nas": "1 + 1", "te_nas": "4 + 1", "teg_nas": "6 + 3", "ete_nas": "2 + 0",
     "knas": "1 + 1", "lga": "1 + 1", "fisher": "1 + 1", "snip": "1 + 1", "synflow": "4 + 4",
     "grasp": "1 + 3", "grad_norm": "1 + 1", "zico": "2 + 2", "jacob_cov": "1 + 1",
-    "params": "0 + 0", "macs": "0 + 0", "depth": "0 + 0", "paths": "0 + 0",
+    "params": "0 + 0", "macs": "0 + 0", "depth": "0 + 0", "paths": "0 + 0", "consensus": "3 + 3",
     "activations": "0 + 0", "random": "0 + 0", "latency": "33 + 0",
 }  # fmt: skip
 
