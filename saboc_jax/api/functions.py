@@ -204,17 +204,10 @@ def rank(
     order = np.asarray(rankings.best_first(means, directions, ranking=how))
     order = order[np.argsort([bool(over[i]) for i in order], kind="stable")]
     drawn = sureness.ranks_by_draw(values, directions, how)
-    return Ranked(
-        tuple(scores),
-        ranking,
-        np.asarray(how(means, directions)),
-        order,
-        what_ranks(scorer, ranking),
-        over,
-        sureness.holds(drawn, order),
-        sureness.groups(drawn, order),
-        sureness.warning(means, directions, int(order[0]), scores[order[0]].name),
-    )
+    sure = sureness.holds(drawn, order), sureness.groups(drawn, order)
+    odd = sureness.warning(means, directions, int(order[0]), scores[order[0]].name)
+    ranks, words = np.asarray(how(means, directions)), what_ranks(scorer, ranking)
+    return Ranked(tuple(scores), ranking, ranks, order, words, over, *sure, odd)
 
 
 @usual_switches()

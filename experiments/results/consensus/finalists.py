@@ -55,7 +55,7 @@ def main() -> None:
     """Prints a line for each finalist."""
     cells, even = read("cells/scores-cifar10.csv"), read("darts_even.csv")
     space, darts = make_space("nas_bench_201"), make_space("darts_genotypes")
-    archs = [space.from_string(row["architecture"]) for row in cells]
+    archs = np.stack([space.from_string(row["architecture"]) for row in cells])
     table = load_nas_bench_201()
     accuracies = [table.accuracy(d, archs) for d in ("cifar10", "cifar100", "imagenet16_120")]
     genotypes = [from_genotype(each) for each in load_darts_swap().genotypes()[::2]]
