@@ -229,8 +229,7 @@ class OneProgram(Networks):
         in_cells: `in_cells(path)`: does a parameter path lie in the searched cells?
         layers_per_leaf: `layers_per_leaf(path)`: how many leading axes of the parameter at
             `path` count layers rather than weights (the supernet stacks its layers).
-        chain: the network as `saboc_jax.layers.chain.Chain`, if its links can be compiled
-            separately; a scorer can then use it instead of `apply`. None: they cannot.
+        chain: its `saboc_jax.layers.chain.Chain`, whose links compile apart; None: it has none.
         thin_cell: TE-NAS's tiny network of one cell on one-channel crops; its outputs are
             feature maps. None: the space has no such network.
         known_layers: all layers are this package's.
@@ -434,13 +433,10 @@ class Scorer(NamedTuple):
         finish: `finish(observed, gates, batch)` gives (scores [k], diagnostics), pure.
         options: the options that distinguish it from scorers of the same name, for the record.
         parts: the scorers that it combines, in the order of its metrics; (): a single scorer.
-        measured: the score is a measurement on this machine: the same key does not give the same
-            bits, and it cannot be traced. A stored value is reused.
-        entries: numbers of columns that belong together: the first entry ranks, the others stand
-            beside it; (): all columns rank.
-        ranking: the aggregation that the scorer brings for its own metrics, a key of
-            `saboc_jax.statistics.ranking.AGGREGATIONS`; "": none, they are ranked by Borda count.
-        supernets: whether it has a meaning for supernets, so that pruning can use it.
+        measured: a measurement on this machine, not the same bits again, and not traceable.
+        entries: the numbers of columns of entries, of which the first ranks; (): all columns rank.
+        ranking: its own aggregation, a key of `statistics.ranking.AGGREGATIONS`; "": Borda count.
+        supernets: has it a meaning for supernets, so that pruning can use it?
     """
 
     name: str

@@ -49,12 +49,7 @@ from saboc_jax.precision import usual_switches
 from saboc_jax.progress import bar
 from saboc_jax.scorers.variants import Scorers, what_ranks
 from saboc_jax.searchers import make_searcher
-from saboc_jax.searching.assembly import (
-    ScoringSettings,
-    find_allowed,
-    find_excess,
-    find_searcher,
-)
+from saboc_jax.searching.assembly import ScoringSettings, find_allowed, find_excess, find_searcher
 from saboc_jax.searching.budgets import Budget
 from saboc_jax.searching.front import costs_told, pareto
 from saboc_jax.searching.run import expected_evaluations, run_search
@@ -203,11 +198,9 @@ def rank(
     over = tuple(tuple(excess(arch)) for arch in archs)
     order = np.asarray(rankings.best_first(means, directions, ranking=how))
     order = order[np.argsort([bool(over[i]) for i in order], kind="stable")]
-    drawn = sureness.ranks_by_draw(values, directions, how)
-    sure = sureness.holds(drawn, order), sureness.groups(drawn, order)
-    odd = sureness.warning(means, directions, int(order[0]), scores[order[0]].name)
+    sure = sureness.of_order(values, directions, how, order, scores[order[0]].name)
     ranks, words = np.asarray(how(means, directions)), what_ranks(scorer, ranking)
-    return Ranked(tuple(scores), ranking, ranks, order, words, over, *sure, odd)
+    return Ranked(tuple(scores), ranking, ranks, order, words, over, *sure)
 
 
 @usual_switches()

@@ -102,3 +102,16 @@ def warning(
         f"{name} is first, but only {loved} of {telling} metrics put it in the best fifth: look at "
         "the next ones, too"
     )
+
+
+def of_order(
+    values: Float[np.ndarray, "n draws k"],
+    higher_is_better: Sequence[bool],
+    ranking: Ranking,
+    order: Int[np.ndarray, " n"],
+    best: str,
+) -> tuple[Float[np.ndarray, " n"], Int[np.ndarray, " n"], str]:
+    """Returns `holds`, `groups` and `warning` of an order; `best` is the name of its first."""
+    ranks = ranks_by_draw(values, higher_is_better, ranking)
+    odd = warning(values.mean(1), higher_is_better, int(order[0]), best)
+    return holds(ranks, order), groups(ranks, order), odd
