@@ -88,8 +88,8 @@ def as_module(given: Any) -> nn.Module:
         return from_instance(given)[0]
     if not isinstance(given, nn.Module):
         raise ValueError(
-            f"{getattr(given, 'name', type(given).__name__)} is a function; allowed for training: a "
-            "flax.linen.Module or an nnx module"
+            f"{getattr(given, 'name', type(given).__name__)} is a function; allowed for training: "
+            "a flax.linen.Module or an nnx module"
         )
     return given if given.scope is None else given.unbind()[0]
 
