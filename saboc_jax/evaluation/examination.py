@@ -14,7 +14,7 @@ import numpy as np
 
 from saboc_jax.layers.programs import ProgramCache
 from saboc_jax.ntk import check
-from saboc_jax.ntk.compute import engine_of, prepare
+from saboc_jax.ntk.compute import needs_check, prepare
 from saboc_jax.ntk.network import NoParameterError, bind
 from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.scorers.observables import KernelRequest, draw_weights
@@ -64,7 +64,7 @@ def examine(
     kernels = {n: o for n, o in scorer.observables.items() if isinstance(o, KernelRequest)}
     name, request = next(iter(kernels.items()), ("", None))
     options = NTKOptions() if request is None else request.options
-    verify = options.check and request is not None and engine_of(options) != "jacobian"
+    verify = request is not None and needs_check(options)
     kernel = observed[name]["images"] if verify else None
 
     def run(key: PRNGKey, gates: Gates, images: Any, kernel: Any) -> check.Differences:
@@ -78,11 +78,15 @@ def examine(
         return Examination(scorer, {})
     differences: check.Differences = jax.device_get(found)
     notes = {DEAD_WEIGHTS: float(differences.dead)}
-    if kernel is None or differences.passed(check.tolerance_for(kernel)):
+    if kernel is None:
+        return Examination(scorer, notes)
+    shapes = jax.eval_shape(lambda key: draw_weights(space, key), key)
+    tolerance = check.tolerance_for(bind(space, shapes, gates), batch.images, kernel)
+    if differences.passed(tolerance):
         return Examination(scorer, notes)
     network = bind(space, draw_weights(space, key), gates)
     network = prepare(network, batch.images, options).network
-    reason = check.reason_of(differences, check.tolerance_for(kernel), network, batch.images)
+    reason = check.reason_of(differences, tolerance, network, batch.images)
     if options.engine not in ("auto", "one_backward"):
         raise ValueError(f"engine {options.engine!r} does not apply: {reason}")
     check.warn_of_fallback(reason)

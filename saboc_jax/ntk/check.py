@@ -27,6 +27,7 @@ from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.precision import PRECISION, enable_x64
 
 TOLERANCES = {"float32": 1e-4, "float64": 1e-10}
+HALF = 0.05  # of types of half precision
 FEW = 4  # examples of the second opinion in float64, and of the search for a layer
 
 
@@ -161,9 +162,11 @@ def _dead(leaves: list[Array], squares: list[Array]) -> Array:
 # --- after the comparison, on the host ----------------------------------------------------------
 
 
-def tolerance_for(kernel: Any) -> float:
-    """Returns the largest difference that rounding explains."""
-    return TOLERANCES.get(str(kernel.dtype), TOLERANCES["float32"])
+def tolerance_for(network: Network, inputs: Any, kernel: Any) -> float:
+    """Returns the largest difference that rounding explains: that of the coarsest type in use."""
+    leaves = [kernel, *jax.tree.leaves((network.variables["params"], inputs))]
+    names = {str(leaf.dtype) for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    return max(TOLERANCES.get(name, HALF) for name in names)
 
 
 def reason_of(differences: Differences, tolerance: float, network: Network, inputs: Any) -> str:

@@ -47,6 +47,11 @@ def prepare(network: Network, columns: Any, options: NTKOptions, axis: str | Non
     return Passes(network, predicate, read, axis)
 
 
+def needs_check(options: NTKOptions) -> bool:
+    """Is there something to verify? The Jacobian of a whole batch is right by itself."""
+    return options.check and options.is_independent and engine_of(options) != "jacobian"
+
+
 def engine_of(options: NTKOptions) -> str:
     """Returns the engine: the named one; for "auto" `one_backward` if examples do not interact."""
     if options.engine != "auto":

@@ -17,7 +17,7 @@ import jax
 from jaxtyping import Array, Float
 
 from saboc_jax.ntk import check
-from saboc_jax.ntk.compute import compute_kernels, engine_of, prepare
+from saboc_jax.ntk.compute import compute_kernels, engine_of, needs_check, prepare
 from saboc_jax.ntk.memory import chunk_that_fits
 from saboc_jax.ntk.network import Network
 from saboc_jax.ntk.options import DEFAULTS, NTKOptions, check_options
@@ -68,7 +68,7 @@ def empirical_ntks(
     options = _verified.get(signature, options)
     program = compiled_kernels(_Template(network), options._replace(check=True))
     kernels = program(network.variables, columns, rows)
-    if options.check and engine_of(options) != "jacobian" and signature not in _verified:
+    if needs_check(options) and signature not in _verified:
         options = _verified_options(network, columns, kernels[0], options)
         _verified[signature] = options
         if not options.check:
@@ -95,7 +95,7 @@ def check_ntk(network: Network, inputs: Any, options: NTKOptions = DEFAULTS) -> 
         network.variables, inputs
     )[0]
     differences = jax.device_get(_compare(network, options)(network.variables, inputs, kernel))
-    tolerance = check.tolerance_for(kernel)
+    tolerance = check.tolerance_for(network, inputs, kernel)
     passed = differences.passed(tolerance) or _only_rounding(network, inputs, options, kernel)
     reason = None if passed else check.reason_of(differences, tolerance, network, inputs)
     return check.NTKCheck(passed, differences, tolerance, reason)
@@ -110,7 +110,7 @@ def _verified_options(
         ValueError: if no engine is right.
     """
     differences = jax.device_get(_compare(network, options)(network.variables, columns, kernel))
-    tolerance = check.tolerance_for(kernel)
+    tolerance = check.tolerance_for(network, columns, kernel)
     if differences.passed(tolerance) or _only_rounding(network, columns, options, kernel):
         return options
     reason = check.reason_of(differences, tolerance, network, columns)
