@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 # ruff: noqa: D101, D103
 """Exactness, time and memory of kernels read from programs, for models of several kinds.
 
