@@ -152,7 +152,7 @@ def test_tables_render(ranked: sj.Ranked) -> None:
     archs = [[3, 3, 3, 3, 3, 3], [1, 1, 1, 1, 1, 1]]
     cells = sj.rank(archs, DIGITS, KEY, "params", space=SPACE, **SMALL).to_markdown()
     bars = [line.replace("\\|", "").count("|") for line in cells.splitlines()]
-    assert set(bars) == {5} and "\\|nor_conv_3x3~0" in cells
+    assert set(bars) == {7} and "\\|nor_conv_3x3~0" in cells
     assert ranked.to_csv().splitlines()[0].startswith("borda,candidate,parameters")
     page = ranked._repr_html_()
     assert page.count("<tr>") == 4 and "params beside" in page
@@ -181,4 +181,4 @@ def test_a_store_serves_what_was_scored(tmp_path) -> None:
         assert len(store.select()) == 6
         again = sj.rank(NETS, DIGITS, KEY, "grad_norm", store=store, **SMALL)
         assert len(store.select()) == 6
-    assert np.array_equal(again.scores[0].values, first.scores[0].values)
+    np.testing.assert_array_equal(again.scores[0].values, first.scores[0].values)
