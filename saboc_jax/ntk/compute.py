@@ -3,14 +3,21 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 from jaxtyping import Array
 
 from saboc_jax.ntk.batches import symmetric
 from saboc_jax.ntk.jacobian import jacobian_kernels
-from saboc_jax.ntk.network import Network, split_parameters, with_batch_statistics
+from saboc_jax.ntk.network import (
+    STATISTICS,
+    Network,
+    split_parameters,
+    statistics_shapes,
+    with_batch_statistics,
+)
 from saboc_jax.ntk.one_backward import Passes, one_backward_kernels
 from saboc_jax.ntk.options import NTKOptions, check_options
-from saboc_jax.ntk.reading import choose_parameters, read_network
+from saboc_jax.ntk.reading import choose_parameters, read_network, read_statically
 from saboc_jax.ntk.reference import reference_kernels
 
 
@@ -41,10 +48,25 @@ def prepare(network: Network, columns: Any, options: NTKOptions, axis: str | Non
     """
     if options.is_frozen:
         network = with_batch_statistics(network, columns)
-    read = None if network.known_layers else read_network(network, columns)
+    read = None
+    if not network.known_layers:
+        _check_running(network, columns, options)
+        structure = read_statically if options.batch_norm == "batch" else read_network
+        read = structure(network, columns)
     predicate = choose_parameters(network, options.params, read)
     split_parameters(network.variables["params"], predicate)
     return Passes(network, predicate, read, axis)
+
+
+def _check_running(network: Network, columns: Any, options: NTKOptions) -> None:
+    """Raises ValueError if running statistics are asked for and not there."""
+    given = network.variables.get(STATISTICS)
+    if options.batch_norm == "running" and given is None:
+        if jax.tree.leaves(statistics_shapes(network, columns)):
+            raise ValueError(
+                f"batch_norm='running', but the variables of {network.name} hold no {STATISTICS!r}; "
+                "allowed: variables with them, or batch_norm='frozen'"
+            )
 
 
 def needs_check(options: NTKOptions) -> bool:
