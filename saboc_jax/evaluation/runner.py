@@ -211,9 +211,9 @@ class Runner:
         """Runs the observing program; the first run on a foreign network examines it, too."""
         name = ("observe", scorer.name, program_space, self._chunk.images)
         known = self._examined.get((scorer.name, program_space))
-        scorer = scorer if known is None else known.scorer
-        run = partial(observe, scorer)
-        observed: dict[str, Any] = self.programs.run((name, known is None), run, key, gates, batch)
+        asked, scorer = scorer, scorer if known is None else known.scorer
+        run, own = partial(observe, scorer), (name, scorer is asked)
+        observed: dict[str, Any] = self.programs.run(own, run, key, gates, batch)
         # Tests hold the networks of our own spaces, which have a recipe.
         ours = isinstance(self.space.networks, ProgramEach) and self.space.networks.recipe
         if known is not None or not self.check or program_space is None or ours:
@@ -222,7 +222,7 @@ class Runner:
         self._examined[scorer.name, program_space] = found
         if found.scorer is scorer:
             return observed
-        return self._observe_whole(scorer, program_space, key, gates, batch)
+        return self._observe_whole(asked, program_space, key, gates, batch)
 
     def _notes(self, scorer: Scorer, program_space: SearchSpace | None) -> dict[str, Any]:
         """Returns what an examination of the network found, for the diagnostics."""

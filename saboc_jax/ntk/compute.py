@@ -64,7 +64,7 @@ def _check_running(network: Network, columns: Any, options: NTKOptions) -> None:
     if options.batch_norm == "running" and given is None:
         if jax.tree.leaves(statistics_shapes(network, columns)):
             raise ValueError(
-                f"batch_norm='running', but the variables of {network.name} hold no {STATISTICS!r}; "
+                f"batch_norm='running', but {network.name} has no {STATISTICS!r} in its variables; "
                 "allowed: variables with them, or batch_norm='frozen'"
             )
 

@@ -16,6 +16,10 @@ ALLOWED = {
     ("jacobian", "batch"): (False, False, "1 + n"),
     ("neural_tangents", "frozen"): (False, True, "1 + 1"),
     ("neural_tangents", "batch"): (False, False, "1 + n"),
+    ("auto", "running"): (True, True, "1 + 1"),
+    ("one_backward", "running"): (True, True, "1 + 1"),
+    ("jacobian", "running"): (False, False, "1 + n"),
+    ("neural_tangents", "running"): (False, True, "1 + 1"),
 }
 
 
@@ -30,7 +34,7 @@ def test_what_a_kernel_can_do(engine, batch_norm):
     assert check_options(options) is options
     assert options.is_frozen == (batch_norm == "frozen")
     assert options.may_take_one_backward == options.shares_images == one
-    assert options.runs_by_links == one
+    assert options.runs_by_links == (one and batch_norm == "frozen")
     assert options.takes_chunks == chunks
     assert str(options.passes()) == passes
 
@@ -55,7 +59,7 @@ def test_passes_add_up_over_batches():
     [
         (NTKOptions("fast"), "engine='fast'; allowed"),
         (NTKOptions(outputs="mean"), "outputs='mean'"),
-        (NTKOptions(batch_norm="running"), "batch_norm='running'"),
+        (NTKOptions(batch_norm="moving"), "batch_norm='moving'"),
         (NTKOptions(implementation=3), "implementation=3"),
         (NTKOptions(chunk=0), "chunk=0; allowed: 1 or more, or None"),
         (NTKOptions(outputs_chunk=-1), "outputs_chunk=-1"),

@@ -142,7 +142,7 @@ def test_parameters_are_those_of_the_formula():
         shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
         counted = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
         assert counted == space.cost(arch).params
-        assert counted == nas_bench_201_cells.cost(arch, 4, 2, 10, 8).params
+        assert counted == nas_bench_201_cells.cost(arch, 4, 2, 10, (8, 8, 3)).params
 
 
 def test_initial_weights_have_the_declared_variance():
