@@ -23,7 +23,7 @@ import numpy as np
 from saboc_jax.devices import check_divides, find_devices, platform_of
 from saboc_jax.evaluation.backoff import Chunk, in_passes, is_out_of_memory
 from saboc_jax.evaluation.counts import Counts, is_flagged
-from saboc_jax.evaluation.examination import Examination, examine
+from saboc_jax.evaluation.examination import FALLBACK, Examination, examine
 from saboc_jax.evaluation.jobs import Answer, Draws, Job, ScoreRow
 from saboc_jax.evaluation.sharing import arranged, collected, sharded, share_out, stacked
 from saboc_jax.layers.programs import ProgramCache
@@ -211,8 +211,9 @@ class Runner:
         """Runs the observing program; the first run on a foreign network examines it, too."""
         name = ("observe", scorer.name, program_space, self._chunk.images)
         known = self._examined.get((scorer.name, program_space))
-        asked, scorer = scorer, scorer if known is None else known.scorer
-        run, own = partial(observe, scorer), (name, scorer is asked)
+        replaced = known is not None and FALLBACK in known.notes
+        asked, scorer = scorer, known.scorer if known is not None and replaced else scorer
+        run, own = partial(observe, scorer), (name, replaced)
         observed: dict[str, Any] = self.programs.run(own, run, key, gates, batch)
         # Tests hold the networks of our own spaces, which have a recipe.
         ours = isinstance(self.space.networks, ProgramEach) and self.space.networks.recipe
@@ -220,7 +221,7 @@ class Runner:
             return observed
         found = examine(scorer, program_space, key, gates, batch, observed, self.programs)
         self._examined[scorer.name, program_space] = found
-        if found.scorer is scorer:
+        if FALLBACK not in found.notes:
             return observed
         return self._observe_whole(asked, program_space, key, gates, batch)
 

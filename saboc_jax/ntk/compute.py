@@ -60,13 +60,12 @@ def prepare(network: Network, columns: Any, options: NTKOptions, axis: str | Non
 
 def _check_running(network: Network, columns: Any, options: NTKOptions) -> None:
     """Raises ValueError if running statistics are asked for and not there."""
-    given = network.variables.get(STATISTICS)
-    if options.batch_norm == "running" and given is None:
-        if jax.tree.leaves(statistics_shapes(network, columns)):
-            raise ValueError(
-                f"batch_norm='running', but {network.name} has no {STATISTICS!r} in its variables; "
-                "allowed: variables with them, or batch_norm='frozen'"
-            )
+    missing = options.batch_norm == "running" and network.variables.get(STATISTICS) is None
+    if missing and jax.tree.leaves(statistics_shapes(network, columns)):
+        raise ValueError(
+            f"batch_norm='running', but {network.name} has no {STATISTICS!r} in its variables; "
+            "allowed: variables with them, or batch_norm='frozen'"
+        )
 
 
 def needs_check(options: NTKOptions) -> bool:
