@@ -22,7 +22,7 @@ class Toy:
 
     def __init__(self):
         self.space = SimpleNamespace(choices=CHOICES)
-        self.scorer = SimpleNamespace(metrics=("down", "up"))
+        self.scorer = SimpleNamespace(metrics=("down", "up"), votes=2)
         self.repeats, self.stop = 1, None
 
     def evaluate(self, masks):
