@@ -204,6 +204,7 @@ NEED_TABLES = {
 }  # fmt: skip
 NOT_RUN = {
     "make test": "it is this",
+    "make install": "it installs",
     "make docs": "it installs; test_the_site_builds_without_a_warning builds",
     "saboc fetch_data --prepare": "it downloads",
     "saboc fetch_data --archive": "it needs published archives; tests/data/test_archives.py",

@@ -58,8 +58,9 @@ def main() -> None:
     archs = np.stack([space.from_string(row["architecture"]) for row in cells])
     table = load_nas_bench_201()
     accuracies = [table.accuracy(d, archs) for d in ("cifar10", "cifar100", "imagenet16_120")]
-    genotypes = [from_genotype(each) for each in load_darts_swap().genotypes()[::2]]
-    trained = np.array([float(row["accuracy"]) for row in even])
+    swap = load_darts_swap()
+    genotypes = [from_genotype(each) for each in swap.genotypes()[::2]]
+    trained = np.asarray(swap.accuracies)[::2]
     for number, names in FINALISTS.items():
         own = ranks(cells, space, archs, names)
         taus = [ranking.kendall(-own, accuracy) for accuracy in accuracies]
