@@ -112,8 +112,9 @@ def check_candidate(candidate: Any) -> None:
         what = candidate if isinstance(candidate, type) else type(candidate)
         raise ValueError(
             f"the candidate is {'the class' if what is candidate else 'a'} {what.__name__}; "
-            "allowed: an instance of flax.linen.Module, an nnx module, a network "
-            "(saboc_jax.from_function), or an architecture with its space"
+            "allowed: an instance of flax.linen.Module, an nnx module (of a function that makes "
+            "one by saboc_jax.from_nnx), a network (saboc_jax.from_function), or an architecture "
+            "with its space"
         )
 
 

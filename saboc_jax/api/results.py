@@ -211,11 +211,11 @@ class Ranked(Tabular):
         known = sure and not np.isnan(self.holds[place])
         return {
             self.ranking: float(self.ranks[i]),
-            "group": str(self.groups[place]) if sure else "",
-            "sure": f"{self.holds[place]:.2f}" if known else "",
             "candidate": score.name,
             "parameters": score.cost.params,
             **score.mean(),
+            "group": str(self.groups[place]) if sure else "",
+            "sure": f"{self.holds[place]:.2f}" if known else "",
             "over budget": ", ".join(self.over[i]) if self.over else "",
             "bad": score.flag or "",
             "warnings": ", ".join(code for code, _ in score.warnings),

@@ -25,9 +25,9 @@ class Net(nn.Module):
 
 
 def test_it_is_the_mean_of_the_metric_and_what_is_bad_is_worst() -> None:
-    function = sj.score_function(DATASET, KEY, "grad_norm", repeats=2, batch_size=4)
+    function = sj.score_function(DATASET, KEY, "grad_norm", repeats=2, batch_size=8)
     assert (function.metric, function.direction, function.mode) == ("grad_norm", "maximize", "max")
-    scored = sj.score(Net(), DATASET, KEY, "grad_norm", repeats=2, batch_size=4, progress=False)
+    scored = sj.score(Net(), DATASET, KEY, "grad_norm", repeats=2, batch_size=8, progress=False)
     assert function(Net()) == scored.mean()["grad_norm"]
     assert function(Net(np.nan)) == -np.inf
     lower = sj.score_function(DATASET, KEY, "ntk_score", "S_g")
