@@ -5,7 +5,7 @@ their own derivative stay single equations. Everything that differs between vers
 here.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,10 +136,9 @@ def evaluate(equation: Equation, *operands: Any) -> list[Any]:
     return list(results) if primitive.multiple_results else [results]
 
 
-def bodies(equation_params: dict[str, Any]) -> Iterator[Any]:
-    """Yields the jaxprs among an equation's parameters."""
-    for value in equation_params.values():
-        for item in value if isinstance(value, tuple | list) else (value,):
-            item = getattr(item, "jaxpr", item)
-            if hasattr(item, "eqns"):
-                yield item
+def evaluate_all(equations: Iterable[Equation], known: dict[int, Any]) -> dict[int, Any]:
+    """Runs equations in order; adds their results to the known values, by place."""
+    for equation in equations:
+        results = evaluate(equation, *(known[place] for place in equation.inputs))
+        known.update(zip(equation.outputs, results, strict=True))
+    return known

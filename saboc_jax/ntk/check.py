@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from saboc_jax.layers.jaxpr import FlatProgram, evaluate, trace
+from saboc_jax.layers.jaxpr import FlatProgram, evaluate_all, trace
 from saboc_jax.ntk.batches import leading, number_of
 from saboc_jax.ntk.network import STATISTICS, Network, split_parameters
 from saboc_jax.ntk.one_backward import Passes
@@ -82,7 +82,7 @@ def compare(
     """Computes the differences; can be compiled.
 
     Args:
-        passes: the network as the kernel's engine saw it, see `empirical.prepare`.
+        passes: the network as the kernel's engine saw it, see `compute.prepare`.
         original: the network as it was given.
         inputs: the batch that the kernel is of.
         kernel: of the inputs with themselves; None: only outputs are compared.
@@ -221,10 +221,7 @@ def first_difference(network: Network, inputs: Any) -> str | None:
 
 def _values(program: FlatProgram, args: list[Any]) -> dict[int, Any]:
     known = dict(zip(program.inputs, args, strict=True)) | program.constants
-    for equation in program.equations:
-        results = evaluate(equation, *(known[place] for place in equation.inputs))
-        known.update(zip(equation.outputs, results, strict=True))
-    return known
+    return evaluate_all(program.equations, known)
 
 
 def _differ(whole: Any, singles: list[Any]) -> bool:

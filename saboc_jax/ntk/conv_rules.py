@@ -5,6 +5,7 @@ convolutions) and feature groups are taken. Convolutions of more axes, and those
 precision of their own, are left to the general rule.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -49,54 +50,46 @@ class ConvRule(GeneralRule):
         self, values: Values, cotangents: Values, with_rows: bool
     ) -> tuple[dict[int, Array], dict[int, Array]]:
         """Pulls cotangents back; see `GeneralRule.backward`."""
-        back = jax.linear_transpose(lambda x: self._standard_input(x), values[0])
+        back = jax.linear_transpose(self._standard_input, values[0])
         x, kernel = self._standard(*values)
         g = self._cotangent(cotangents[0])
         (own,) = back(self._input_gradient(x, kernel, g))
-        rows = {}
-        if with_rows and self.kinds[1] == PARAMETER:
-            gradients = self._gradients(x, kernel.shape, g)
-            rows = {1: gradients.reshape(len(values[0]), -1, *kernel.shape).sum(1)}
-            back_kernel = jax.linear_transpose(self._standard_kernel, values[1])
-            rows = {1: jax.vmap(lambda row: back_kernel(row)[0])(rows[1])}
-        return {0: own}, rows
+        if not with_rows or self.kinds[1] != PARAMETER:
+            return {0: own}, {}
+        gradients = self._gradients(x, kernel.shape, g)
+        rows = gradients.reshape(len(values[0]), -1, *kernel.shape).sum(1)
+        back_kernel = jax.linear_transpose(self._standard_kernel, values[1])
+        return {0: own}, {1: jax.vmap(lambda row: back_kernel(row)[0])(rows)}
 
     def gram(self, values: Values, cotangents: Values, columns: Columns) -> Array | None:
         """Computes it from gradients in whatever order they come."""
         x, kernel = self._standard(*values)
-        if len(x) != len(values[0]) or self._few_places(cotangents[0]):
+        if len(x) != len(values[0]) or self._has_few_places:
             return None
         g = self._cotangent(cotangents[0])
-        if self.geometry[3] != 1 and not conv.is_depthwise(self.geometry, kernel.shape):
+        if self._is_grouped(kernel.shape):
             rows = grouped_gradients(self.geometry, kernel.shape, x, g)
         else:
             rows = conv.kernel_gradient_rows(self.geometry, kernel.shape, x, g)
         return gram(rows.reshape(len(x), -1), columns)
 
     def _gradients(self, x: Array, shape: tuple[int, ...], g: Array) -> Array:
-        if g.shape[1] * g.shape[2] <= FEW_PLACES and self.geometry[3] == 1:
+        if self._has_few_places:
             patches = conv.unfold(self.geometry, shape, x)
             rows = jnp.einsum(
                 "npi,npo->nio", patches, g.reshape(len(g), -1, shape[-1]), precision=PRECISION
             )
             return rows.reshape(len(x), *shape)
-        if self.geometry[3] != 1 and not conv.is_depthwise(self.geometry, shape):
+        if self._is_grouped(shape):
             return grouped_gradients(self.geometry, shape, x, g)
         return conv.kernel_gradients(self.geometry, shape, x, g)
 
-    def _few_places(self, g: Array) -> bool:
-        shape = self._cotangent(g).shape
-        return shape[1] * shape[2] <= FEW_PLACES
-
     def _convolve(self, x: Array, kernel: Array) -> Array:
-        few = self._result_places <= FEW_PLACES and self.geometry[3] == 1
-        return columns_convolve(self.geometry, x, kernel) if few else self._wide(x, kernel)
-
-    def _wide(self, x: Array, kernel: Array) -> Array:
-        return conv.convolve(self.geometry, x, kernel)
+        run = columns_convolve if self._has_few_places else conv.convolve
+        return run(self.geometry, x, kernel)
 
     def _input_gradient(self, x: Array, kernel: Array, g: Array) -> Array:
-        if self._result_places <= FEW_PLACES and self.geometry[3] == 1:
+        if self._has_few_places:
             pull = jax.linear_transpose(lambda x: columns_convolve(self.geometry, x, kernel), x)
             return pull(g)[0]
         return conv.input_gradient(self.geometry, x, kernel, g)
@@ -104,9 +97,15 @@ class ConvRule(GeneralRule):
     # --- layouts ------------------------------------------------------------------------------
 
     @cached_property
-    def _result_places(self) -> int:
+    def _has_few_places(self) -> bool:
+        """Is it a convolution without groups of so few outputs that a product is faster?"""
         shape, spec = self.equation.source.outvars[0].aval.shape, self._numbers.out_spec
-        return int(np.prod([shape[axis] for axis in spec[2:]]))
+        places = math.prod(shape[axis] for axis in spec[2:])
+        return places <= FEW_PLACES and self.geometry[3] == 1
+
+    def _is_grouped(self, kernel_shape: tuple[int, ...]) -> bool:
+        """Has it feature groups that are not single channels?"""
+        return self.geometry[3] != 1 and not conv.is_depthwise(self.geometry, kernel_shape)
 
     @property
     def _numbers(self) -> Any:

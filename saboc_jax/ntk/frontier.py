@@ -20,7 +20,7 @@ from saboc_jax.layers.jaxpr import (
     PARAMETER,
     Equation,
     FlatProgram,
-    evaluate,
+    evaluate_all,
     flatten_jaxpr,
 )
 
@@ -61,10 +61,7 @@ class Operand:
     def run_chain(self, anchors: Sequence[Any], extras: Sequence[Any]) -> Any:
         """Computes the value from its anchors."""
         known = dict(zip((*self.anchors, *self.extras), (*anchors, *extras), strict=True))
-        for equation in self.chain:
-            results = evaluate(equation, *(known[place] for place in equation.inputs))
-            known.update(zip(equation.outputs, results, strict=True))
-        return known[self.value]
+        return evaluate_all(self.chain, known)[self.value]
 
 
 @dataclass
@@ -85,6 +82,7 @@ class Frontier:
     complete: frozenset[int] | None = None
     feeds: dict[int, frozenset[int]] = field(default_factory=dict)
     makers: dict[int, Equation] = field(default_factory=dict)
+    _operands: dict[int, tuple[Operand, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for place in self.program.inputs:
@@ -114,12 +112,15 @@ class Frontier:
         return counted
 
     def operands(self, equation: Equation) -> tuple[Operand, ...]:
-        """Returns the parameter-only operands of an equation of the frontier."""
-        return tuple(
-            self.operand(position, place)
-            for position, place in enumerate(equation.inputs)
-            if self.kinds[place] == PARAMETER
-        )
+        """Returns the parameter-only operands of an equation; found once, used in every pass."""
+        first = equation.outputs[0]
+        if first not in self._operands:
+            self._operands[first] = tuple(
+                self.operand(position, place)
+                for position, place in enumerate(equation.inputs)
+                if self.kinds[place] == PARAMETER
+            )
+        return self._operands[first]
 
     def operand(self, position: int, value: int) -> Operand:
         """Returns a parameter-only value with the way back to where its gradients belong."""
@@ -156,8 +157,8 @@ class Frontier:
             seen.update(equation.outputs)
             needed.append(equation)
             wanted.extend(equation.inputs)
-        order = {id(equation): number for number, equation in enumerate(self.program.equations)}
-        return tuple(sorted(needed, key=lambda equation: order[id(equation)]))
+        # Places are numbered in the order of the program.
+        return tuple(sorted(needed, key=lambda equation: equation.outputs[0]))
 
 
 def find_frontier(

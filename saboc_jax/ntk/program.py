@@ -18,15 +18,18 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from saboc_jax.layers.jaxpr import CONSTANT, EXAMPLE, PARAMETER, Equation, FlatProgram, evaluate
+from saboc_jax.layers.jaxpr import (
+    CONSTANT,
+    EXAMPLE,
+    PARAMETER,
+    Equation,
+    FlatProgram,
+    evaluate,
+    evaluate_all,
+)
 from saboc_jax.ntk.conv_rules import is_convolution
 from saboc_jax.ntk.factors import Factors, can_factor, factor_taps, factors_of, gram_of_factors
-from saboc_jax.ntk.frontier import (
-    Frontier,
-    Loop,
-    Operand,
-    enter_loop,
-)
+from saboc_jax.ntk.frontier import Frontier, Loop, Operand, enter_loop
 from saboc_jax.ntk.general_rule import batched
 from saboc_jax.ntk.gram import Columns, gram
 from saboc_jax.ntk.site_rules import LARGE
@@ -293,8 +296,7 @@ class TappedProgram:
     def kernel(self, shared: Sequence[Any], cotangents: Taps, columns: Columns) -> Array:
         """Returns the kernel from the cotangents of the taps."""
         kernel = cotangents[GRAM]
-        rows = self._rows(shared, cotangents[COLLECTED])
-        for row in rows:
+        for row in self._rows(shared, cotangents[COLLECTED]):
             kernel = kernel + gram(row.reshape(len(row), -1).astype(kernel.dtype), columns)
         for uses in self.level.factored.values():
             keys = [(equation.outputs[0], operand.position) for equation, operand in uses]
@@ -308,19 +310,15 @@ class TappedProgram:
             return []
         frontier, places = self.level.frontier, self.program.inputs
         touched = sorted(set().union(*(frontier.feeds[place] for place in collected)))
-        shallow = [p for p in collected if p in touched]
-        if len(shallow) == len(collected):
+        if set(collected) <= set(touched):  # nothing to pull back through
             return [collected[place] for place in touched]
 
         given = dict(zip(places, shared, strict=False))
 
         def before(*chosen: Any) -> list[Any]:
-            known = given | self.program.constants
-            known.update(zip(touched, chosen, strict=True))
-            for equation in self.program.equations:
-                if equation.outputs and frontier.kinds[equation.outputs[0]] != EXAMPLE:
-                    results = evaluate(equation, *(known[p] for p in equation.inputs))
-                    known.update(zip(equation.outputs, results, strict=True))
+            known = given | self.program.constants | dict(zip(touched, chosen, strict=True))
+            own = [e for e in self.program.equations if e.outputs]
+            evaluate_all((e for e in own if frontier.kinds[e.outputs[0]] != EXAMPLE), known)
             return [known[place] for place in collected]
 
         pull = jax.vjp(before, *(given[place] for place in touched))[1]
