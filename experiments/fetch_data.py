@@ -120,16 +120,5 @@ def prepare(console: Console, names: Sequence[str], folder: Path) -> list[str]:
 if __name__ == "__main__":
     common.run(
         main,
-        unread=(
-            *common.NETWORK,
-            *common.SCORING,
-            *common.RAY,
-            "batch_size",
-            "compilation_cache",
-            "dataset",
-            "devices",
-            "repeats",
-            "resize",
-            "seed",
-        ),
+        unread=(*common.FILES_ONLY,),
     )

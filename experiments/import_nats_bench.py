@@ -44,16 +44,5 @@ def main() -> None:
 if __name__ == "__main__":
     common.run(
         main,
-        unread=(
-            *common.NETWORK,
-            *common.SCORING,
-            *common.RAY,
-            "batch_size",
-            "compilation_cache",
-            "dataset",
-            "devices",
-            "repeats",
-            "resize",
-            "seed",
-        ),
+        unread=(*common.FILES_ONLY,),
     )

@@ -129,7 +129,12 @@ SCORING = (
     *("same_platform", "shard"),
 )
 RAY = ("executor", "num_workers", "ray_address", "gpus_per_worker")
-"""Flags of this module in groups, for binaries that do not read them."""
+FILES_ONLY = (
+    *(*NETWORK, *SCORING, *RAY, "batch_size", "compilation_cache"),
+    *("dataset", "devices", "repeats", "resize", "seed"),
+)
+"""Flags of this module in groups, for binaries that do not read them; those of `FILES_ONLY` are not
+read by one that only handles files."""
 
 
 def run(main: Callable[[], None], many_devices: bool = False, unread: Sequence[str] = ()) -> None:

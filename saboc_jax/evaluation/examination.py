@@ -87,9 +87,7 @@ def examine(
     network = bind(space, draw_weights(space, key), gates)
     network = prepare(network, batch.images, options).network
     reason = check.reason_of(differences, tolerance, network, batch.images)
-    if options.engine not in ("auto", "one_backward"):
-        raise ValueError(f"engine {options.engine!r} does not apply: {reason}")
-    check.warn_of_fallback(reason)
+    check.fall_back(options, reason)
     return Examination(_by_jacobian(scorer), notes | {FALLBACK: reason})
 
 

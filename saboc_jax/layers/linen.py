@@ -78,6 +78,16 @@ def _fields(module: nn.Module) -> Sequence[str]:
     return list(getattr(module, "__dataclass_fields__", ()))
 
 
+def prepared(
+    module: nn.Module, call: Mapping[str, Any], inputs: Any, training: bool
+) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
+    """Returns a module in a mode, and the arguments and keywords that call it on inputs."""
+    module = module_in_mode(module, training)
+    function = type(module).__call__
+    args, named = arguments(function, inputs)
+    return module, args, {**call_in_mode(function, call, training), **named}
+
+
 def evaluate(
     module: nn.Module,
     call: Mapping[str, Any],
@@ -97,14 +107,9 @@ def evaluate(
         mutable: the collections that `state` holds.
         rngs: random streams that its evaluation mode needs; None: none.
     """
-    module = module_in_mode(module, training=False)
-    keywords = call_in_mode(type(module).__call__, call, training=False)
+    module, args, keywords = prepared(module, call, inputs, training=False)
     with traced_anew(_mode_rule(training=False, seen=set())):
-        args, named = arguments(type(module).__call__, inputs)
-        outputs = module.apply(
-            variables, *args, mutable=list(mutable), rngs=rngs, **{**keywords, **named}
-        )
-    return outputs
+        return module.apply(variables, *args, mutable=list(mutable), rngs=rngs, **keywords)
 
 
 def train(
@@ -124,12 +129,10 @@ def train(
     """
     seen: set[tuple[str, ...]] = set()
     for flags in (False, True):
-        own = module_in_mode(module, training=flags)
-        keywords = call_in_mode(type(own).__call__, call, training=flags)
+        own, args, keywords = prepared(module, call, inputs, training=flags)
         with traced_anew(_mode_rule(training=True, seen=seen)):
-            args, named = arguments(type(own).__call__, inputs)
             outputs, state = own.apply(
-                variables, *args, mutable=[STATISTICS, *mutable], rngs=rngs, **{**keywords, **named}
+                variables, *args, mutable=[STATISTICS, *mutable], rngs=rngs, **keywords
             )
         paths = {path[:-1] for path in flatten(variables.get(STATISTICS, {}))}
         if paths <= seen:

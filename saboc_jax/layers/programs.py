@@ -6,6 +6,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+
+
+def signature_of(tree: Any) -> Hashable:
+    """Returns structure, shapes and types of a tree of arrays: what a program is compiled for."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((jnp.shape(leaf), str(leaf.dtype)) for leaf in leaves)
+
+
+def is_traced(tree: Any) -> bool:
+    """Is any leaf of a tree part of a program that is being traced?"""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 @dataclass
@@ -38,11 +50,9 @@ class ProgramCache:
                 argument is traced, it becomes part of the surrounding program.
             *args: trees of arrays.
         """
-        leaves, structure = jax.tree.flatten(args)
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        if is_traced(args):
             return function(*args)
-        shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
-        signature = (name, structure, shapes)
+        signature = (name, signature_of(args))
         if signature not in self._compiled:
             start = time.perf_counter()
             self._compiled[signature] = jax.jit(function).lower(*args).compile()

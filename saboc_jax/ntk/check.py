@@ -185,8 +185,14 @@ def reason_of(differences: Differences, tolerance: float, network: Network, inpu
     return f"the kernel of {where} does not fit its gradient"
 
 
-def warn_of_fallback(reason: str) -> None:
-    """Warns that the whole batch's Jacobian is taken."""
+def fall_back(options: NTKOptions, reason: str) -> None:
+    """Warns that the whole batch's Jacobian is taken.
+
+    Raises:
+        ValueError: if the engine that does not apply was asked for by name.
+    """
+    if options.engine not in ("auto", "one_backward"):
+        raise ValueError(f"engine {options.engine!r} does not apply: {reason}")
     warnings.warn(
         f"{reason}; its kernel is taken from the Jacobian of the whole batch, n backward passes",
         KernelWarning,

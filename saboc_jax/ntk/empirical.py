@@ -16,6 +16,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
+from saboc_jax.layers.programs import is_traced, signature_of
 from saboc_jax.ntk import check
 from saboc_jax.ntk.compute import compute_kernels, engine_of, needs_check, prepare
 from saboc_jax.ntk.memory import chunk_that_fits
@@ -62,12 +63,13 @@ def empirical_ntks(
     """
     check_options(options)
     rows = tuple(rows)
-    if network.source is None or _is_traced((network.variables, columns, rows)):
+    given = (network.variables, columns, rows)
+    if network.source is None or is_traced(given):
         return compute_kernels(network, columns, rows, options)
-    signature = (_Template(network), options, _shapes((network.variables, columns, rows)))
+    signature = (_Template(network), options, signature_of(given))
     options = _verified.get(signature, options)
     program = compiled_kernels(_Template(network), options._replace(check=True))
-    kernels = program(network.variables, columns, rows)
+    kernels = program(*given)
     if needs_check(options) and signature not in _verified:
         options = _verified_options(network, columns, kernels[0], options)
         _verified[signature] = options
@@ -94,6 +96,11 @@ def check_ntk(network: Network, inputs: Any, options: NTKOptions = DEFAULTS) -> 
     kernel = jax.jit(lambda v, x: compute_kernels(network._replace(variables=v), x, (), options))(
         network.variables, inputs
     )[0]
+    return _checked(network, inputs, kernel, options)
+
+
+def _checked(network: Network, inputs: Any, kernel: Array, options: NTKOptions) -> check.NTKCheck:
+    """Verifies a kernel; what fails in float32 may be only rounding."""
     differences = jax.device_get(_compare(network, options)(network.variables, inputs, kernel))
     tolerance = check.tolerance_for(network, inputs, kernel)
     passed = differences.passed(tolerance) or _only_rounding(network, inputs, options, kernel)
@@ -109,14 +116,10 @@ def _verified_options(
     Raises:
         ValueError: if no engine is right.
     """
-    differences = jax.device_get(_compare(network, options)(network.variables, columns, kernel))
-    tolerance = check.tolerance_for(network, columns, kernel)
-    if differences.passed(tolerance) or _only_rounding(network, columns, options, kernel):
+    reason = _checked(network, columns, kernel, options).reason
+    if reason is None:
         return options
-    reason = check.reason_of(differences, tolerance, network, columns)
-    if options.engine not in ("auto", "one_backward"):
-        raise ValueError(f"engine {options.engine!r} does not apply: {reason}")
-    check.warn_of_fallback(reason)
+    check.fall_back(options, reason)
     return options._replace(engine="jacobian", check=False)
 
 
@@ -170,15 +173,6 @@ def compiled_kernels(template: _Template, options: NTKOptions) -> Callable[..., 
         )
 
     return chunk_that_fits(run, options)
-
-
-def _is_traced(tree: Any) -> bool:
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
-
-
-def _shapes(tree: Any) -> Any:
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, tuple((jax.numpy.shape(leaf), str(leaf.dtype)) for leaf in leaves)
 
 
 __all__ = ["check_ntk", "empirical_ntk", "empirical_ntks", "engine_of"]

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from jaxtyping import Array
 
+from saboc_jax.layers.programs import signature_of
 from saboc_jax.ntk.batches import number_of
 from saboc_jax.ntk.options import NTKOptions
 
@@ -48,8 +49,7 @@ def chunk_that_fits(
     programs: dict[Any, Any] = {}
 
     def run(variables: Any, columns: Any, rows: Any) -> list[Array]:
-        leaves, structure = jax.tree.flatten((variables, columns, rows))
-        signature = (structure, tuple((jax.numpy.shape(a), str(a.dtype)) for a in leaves))
+        signature = signature_of((variables, columns, rows))
         if signature not in programs:
             programs[signature] = _compile(make, options, variables, columns, rows)
         done: list[Array] = programs[signature](variables, columns, rows)

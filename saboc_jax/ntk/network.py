@@ -195,7 +195,7 @@ def from_function(
         name: for messages.
 
     Raises:
-        ValueError: if neither weights nor `init` are given, or a weight is complex.
+        ValueError: if neither weights nor `init` are given.
 
     Examples:
         >>> import jax, saboc_jax as sj

@@ -3,9 +3,7 @@
 It works for any Flax module that is built from the layers in `LAYERS`.
 """
 
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -26,7 +24,7 @@ from saboc_jax.layers.rules import (
     kept_statistics,
     only_input,
 )
-from saboc_jax.layers.tree import Path, Predicate
+from saboc_jax.layers.tree import Predicate
 from saboc_jax.ntk.gram import Columns
 from saboc_jax.ntk.gram_layers import (
     AffineLayer,
@@ -59,28 +57,12 @@ LAYERS = (nn.BatchNorm, *GENERIC)
 _FREE = "__tapped__"  # name of a layer that runs by itself; the rule must not tap it again
 
 
-@dataclass
-class Uses:
-    """How a forward pass uses parameters.
-
-    Attributes:
-        calls: the number of layer calls, per parameter path.
-        obstacles: descriptions of calls that need a tap but cannot have one.
-    """
-
-    calls: Counter[Path] = field(default_factory=Counter)
-    obstacles: list[str] = field(default_factory=list)
-
-
-def tap_rule(
-    tap: Array, predicate: Predicate, uses: Uses | None = None, axis: str | None = None
-) -> Interceptor:
+def tap_rule(tap: Array, predicate: Predicate, axis: str | None = None) -> Interceptor:
     """Returns an interceptor that gives every layer its tap.
 
     Args:
         tap: [n, m] zeros; m is the number of columns (leading examples) on all devices.
         predicate: which parameters count, by path.
-        uses: records how the pass uses parameters; None: not recorded.
         axis: the mesh axis that divides images over devices; None: one device has all.
     """
     columns = Columns(tap.shape[1] // Columns(1, axis).number, axis)
@@ -91,7 +73,7 @@ def tap_rule(
             return module.reverse_only(*args)
         if is_call(context, ConvNorm):
             x = only_input(args, kwargs)
-            y = None if x is None else _tapped_conv_norm(module, x, tap, columns, predicate, uses)
+            y = None if x is None else _tapped_conv_norm(module, x, tap, columns, predicate)
             return next_fun(*args, **kwargs) if y is None else y
         if not isinstance(module, LAYERS) or context.method_name == "setup":
             return next_fun(*args, **kwargs)
@@ -100,26 +82,12 @@ def tap_rule(
         params = dict(module.variables.get("params", {}))
         chosen = tuple(name for name in params if predicate((*module.path, name)))
         x = only_input(args, kwargs) if is_call(context, LAYERS) else None
-        obstacle = _obstacle(context.method_name, x, tap.shape[0])
-        if uses is not None:
-            uses.calls.update((*module.path, name) for name in params)
-            if obstacle and (chosen or isinstance(module, nn.BatchNorm)):
-                uses.obstacles.append(f"layer {'/'.join(module.path)} {obstacle}")
-        if obstacle or x is None:
+        if x is None or x.shape[:1] != tap.shape[:1]:  # not a call on examples
             return next_fun(*args, **kwargs)
         y = _tapped_call(module, params, chosen, x, tap, columns)
         return next_fun(*args, **kwargs) if y is None else y
 
     return rule
-
-
-def _obstacle(method: str, x: Any, number: int) -> str | None:
-    """Returns why a call cannot have a tap; None: it can."""
-    if x is None:
-        return f"is used through {method!r} with more than its input"
-    if x.shape[:1] != (number,):
-        return f"gets an input of shape {x.shape}, whose first axis is not that of the images"
-    return None
 
 
 def _tapped_conv_norm(
@@ -128,7 +96,6 @@ def _tapped_conv_norm(
     tap: Array,
     columns: Columns,
     predicate: Predicate,
-    uses: Uses | None,
 ) -> Array | None:
     """Runs convolution and batch norm as one layer; None: each needs its own tap."""
     conv = module.conv
@@ -140,8 +107,6 @@ def _tapped_conv_norm(
     paths = {"kernel": (*conv.path, "conv", "kernel")}
     affine = dict(module.norm.variables.get("params", {}).get("norm", {}))
     paths |= {name: (*module.norm.path, "norm", name) for name in affine}
-    if uses is not None:
-        uses.calls.update(paths.values())
     geometry = conv.geometry()
     normalised = partial(convolve, geometry, x, kernel)
     mean, variance = kept_statistics(module, normalised, columns.here, columns.axis)

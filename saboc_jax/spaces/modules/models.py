@@ -139,11 +139,9 @@ def draw_linen(
         ValueError: if it has no parameters.
     """
     keys = {**(rngs or {}), **dict(zip(("params", "dropout"), jax.random.split(key), strict=True))}
-    module = linen.module_in_mode(module, training=False)
-    keywords = linen.call_in_mode(type(module).__call__, call, training=False)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), example)
-    args, named = linen.arguments(type(module).__call__, zeros)
-    variables: Any = nn.unbox(module.init(keys, *args, **{**keywords, **named}))
+    module, args, keywords = linen.prepared(module, call, zeros, training=False)
+    variables: Any = nn.unbox(module.init(keys, *args, **keywords))
     if not variables.get("params"):
         raise ValueError(f"module {type(module).__name__} has no parameters; allowed: some")
     return {name: tree for name, tree in variables.items() if name != "intermediates"}

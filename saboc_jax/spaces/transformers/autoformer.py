@@ -9,17 +9,16 @@ the width; the accuracies in Auto-Prox's tables belong to the network here.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from saboc_jax.layers.initialise import find_initialiser
 from saboc_jax.spaces import counting
 from saboc_jax.spaces.gated import check_images, check_positive
 from saboc_jax.spaces.masks import as_gates, check_architecture
 from saboc_jax.spaces.notations import numbers_notation, reading
-from saboc_jax.spaces.plain import cheapest_listed, plain_networks
 from saboc_jax.spaces.transformers import texts
+from saboc_jax.spaces.transformers.assembly import transformer_space
 from saboc_jax.spaces.transformers.layers import (
     SMALLEST_GRID,
     Grid,
@@ -29,11 +28,10 @@ from saboc_jax.spaces.transformers.layers import (
     Stem,
     Transformer,
     TransformerNet,
-    as_chain,
     count_dense,
     count_layers,
 )
-from saboc_jax.types import Architecture, Cost, Costs, Decisions, SearchSpace
+from saboc_jax.types import Architecture, Cost, Decisions, SearchSpace
 
 UNIT = 12  # features: both numbers of heads divide it
 WIDTHS = (192, 216, 240)
@@ -209,14 +207,4 @@ def autoformer(
     if not 1 <= least_layers <= DEPTHS[0]:
         raise ValueError(f"least_layers={least_layers}; allowed: 1 to {DEPTHS[0]}")
     size = NetworkSize(channels, num_classes, image_shape, least_layers)
-    networks: Any = plain_networks(
-        lambda arch: network(arch, size),
-        CHOICES,
-        find_initialiser(init),
-        name="autoformer",
-        image_shape=image_shape,
-        num_classes=num_classes,
-        chain=as_chain,
-    )
-    its_costs = Costs(of=lambda arch: cost(arch, size), cheapest=cheapest_listed, trained=cost)
-    return SearchSpace("autoformer", DECISIONS, networks, its_costs)
+    return transformer_space("autoformer", DECISIONS, size, init, network, cost, cost)

@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from saboc_jax.layers.initialise import find_initialiser
 from saboc_jax.spaces import counting
 from saboc_jax.spaces.gated import check_images, check_positive
 from saboc_jax.spaces.masks import as_gates, check_architecture
 from saboc_jax.spaces.notations import numbers_notation, reading
-from saboc_jax.spaces.plain import cheapest_listed, plain_networks
 from saboc_jax.spaces.transformers import texts
+from saboc_jax.spaces.transformers.assembly import transformer_space
 from saboc_jax.spaces.transformers.layers import (
     SMALLEST_GRID,
     Grid,
@@ -31,11 +30,10 @@ from saboc_jax.spaces.transformers.layers import (
     Stem,
     Transformer,
     TransformerNet,
-    as_chain,
     count_dense,
     count_layers,
 )
-from saboc_jax.types import Architecture, Cost, Costs, Decisions, SearchSpace
+from saboc_jax.types import Architecture, Cost, Decisions, SearchSpace
 
 BASES = (16, 24, 32, 40)  # features of a head
 RATIOS = (2, 4, 6, 8)
@@ -270,17 +268,7 @@ def pit(
     ):
         raise ValueError(f"least_layers={least_layers}; allowed: (1, 1, 1) to {LEAST}")
     size = NetworkSize(channels, num_classes, image_shape, least)
-    networks: Any = plain_networks(
-        lambda arch: network(arch, size),
-        CHOICES,
-        find_initialiser(init),
-        name="pit",
-        image_shape=image_shape,
-        num_classes=num_classes,
-        chain=as_chain,
-    )
-    its_costs = Costs(of=lambda arch: cost(arch, size), cheapest=cheapest_listed, trained=_trained)
-    return SearchSpace("pit", DECISIONS, networks, its_costs)
+    return transformer_space("pit", DECISIONS, size, init, network, cost, _trained)
 
 
 def _trained(arch: Architecture) -> Cost:
