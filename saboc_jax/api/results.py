@@ -30,7 +30,7 @@ PathLike = str | os.PathLike[str]
 
 
 class Tabular:
-    """A result with rows: it is shown in notebooks, and written as CSV and Markdown."""
+    """A result with rows: it is shown in notebooks, and written as JSON, CSV and Markdown."""
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns the rows of the result's table."""
@@ -47,6 +47,14 @@ class Tabular:
     def to_markdown(self) -> str:
         """Returns the table as Markdown."""
         return rows.to_markdown(self.rows())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns everything as plain types, for JSON."""
+        raise NotImplementedError
+
+    def save(self, path: PathLike) -> None:
+        """Writes the result as JSON, a space by its name alone."""
+        write_json(Path(path), {"kind": type(self).__name__.lower(), **self.to_dict()})
 
     def __str__(self) -> str:
         return "\n".join(filter(None, (rows.to_text(self.rows()), self.note())))
@@ -130,10 +138,6 @@ class Score(Tabular):
             tuple((code, sentence) for code, sentence in record.get("warnings", ())),
             record.get("needs_a_set", ""),
         )
-
-    def save(self, path: PathLike) -> None:
-        """Writes the result as JSON."""
-        write_json(Path(path), {"kind": "score", **self.to_dict()})
 
     @classmethod
     def load(cls, path: PathLike) -> Score:
@@ -235,10 +239,6 @@ class Ranked(Tabular):
         record = {each.name: plain(getattr(self, each.name)) for each in fields(self)}
         return record | {"scores": [score.to_dict() for score in self.scores]}
 
-    def save(self, path: PathLike) -> None:
-        """Writes the result as JSON."""
-        write_json(Path(path), {"kind": "ranked", **self.to_dict()})
-
     @classmethod
     def load(cls, path: PathLike) -> Ranked:
         """Reads what `save` wrote.
@@ -306,10 +306,6 @@ class Found(Tabular):
         record |= {"front": plain(self.front._asdict()) if self.front else None}
         return record | {"score": self.score.to_dict(), "search": search}
 
-    def save(self, path: PathLike) -> None:
-        """Writes the result as JSON; the space is written by its name alone."""
-        write_json(Path(path), {"kind": "found", **self.to_dict()})
-
     @classmethod
     def load(cls, path: PathLike, space: SearchSpace) -> Found:
         """Reads what `save` wrote.
@@ -363,10 +359,6 @@ class Correlations(list[CorrelationRow], Tabular):
     def to_dict(self) -> dict[str, Any]:
         """Returns the rows as plain types, for JSON."""
         return {"rows": plain(list(self))}
-
-    def save(self, path: PathLike) -> None:
-        """Writes the rows as JSON."""
-        write_json(Path(path), {"kind": "correlations", **self.to_dict()})
 
     @classmethod
     def load(cls, path: PathLike) -> Correlations:
