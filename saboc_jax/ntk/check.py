@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from saboc_jax.layers.jaxpr import FlatProgram, evaluate_all, trace
+from saboc_jax.layers.tree import Predicate
 from saboc_jax.ntk.batches import leading, number_of
 from saboc_jax.ntk.network import STATISTICS, Network, split_parameters
-from saboc_jax.ntk.one_backward import Passes
 from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.precision import PRECISION, enable_x64
 
@@ -73,7 +73,8 @@ class NTKCheck(NamedTuple):
 
 
 def compare(
-    passes: Passes,
+    network: Network,
+    predicate: Predicate,
     original: Network,
     inputs: Any,
     kernel: Float[Array, "n n ..."] | None,
@@ -82,14 +83,14 @@ def compare(
     """Computes the differences; can be compiled.
 
     Args:
-        passes: the network as the kernel's engine saw it, see `compute.prepare`.
+        network: as the kernel's engine saw it, see `compute.prepare`.
+        predicate: which parameters count.
         original: the network as it was given.
         inputs: the batch that the kernel is of.
         kernel: of the inputs with themselves; None: only outputs are compared.
         options: of the kernel.
     """
-    network = passes.network
-    leaves, restore = split_parameters(network.variables["params"], passes.predicate)
+    leaves, restore = split_parameters(network.variables["params"], predicate)
 
     def outputs(leaves: list[Array]) -> Array:
         variables = {**network.variables, "params": restore(leaves)}
@@ -241,12 +242,11 @@ def _differ(whole: Any, singles: list[Any]) -> bool:
     return bool(_relative(joined, part) > TOLERANCES["float32"])
 
 
-def in_float64(run: Callable[[Network, Any], Differences], network: Network, inputs: Any) -> bool:
-    """Does the check pass in float64 on a few examples, so that only rounding failed it?"""
+def in_float64(run: Callable[[Any, Any], Differences], variables: Any, inputs: Any) -> bool:
+    """Does the comparison of (variables, inputs) pass in float64, on a few examples?"""
     with enable_x64():
-        double = jax.tree.map(_to_double, (network.variables, leading(inputs, FEW)))
-        differences = run(network._replace(variables=double[0]), double[1])
-        return differences.passed(TOLERANCES["float64"])
+        double = jax.tree.map(_to_double, (variables, leading(inputs, FEW)))
+        return run(*double).passed(TOLERANCES["float64"])
 
 
 def _to_double(leaf: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from jaxtyping import Array
 
+from saboc_jax.ntk import check
 from saboc_jax.ntk.batches import symmetric
 from saboc_jax.ntk.jacobian import jacobian_kernels
 from saboc_jax.ntk.network import (
@@ -66,6 +67,27 @@ def _check_running(network: Network, columns: Any, options: NTKOptions) -> None:
             f"batch_norm='running', but {network.name} has no {STATISTICS!r} in its variables; "
             "allowed: variables with them, or batch_norm='frozen'"
         )
+
+
+def differences_of(
+    network: Network, inputs: Any, kernel: Array | None, options: NTKOptions
+) -> check.Differences:
+    """Compares a kernel of inputs with the network itself (`check.compare`); can be compiled."""
+    passes = prepare(network, inputs, options)
+    return check.compare(passes.network, passes.predicate, network, inputs, kernel, options)
+
+
+def is_only_rounding(network: Network, inputs: Any, options: NTKOptions, dtype: Any) -> bool:
+    """Is the kernel right in float64, on a few examples? Asked where it fails in `dtype`."""
+    if str(dtype) == "float64":
+        return False
+
+    def run(variables: Any, inputs: Any) -> check.Differences:
+        double = network._replace(variables=variables)
+        kernel = compute_kernels(double, inputs, (), options)[0]
+        return differences_of(double, inputs, kernel, options)
+
+    return check.in_float64(jax.jit(run), network.variables, inputs)
 
 
 def needs_check(options: NTKOptions) -> bool:

@@ -18,7 +18,13 @@ from jaxtyping import Array, Float
 
 from saboc_jax.layers.programs import is_traced, signature_of
 from saboc_jax.ntk import check
-from saboc_jax.ntk.compute import compute_kernels, engine_of, needs_check, prepare
+from saboc_jax.ntk.compute import (
+    compute_kernels,
+    differences_of,
+    engine_of,
+    is_only_rounding,
+    needs_check,
+)
 from saboc_jax.ntk.memory import chunk_that_fits
 from saboc_jax.ntk.network import Network
 from saboc_jax.ntk.options import DEFAULTS, NTKOptions, check_options
@@ -101,9 +107,15 @@ def check_ntk(network: Network, inputs: Any, options: NTKOptions = DEFAULTS) -> 
 
 def _checked(network: Network, inputs: Any, kernel: Array, options: NTKOptions) -> check.NTKCheck:
     """Verifies a kernel; what fails in float32 may be only rounding."""
-    differences = jax.device_get(_compare(network, options)(network.variables, inputs, kernel))
+
+    def run(variables: Any, inputs: Any, kernel: Array) -> check.Differences:
+        return differences_of(network._replace(variables=variables), inputs, kernel, options)
+
+    differences = jax.device_get(jax.jit(run)(network.variables, inputs, kernel))
     tolerance = check.tolerance_for(network, inputs, kernel)
-    passed = differences.passed(tolerance) or _only_rounding(network, inputs, options, kernel)
+    passed = differences.passed(tolerance) or is_only_rounding(
+        network, inputs, options, kernel.dtype
+    )
     reason = None if passed else check.reason_of(differences, tolerance, network, inputs)
     return check.NTKCheck(passed, differences, tolerance, reason)
 
@@ -121,32 +133,6 @@ def _verified_options(
         return options
     check.fall_back(options, reason)
     return options._replace(engine="jacobian", check=False)
-
-
-def _only_rounding(network: Network, inputs: Any, options: NTKOptions, kernel: Array) -> bool:
-    """Is it right in float64, on a few examples?"""
-    if str(kernel.dtype) == "float64":
-        return False
-
-    def run(network: Network, inputs: Any) -> check.Differences:
-        kernel = compute_kernels(network, inputs, (), options)[0]
-        differences: check.Differences = jax.device_get(
-            _compare(network, options)(network.variables, inputs, kernel)
-        )
-        return differences
-
-    return check.in_float64(run, network, inputs)
-
-
-def _compare(network: Network, options: NTKOptions) -> Callable[..., Any]:
-    """Returns the compiled comparison of `check.compare`: (variables, inputs, kernel)."""
-
-    def run(variables: Any, inputs: Any, kernel: Array) -> check.Differences:
-        given = network._replace(variables=variables)
-        passes = prepare(given, inputs, options)
-        return check.compare(passes, given, inputs, kernel, options)
-
-    return jax.jit(run)
 
 
 class _Template:

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 import saboc_jax as sj
 from saboc_jax.layers.jaxpr import trace
+from saboc_jax.ntk import check
 from saboc_jax.ntk.check import KernelWarning
 from saboc_jax.precision import enable_x64
 
 ALL = sj.NTKOptions(params="all")
 N = 4
+KEY = jax.random.key(0)
 
 
 def moved(tree):
@@ -298,8 +300,8 @@ def test_frozen_statistics_are_those_of_the_batch_in_any_module(name):
     x = jnp.asarray(vectors(), jnp.float32)
     module = Normed() if name == "own" else sj.from_nnx(NnxNormed)
     variables = module.init(jax.random.key(0), x, train=False)
-    check = sj.check_ntk(sj.from_module(module, variables), x, ALL)
-    assert check.passed, check.reason
+    found = sj.check_ntk(sj.from_module(module, variables), x, ALL)
+    assert found.passed, found.reason
     frozen, running = (
         sj.empirical_ntk(sj.from_module(module, variables), x, options=ALL._replace(batch_norm=b))
         for b in ("frozen", "running")
@@ -318,8 +320,8 @@ class Mean(nn.Module):
 def test_examples_that_interact_are_found_and_taken_as_a_batch():
     x = jnp.asarray(vectors(), jnp.float32)
     network = sj.from_module(Mean(), Mean().init(jax.random.key(0), x))
-    check = sj.check_ntk(network, x, ALL)
-    assert not check.passed and "interact" in check.reason
+    found = sj.check_ntk(network, x, ALL)
+    assert not found.passed and "interact" in found.reason
     with pytest.warns(KernelWarning, match="examples interact"):
         ours = sj.empirical_ntk(network, x, options=ALL)
     oracle = sj.empirical_ntk(network, x, options=ALL._replace(engine="jacobian"))
@@ -327,6 +329,23 @@ def test_examples_that_interact_are_found_and_taken_as_a_batch():
     with warnings.catch_warnings():  # once
         warnings.simplefilter("error")
         sj.empirical_ntk(network, x, options=ALL)
+
+
+def test_what_only_rounds_is_not_taken_for_wrong(monkeypatch):
+    """Asked again in float64: by `empirical_ntk`, and where scores are computed."""
+
+    class Plain(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(3)(jnp.tanh(nn.Dense(5)(x.reshape(len(x), -1))))
+
+    monkeypatch.setitem(check.TOLERANCES, "float32", 1e-30)
+    x = jax.random.normal(jax.random.key(1), (6, 3, 3, 2))
+    network = sj.from_module(Plain(), Plain().init(jax.random.key(0), x))
+    found = sj.check_ntk(network, x, ALL)
+    assert found.passed and not found.differences.passed(found.tolerance)
+    score = sj.score(Plain(), sj.Batch(x, np.arange(6) % 3), KEY, "trainability", repeats=1)
+    assert not score.warnings
 
 
 def test_complex_parameters_are_refused():
