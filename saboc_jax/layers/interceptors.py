@@ -29,6 +29,13 @@ def is_call(context: Any, kinds: Any) -> bool:
     )
 
 
+def is_outermost(context: Any) -> bool:
+    """Is the intercepted function that of the layer's class, not one that it calls of its base?"""
+    function = getattr(context.orig_method, "func", None)
+    own = getattr(type(context.module), context.method_name)
+    return function is not None and inspect.unwrap(own) is inspect.unwrap(function)
+
+
 def is_own(context: Any, kind: Any) -> bool:
     """Is the intercepted function the layer's own, not that of a subclass that calls it?
 

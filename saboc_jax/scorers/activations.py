@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from saboc_jax.keys import Purpose, key_for
 from saboc_jax.layers.initialise import draw_parameters, find_initialiser
-from saboc_jax.layers.interceptors import Interceptor, is_call
+from saboc_jax.layers.interceptors import Interceptor, is_call, is_outermost
 from saboc_jax.layers.ops import Relu
 from saboc_jax.layers.tree import flatten, path_names
 from saboc_jax.ntk.network import Network, soundness
@@ -203,7 +203,7 @@ def cost_rule() -> Interceptor:
 
     def rule(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
         y = next_fun(*args, **kwargs)
-        if is_call(context, (nn.Conv, nn.Dense, nn.BatchNorm)):
+        if is_call(context, (nn.Conv, nn.Dense, nn.BatchNorm)) and is_outermost(context):
             params = context.module.variables.get("params", {})
             positions = y.size // (y.shape[0] * y.shape[-1])
             macs = params["kernel"].size * positions if "kernel" in params else 0

@@ -196,7 +196,8 @@ def test_the_pair_is_one_layer_that_keeps_no_output_of_the_convolution(monkeypat
     network = from_module(net, net.init(random.key(0), images))
     flat = lambda variables, x, mutable=(): (network.apply(variables, x)[0].mean((1, 2)), {})  # noqa: E731
     with jax.checking_leaks():
-        one_backward.one_backward(network._replace(apply=flat), images, 2, lambda path: True)
+        known = network._replace(apply=flat, known_layers=True)
+        one_backward.one_backward(one_backward.Passes(known, lambda path: True), images, 2)
     assert [type(layer) for layer in seen] == [ConvNormLayer]
 
 

@@ -162,10 +162,8 @@ def test_anybodys_module_has_the_kernels_of_one_device(on_several, devices, name
 
 
 @pytest.mark.parametrize("devices", [4, 8])
-def test_every_device_runs_the_network_on_its_share_of_the_images(on_several, devices):
-    traced = on_several[str(devices)]["sum"][1]
-    # The check that the engine applies looks at the shapes of the columns, and of one more.
-    assert traced == sorted([(M + N) // devices, M, M + 1])
+def test_the_network_is_read_once_for_one_image_on_all_devices(on_several, devices):
+    assert on_several[str(devices)]["sum"][1] == [1]
 
 
 def test_a_gated_cell_and_a_supernet_have_the_kernels_of_one_device(on_several):
