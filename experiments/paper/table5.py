@@ -92,7 +92,6 @@ def search(console: Console, name: str, dataset: Any, store: Store | None) -> di
 
 def main() -> None:
     """Searches, compares, writes."""
-    common.set_defaults(space="resnet")
     if QUICK.value:
         common.set_defaults(
             dataset="digits", batch_size=8, repeats=1, population=4, iterations=12, max_width=128,

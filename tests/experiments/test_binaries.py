@@ -19,7 +19,8 @@ from saboc_jax.spaces.darts.cells import make_genotype
 from saboc_jax.spaces.darts.codec import write_genotype
 from saboc_jax.spaces.darts.trained import trained
 
-TINY = ["--dataset=digits", "--channels=2", "--batch_size=6", "--repeats=1"]
+UNREPEATED = ["--dataset=digits", "--channels=2", "--batch_size=6"]
+TINY = [*UNREPEATED, "--repeats=1"]
 
 
 def run(*arguments, cwd, **variables):
@@ -213,7 +214,7 @@ def test_the_papers_tables_and_figures_share_one_store(tmp_path):
 
 def test_benchmark_measures_compile_and_run_apart(tmp_path):
     done = run(
-        "experiments.benchmark", *TINY, "--num_archs=2", "--rounds=1", "--out=b.json", "--nomemory",
+        "experiments.benchmark", *UNREPEATED, "--num_archs=2", "--rounds=1", "--out=b.json", "--nomemory",
         "--contestants=one_backward,matmul,train_step_module", "--few_cells=1", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
