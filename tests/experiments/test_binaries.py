@@ -214,8 +214,9 @@ def test_the_papers_tables_and_figures_share_one_store(tmp_path):
 
 def test_benchmark_measures_compile_and_run_apart(tmp_path):
     done = run(
-        "experiments.benchmark", *UNREPEATED, "--num_archs=2", "--rounds=1", "--out=b.json", "--nomemory",
-        "--contestants=one_backward,matmul,train_step_module", "--few_cells=1", cwd=tmp_path,
+        "experiments.benchmark", *UNREPEATED, "--num_archs=2", "--rounds=1", "--out=b.json",
+        "--nomemory", "--contestants=one_backward,matmul,train_step_module", "--few_cells=1",
+        cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "b.json").read_text())
