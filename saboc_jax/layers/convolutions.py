@@ -207,11 +207,23 @@ def _strided_input_gradient(geometry: Geometry, x: Array, kernel: Array, g: Arra
     return y[:, : x.shape[1], : x.shape[2]]
 
 
+def held(strides: Sequence[int], taps: Any) -> Any:
+    """Returns what was picked from images at these strides, ready for a matrix product.
+
+    XLA's GPU compiler of jaxlib 0.10.2 ends the process where it meets a strided slice, a reshape
+    and a product in a row (openxla/xla#47381). Off the CPU a barrier keeps them apart.
+    """
+    if max(strides) == 1:
+        return taps
+    return lax.platform_dependent(taps, cpu=lambda x: x, default=lax.optimization_barrier)
+
+
 def unfold(geometry: Geometry, kernel_shape: tuple[int, ...], x: Array) -> Array:
     """Returns patches of x, [n, positions, k * k * channels], in the order of the kernel's axes."""
     taps = _taps(geometry, kernel_shape, x)
     positions = taps[0].shape[1] * taps[0].shape[2]
-    return jnp.concatenate(taps, -1).reshape(x.shape[0], positions, -1)
+    patches = held(geometry[0], jnp.concatenate(taps, -1))
+    return patches.reshape(x.shape[0], positions, -1)
 
 
 def kernel_gradients(
@@ -251,7 +263,8 @@ def _dense_gradient_rows(
     strides, padding, dilation, _ = geometry
     height, size, inner, outer = kernel_shape
     if (height, size) == (1, 1) and padding == ((0, 0), (0, 0)):
-        seen = x[:, :: strides[0], :: strides[1]].reshape(x.shape[0], -1, inner)
+        picked = held(strides, x[:, :: strides[0], :: strides[1]])
+        seen = picked.reshape(x.shape[0], -1, inner)
         return jnp.einsum(
             "npo,npi->noi", g.reshape(*seen.shape[:2], outer), seen, precision=PRECISION
         )

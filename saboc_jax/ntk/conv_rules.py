@@ -85,13 +85,15 @@ class ConvRule(GeneralRule):
         return conv.kernel_gradients(self.geometry, shape, x, g)
 
     def _convolve(self, x: Array, kernel: Array) -> Array:
-        run = columns_convolve if self._has_few_places else conv.convolve
-        return run(self.geometry, x, kernel)
+        if not self._has_few_places:
+            return conv.convolve(self.geometry, x, kernel)
+        patches = conv.held(self.geometry[0], columns(self.geometry, x, kernel.shape))
+        return columns_product(patches, kernel)
 
     def _input_gradient(self, x: Array, kernel: Array, g: Array) -> Array:
         if self._has_few_places:
-            pull = jax.linear_transpose(lambda x: columns_convolve(self.geometry, x, kernel), x)
-            return pull(g)[0]
+            run = lambda x: columns_product(columns(self.geometry, x, kernel.shape), kernel)  # noqa: E731
+            return jax.linear_transpose(run, x)(g)[0]
         return conv.input_gradient(self.geometry, x, kernel, g)
 
     # --- layouts ------------------------------------------------------------------------------
@@ -149,13 +151,16 @@ class ConvRule(GeneralRule):
         return y.transpose(0, *(1 + int(axis) for axis in order))
 
 
-def columns_convolve(geometry: conv.Geometry, x: Array, kernel: Array) -> Array:
-    """Computes a convolution of few outputs as one product of its patches."""
+def columns(geometry: conv.Geometry, x: Array, kernel_shape: tuple[int, ...]) -> Array:
+    """Returns the patches [n, h', w', k * k * in] of a convolution of few outputs."""
     strides, padding, dilation, _ = geometry
-    taps = conv.shifted(strides, padding, dilation, kernel.shape[:2], x)
-    return jnp.matmul(
-        jnp.concatenate(taps, -1), kernel.reshape(-1, kernel.shape[-1]), precision=PRECISION
-    )
+    taps = conv.shifted(strides, padding, dilation, kernel_shape[:2], x)
+    return jnp.concatenate(taps, -1)
+
+
+def columns_product(patches: Array, kernel: Array) -> Array:
+    """Computes a convolution as one product of its patches."""
+    return jnp.matmul(patches, kernel.reshape(-1, kernel.shape[-1]), precision=PRECISION)
 
 
 def grouped_gradients(geometry: conv.Geometry, shape: tuple[int, ...], x: Array, g: Array) -> Array:
@@ -164,7 +169,7 @@ def grouped_gradients(geometry: conv.Geometry, shape: tuple[int, ...], x: Array,
     *window, inner, outer = shape
     g = g.reshape(len(g), -1, groups, outer // groups)
     rows = []
-    for tap in conv.shifted(strides, padding, dilation, window, x):
+    for tap in conv.held(strides, conv.shifted(strides, padding, dilation, window, x)):
         tap = tap.reshape(len(x), -1, groups, inner)
         if inner == 1:  # a sum, for products of single channels are slow
             rows.append((tap[..., None] * g[..., None, :]).sum(1))
