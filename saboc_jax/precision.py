@@ -10,6 +10,10 @@ from jax import lax
 from jaxtyping import Array, Float
 
 PRECISION = lax.Precision.HIGHEST  # no TF32: conditioning is the signal
+MATMUL_PRECISIONS = ("highest", "high", "default")
+"""Of products and convolutions: float32 ("highest"), or what accelerators have between it and their
+fastest ("default": bfloat16 on TPUs, TF32 on GPUs). On the CPU all are float32."""
+EXACT = ("highest", "float32")  # names of float32; the second is one of JAX's own
 
 
 def enable_x64() -> AbstractContextManager[Any]:
@@ -67,6 +71,33 @@ def inner_products(a: Float[Array, "n p"], b: Float[Array, "m p"]) -> Float[Arra
         precision=PRECISION,
         preferred_element_type=jnp.promote_types(jnp.result_type(a, b), jnp.float32),
     )
+
+
+def current_precision() -> str | None:
+    """Returns JAX's setting of the precision of products; None: it is not set."""
+    return getattr(jax.config, "jax_default_matmul_precision", None)
+
+
+def chosen_precision(name: str | None = None) -> str:
+    """Returns the named precision of products; None: JAX's setting where it is set, else "highest".
+
+    Raises:
+        ValueError: if there is no such precision.
+    """
+    if name is None:
+        return current_precision() or MATMUL_PRECISIONS[0]
+    if name not in (*MATMUL_PRECISIONS, current_precision()):
+        raise ValueError(f"matmul_precision={name!r}; allowed: {MATMUL_PRECISIONS}")
+    return name
+
+
+def products_at(name: str | None = None) -> AbstractContextManager[Any]:
+    """Returns a context in which products and convolutions that name no precision have this one.
+
+    Programs have to be traced within it; `name` as in `chosen_precision`.
+    """
+    context: AbstractContextManager[Any] = jax.default_matmul_precision(chosen_precision(name))
+    return context
 
 
 def as_dtype(tree: Any, dtype: str) -> Any:

@@ -5,7 +5,7 @@ import os
 import signal
 import sqlite3
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import app, flags, logging
@@ -20,6 +20,7 @@ from saboc_jax.evaluation.store import Store
 from saboc_jax.keys import MAX_SEED, root_key
 from saboc_jax.layers.initialise import INITIALISERS
 from saboc_jax.ntk.options import BATCH_NORMS, ENGINES
+from saboc_jax.precision import MATMUL_PRECISIONS
 from saboc_jax.scorers import MEASURED, SCORERS
 from saboc_jax.scorers.te_nas import thin_cell
 from saboc_jax.searching.assembly import ScoringSettings
@@ -76,6 +77,13 @@ PRECISION = flags.DEFINE_enum(
     DTYPES,
     "What networks compute in; the second half of a score is always float64.",
 )
+MATMUL_PRECISION = flags.DEFINE_enum(
+    "matmul_precision",
+    MATMUL_PRECISIONS[0],
+    MATMUL_PRECISIONS,
+    "Of products and convolutions on GPUs and TPUs. highest: float32. default: the fastest, which "
+    "is TF32 or bfloat16 and orders differently; such scores are kept apart.",
+)
 LATENCY_BATCH = flags.DEFINE_integer(
     "latency_batch", None, "Images of a latency measurement; default: 1.", 1
 )
@@ -126,7 +134,7 @@ DATA_DIR = flags.DEFINE_string(
 NETWORK = ("space", "channels", "cells", "init", "precision", "trained_size")
 SCORING = (
     *("batch_norm", "ntk_engine", "latency_batch", "latency_image_size"),
-    *("same_platform", "shard"),
+    *("matmul_precision", "same_platform", "shard"),
 )
 RAY = ("executor", "num_workers", "ray_address", "gpus_per_worker")
 FILES_ONLY = (
@@ -315,6 +323,7 @@ def settings(space: SearchSpace, batch_size: int | None = None) -> ScoringSettin
         SHARD.value,
         build_executor(),
         SAME_PLATFORM.value,
+        matmul_precision=MATMUL_PRECISION.value,
     )
 
 
@@ -339,6 +348,17 @@ def devices() -> int | None:
 def shrunk_text(shrunk: str) -> str:
     """Says what is computed at once since memory did not suffice (`Counts.shrunk`)."""
     return f"Memory did not suffice: from then on {shrunk}"
+
+
+def notices(counts: Mapping[str, Any]) -> Iterator[str]:
+    """Sentences about a run that a reader of its scores has to know (`Counts`)."""
+    if counts.get("shrunk"):
+        yield shrunk_text(counts["shrunk"])
+    if counts.get("elsewhere"):
+        yield (
+            f"Some scores come from the store and were computed on {counts['elsewhere']}: they "
+            "agree to rounding; --same_platform computes them here"
+        )
 
 
 def build_evaluator(

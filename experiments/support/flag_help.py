@@ -18,6 +18,7 @@ GROUPS = {
         "cells",
         "init",
         "precision",
+        "matmul_precision",
         "batch_norm",
         "ntk_engine",
         "trained_size",

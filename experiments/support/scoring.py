@@ -108,6 +108,6 @@ def score(
     )
     passes = ", ".join(f"{part.name} {part.passes}" for part in scorer.parts or (scorer,))
     console.print(f"Forward + backward passes of n={images} images per score: {passes}")
-    if counts.shrunk:
-        console.print(common.shrunk_text(counts.shrunk))
+    for sentence in common.notices(vars(counts)):
+        console.print(sentence)
     return scores

@@ -181,8 +181,8 @@ def show(console: Console, space: SearchSpace, summary: dict[str, Any]) -> None:
         f"computed ({counts['served']} served, {counts['disconnected']} disconnected, "
         f"{counts['non_finite']} not finite)"
     )
-    if counts["shrunk"]:
-        console.print(common.shrunk_text(counts["shrunk"]))
+    for sentence in common.notices(counts):
+        console.print(sentence)
     if summary["rejected"]:
         console.print(f"{summary['rejected']} candidates over budget were not scored")
     if summary["stopped"]:

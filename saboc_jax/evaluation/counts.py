@@ -20,6 +20,7 @@ class Counts:
         isomorphic: pairs that took the score of another architecture of their class.
         device_jobs: pairs that each device ran; empty with a single device.
         shrunk: the chunk size after memory ran out; empty if it never did.
+        elsewhere: the platform that computed what the store served, if it is not this one.
         compilations: compiled scoring programs, or pieces of them.
         compile_seconds: time to compile them.
         run_seconds: time to run them.
@@ -33,6 +34,7 @@ class Counts:
     isomorphic: int = 0
     device_jobs: list[int] = field(default_factory=list)
     shrunk: str = ""
+    elsewhere: str = ""
     compilations: int = 0
     compile_seconds: float = 0.0
     run_seconds: float = 0.0

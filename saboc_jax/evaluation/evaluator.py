@@ -17,6 +17,7 @@ workers may be anywhere; with one writer, each score is counted and stored once.
 killed, it therefore loses only the jobs under way, a few for each worker.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -31,9 +32,20 @@ from saboc_jax.evaluation.jobs import Answer, Draws, Job, ScoreRow, mask_text
 from saboc_jax.evaluation.records import Result
 from saboc_jax.evaluation.runner import Runner
 from saboc_jax.evaluation.store import Store
+from saboc_jax.precision import EXACT
 from saboc_jax.scorers.combine import check_storable
 from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.types import Architecture, Scorer, SearchSpace
+
+LOGGER = logging.getLogger(__name__)
+
+
+def elsewhere_text(other: str, own: str) -> str:
+    """Says that scores of another platform are served, and how to have one's own."""
+    return (
+        f"Some of these scores were computed on {other}, not on {own}: they agree to rounding; "
+        "same_platform=True computes them here"
+    )
 
 
 class StoppedError(Exception):
@@ -103,8 +115,11 @@ class Evaluator:
     @cached_property
     def identity(self) -> Identity:
         """The identity of the scores, for the store."""
-        platform = self.runner.platform if self.same_platform else ""
-        return Identity(self.space, self.runner.draws, self.space_id, self.dataset, platform)
+        runner = self.runner
+        rounds_its_own_way = runner.matmul_precision not in EXACT
+        platform = runner.platform if self.same_platform or rounds_its_own_way else ""
+        known = (self.space_id, self.dataset, platform, runner.matmul_precision)
+        return Identity(self.space, runner.draws, *known)
 
     @property
     def space(self) -> SearchSpace:
@@ -275,6 +290,7 @@ class Evaluator:
         # Parts scored together each hold the seconds of their shared program: count them once.
         seconds = [result.seconds for result in results if result is not None]
         self.counts.stored_seconds += max(seconds, default=0.0)
+        self._note_platforms({result.platform for result in results if result is not None})
         return {
             part.name: ScoreRow(
                 np.array([result.metrics[name] for name in part.metrics]),
@@ -286,6 +302,13 @@ class Evaluator:
             for part, result in zip(parts, results, strict=True)
             if result is not None
         }
+
+    def _note_platforms(self, platforms: set[str]) -> None:
+        """Says once that another platform computed what the store serves."""
+        others = sorted(platforms - {"", self.runner.platform})
+        if others and not self.counts.elsewhere:
+            LOGGER.warning(elsewhere_text(others[0], self.runner.platform))
+            self.counts.elsewhere = others[0]
 
     def _keep(self, job: Job, rows: dict[str, ScoreRow], seconds: float, platform: str) -> None:
         """Keeps a row of each part; `seconds` is the time of the program they shared."""

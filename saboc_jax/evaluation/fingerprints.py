@@ -58,7 +58,9 @@ def program_digest(program: OneProgram) -> str:
         layers.append((module.path, type(module).__name__ if library else "", _label(module)))
         return call(*args, **kwargs)
 
-    with computing_in(program.dtype), nn.intercept_methods(note):
+    # A precision is part of the identity by itself, whatever it is where this is traced.
+    plain = jax.default_matmul_precision(None)
+    with plain, computing_in(program.dtype), nn.intercept_methods(note):
         init, variables = jax.make_jaxpr(program.init, return_shape=True)(key)
         forward = jax.make_jaxpr(partial(program.apply, gates=None, mutable=("batch_stats",)))(
             variables, images=images

@@ -8,8 +8,9 @@ Two scores are the same result if they agree in
 - the key and the images of the repeat, by content: folders with different images never share a row;
 - how it is computed: the precision of matrix products, the versions of packages.
 
-The platform that computed a row is recorded with it, and is part of the identity only if
-`same_platform` is set: platforms add in different orders, so their bits differ.
+The platform that computed a row is recorded with it. It is part of the identity if `same_platform`
+is set (platforms add in different orders, so their bits differ), and where products are less
+precise than float32, because each platform then rounds in its own way.
 """
 
 import contextlib
@@ -18,13 +19,13 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Bool
 
 from saboc_jax.evaluation.fingerprints import digest, program_digest
 from saboc_jax.evaluation.jobs import Draws, Job
 from saboc_jax.evaluation.records import Request, canonical_json
+from saboc_jax.precision import current_precision
 from saboc_jax.types import OneProgram, Scorer, SearchSpace
 
 PACKAGES = ("saboc_jax", "jax", "jaxlib", "flax")
@@ -43,13 +44,14 @@ def current_versions() -> dict[str, str]:
     return found
 
 
-def computing(platform: str = "") -> dict[str, str]:
-    """Returns the settings of this process that affect the numbers.
+def computing(platform: str = "", precision: str | None = None) -> dict[str, str]:
+    """Returns the settings that affect the numbers.
 
     Args:
         platform: the platform that computes; "": it is not part of the identity.
+        precision: of products; None: JAX's setting in this process.
     """
-    precision = getattr(jax.config, "jax_default_matmul_precision", None) or "default"
+    precision = precision or current_precision() or "default"
     return {"matmul_precision": precision} | ({"platform": platform} if platform else {})
 
 
@@ -107,6 +109,7 @@ class Identity:
         label: readable name of the space; "": its own name.
         dataset: name of the data.
         platform: the platform that computes; "": it is not part of the identity.
+        precision: of products; None: JAX's setting in this process.
     """
 
     space: SearchSpace
@@ -114,11 +117,12 @@ class Identity:
     label: str = ""
     dataset: str = ""
     platform: str = ""
+    precision: str | None = None
     _remembered: dict[Any, str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._space = space_identity(self.space, self.label)
-        self._computing = canonical_json(computing(self.platform))
+        self._computing = canonical_json(computing(self.platform, self.precision))
         self._versions = canonical_json(current_versions())
 
     def request(self, job: Job, part: Scorer) -> Request:
@@ -144,7 +148,7 @@ class Identity:
             "networks": self._space,
             "scorer_options": canonical_json(options),
             "drawn": data,
-            "computing": computing(self.platform),
+            "computing": computing(self.platform, self.precision),
             "versions": current_versions(),
         }
 

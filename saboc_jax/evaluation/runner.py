@@ -28,7 +28,13 @@ from saboc_jax.evaluation.jobs import Answer, Draws, Job, ScoreRow
 from saboc_jax.evaluation.sharing import arranged, collected, sharded, share_out, stacked
 from saboc_jax.layers.programs import ProgramCache
 from saboc_jax.ntk.batches import number_of
-from saboc_jax.precision import computing_in, enable_x64, usual_switches
+from saboc_jax.precision import (
+    chosen_precision,
+    computing_in,
+    enable_x64,
+    products_at,
+    usual_switches,
+)
 from saboc_jax.scorers.batches import check_batch, check_needs, tells_apart
 from saboc_jax.scorers.combine import (
     combine,
@@ -66,6 +72,9 @@ class Runner:
             (`evaluation.examination`).
         pieces: compiled links of architectures that are chains (`saboc_jax.layers.chain`); None:
             one program for each architecture.
+        matmul_precision: of the networks' products and convolutions, one of
+            `saboc_jax.precision.MATMUL_PRECISIONS`; None: JAX's setting where it is set, else
+            "highest", which is float32 on every platform.
 
     Raises:
         ValueError: if a batch is wrong (see `check_batch`) or lacks a field that the scorer needs,
@@ -81,8 +90,10 @@ class Runner:
     programs: ProgramCache = field(default_factory=partial(ProgramCache, MAX_PROGRAMS))
     check: bool = True
     pieces: ProgramCache | None = field(default_factory=ProgramCache)
+    matmul_precision: str | None = None
 
     def __post_init__(self) -> None:
+        self.matmul_precision = chosen_precision(self.matmul_precision)
         self._devices = find_devices(self.devices)
         shared_by(self.scorer, self.shard, len(self._devices))  # raises if they cannot
         checked = [check_batch(batch, self.space.num_classes) for batch in self.draws.batches]
@@ -136,7 +147,7 @@ class Runner:
         start, before, counts = time.perf_counter(), self._compile_seconds(), Counts()
         parts = [part for part in self.parts if part.name in missing]
         scorer, program_space = self._placed(parts, jobs[0])
-        with computing_in(self.space.dtype):
+        with products_at(self.matmul_precision), computing_in(self.space.dtype):
             observed = self._observe(scorer, program_space, jobs, counts)
         rows = [self._finish(scorer, parts, *pair) for pair in zip(jobs, observed, strict=True)]
         notes = self._notes(scorer, program_space)

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from saboc_jax.precision import current_precision
+
 
 def signature_of(tree: Any) -> Hashable:
     """Returns structure, shapes and types of a tree of arrays: what a program is compiled for."""
@@ -52,7 +54,7 @@ class ProgramCache:
         """
         if is_traced(args):
             return function(*args)
-        signature = (name, signature_of(args))
+        signature = (name, current_precision(), signature_of(args))
         if signature not in self._compiled:
             start = time.perf_counter()
             self._compiled[signature] = jax.jit(function).lower(*args).compile()

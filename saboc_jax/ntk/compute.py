@@ -20,6 +20,7 @@ from saboc_jax.ntk.one_backward import Passes, one_backward_kernels
 from saboc_jax.ntk.options import NTKOptions, check_options
 from saboc_jax.ntk.reading import choose_parameters, read_network, read_statically
 from saboc_jax.ntk.reference import reference_kernels
+from saboc_jax.precision import products_at
 
 
 def compute_kernels(
@@ -27,11 +28,12 @@ def compute_kernels(
 ) -> list[Array]:
     """Computes the kernels of `empirical.empirical_ntks`, as part of a program and unchecked."""
     check_options(options)
-    passes = prepare(network, columns, options)
-    if engine_of(options) == "one_backward":
-        return symmetric(one_backward_kernels(passes, columns, rows, options))
-    compute = jacobian_kernels if engine_of(options) == "jacobian" else reference_kernels
-    return symmetric(compute(passes.network, columns, rows, passes.predicate, options))
+    with products_at():
+        passes = prepare(network, columns, options)
+        if engine_of(options) == "one_backward":
+            return symmetric(one_backward_kernels(passes, columns, rows, options))
+        compute = jacobian_kernels if engine_of(options) == "jacobian" else reference_kernels
+        return symmetric(compute(passes.network, columns, rows, passes.predicate, options))
 
 
 def prepare(network: Network, columns: Any, options: NTKOptions, axis: str | None = None) -> Passes:
@@ -73,8 +75,9 @@ def differences_of(
     network: Network, inputs: Any, kernel: Array | None, options: NTKOptions
 ) -> check.Differences:
     """Compares a kernel of inputs with the network itself (`check.compare`); can be compiled."""
-    passes = prepare(network, inputs, options)
-    return check.compare(passes.network, passes.predicate, network, inputs, kernel, options)
+    with products_at():
+        passes = prepare(network, inputs, options)
+        return check.compare(passes.network, passes.predicate, network, inputs, kernel, options)
 
 
 def is_only_rounding(network: Network, inputs: Any, options: NTKOptions, dtype: Any) -> bool:

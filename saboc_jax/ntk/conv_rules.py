@@ -21,7 +21,7 @@ from saboc_jax.layers import convolutions as conv
 from saboc_jax.layers.jaxpr import EXAMPLE, PARAMETER, Equation
 from saboc_jax.ntk.general_rule import GeneralRule, Values
 from saboc_jax.ntk.gram import Columns, gram
-from saboc_jax.precision import PRECISION
+from saboc_jax.precision import MATMUL_PRECISIONS, PRECISION, current_precision
 
 FEW_PLACES = 9  # XLA's convolution of so few outputs is up to a hundred times slower on the CPU
 
@@ -192,7 +192,10 @@ def is_convolution(equation: Equation, kinds: Sequence[str]) -> bool:
 
 
 def asks_for_precision(params: dict[str, Any]) -> bool:
-    """Does an equation name a precision other than the default?"""
+    """Does an equation name a precision other than the one that products have here?"""
     precision = params.get("precision")
     named = precision if isinstance(precision, tuple) else (precision,)
-    return any(each not in (None, lax.Precision.DEFAULT) for each in named)
+    usual: set[Any] = {None, lax.Precision.DEFAULT}
+    if (setting := current_precision()) in [*MATMUL_PRECISIONS, "float32"]:
+        usual = {lax.Precision(setting)}
+    return any(each not in usual for each in named)

@@ -28,6 +28,7 @@ from saboc_jax.ntk.compute import (
 from saboc_jax.ntk.memory import chunk_that_fits
 from saboc_jax.ntk.network import Network
 from saboc_jax.ntk.options import DEFAULTS, NTKOptions, check_options
+from saboc_jax.precision import chosen_precision
 
 _verified: dict[Any, NTKOptions] = {}
 
@@ -74,7 +75,7 @@ def empirical_ntks(
         return compute_kernels(network, columns, rows, options)
     signature = (_Template(network), options, signature_of(given))
     options = _verified.get(signature, options)
-    program = compiled_kernels(_Template(network), options._replace(check=True))
+    program = compiled_kernels(_Template(network), options._replace(check=True), chosen_precision())
     kernels = program(*given)
     if needs_check(options) and signature not in _verified:
         options = _verified_options(network, columns, kernels[0], options)
@@ -149,8 +150,14 @@ class _Template:
 
 
 @lru_cache(64)
-def compiled_kernels(template: _Template, options: NTKOptions) -> Callable[..., list[Array]]:
-    """Returns the compiled kernels of a network: (variables, columns, rows)."""
+def compiled_kernels(
+    template: _Template, options: NTKOptions, precision: str
+) -> Callable[..., list[Array]]:
+    """Returns the compiled kernels of a network: (variables, columns, rows).
+
+    The precision of products is that of `saboc_jax.precision.chosen_precision`, for which they are
+    kept.
+    """
     network = template.network
 
     def run(options: NTKOptions) -> Callable[..., list[Array]]:

@@ -26,6 +26,7 @@ from saboc_jax.ntk.compute import prepare
 from saboc_jax.ntk.network import Network
 from saboc_jax.ntk.one_backward import one_backward_kernels
 from saboc_jax.ntk.options import DEFAULTS, NTKOptions, check_options
+from saboc_jax.precision import products_at
 
 AXIS = "images"
 
@@ -59,10 +60,12 @@ def sharded_ntks(
     for batch in (columns, *rows):
         check_divides(len(devices), number_of(batch))
     options = _checked(options, len(devices))
-    passes = prepare(network, columns, options, AXIS)
+    with products_at():
+        passes = prepare(network, columns, options, AXIS)
 
     def one_device(columns: Any, rows: Sequence[Any]) -> list[Array]:
-        return one_backward_kernels(passes, columns, rows, options)
+        with products_at():
+            return one_backward_kernels(passes, columns, rows, options)
 
     mesh, shares = Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(AXIS)
     run = unchecked_shard_map(one_device, mesh, shares, shares)

@@ -166,7 +166,8 @@ def _compiled(
     arguments = jax.device_put((_weights(module, call, shape), images))
     start = time.perf_counter()
     program = jax.jit(lambda variables, x: module.apply(variables, x, **call))
-    compiled = program.lower(*arguments).compile()
+    with jax.default_matmul_precision(None):  # as it will be used, not as it is scored
+        compiled = program.lower(*arguments).compile()
     return (lambda: compiled(*arguments)), time.perf_counter() - start
 
 

@@ -40,6 +40,7 @@ class ScoringSettings:
         executor: computes scores somewhere else; None: here.
         same_platform: see `Evaluator`.
         check: see `Runner`.
+        matmul_precision: see `Runner`.
 
     Raises:
         ValueError: if a number is out of range.
@@ -54,6 +55,7 @@ class ScoringSettings:
     executor: Executor | None = None
     same_platform: bool = False
     check: bool = True
+    matmul_precision: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("repeats", "batch_size"):
@@ -136,7 +138,15 @@ class ScoringSettings:
                 f"{space.name!r} was made"
             )
         return Evaluator(
-            Runner(space, scorer, draws, self.devices, self.shard, check=self.check),
+            Runner(
+                space,
+                scorer,
+                draws,
+                self.devices,
+                self.shard,
+                check=self.check,
+                matmul_precision=self.matmul_precision,
+            ),
             store,
             self.executor,
             representative_of,

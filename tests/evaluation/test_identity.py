@@ -1,7 +1,9 @@
 """What identifies a result: content, never a name."""
 
+import copy
 import subprocess
 import sys
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -130,9 +132,9 @@ def batch(fill):
     return Batch(np.full((1, *SHAPE), fill, np.float32), np.zeros(1, np.int32))
 
 
-def evaluator(store, space, fill=0.0, scorer="grad_norm", key=0, **settings):
+def evaluator(store, space, fill=0.0, scorer="grad_norm", key=0, runner=(), **settings):
     draws = Draws([jax.random.key(key)], [batch(fill)], ["0/0"])
-    runner = Runner(space, make_scorer(scorer, space), draws)
+    runner = Runner(space, make_scorer(scorer, space), draws, **dict(runner))
     return Evaluator(runner, store, dataset="digits/n1", **settings)
 
 
@@ -171,10 +173,47 @@ def test_ones_own_modules_are_identified_by_what_they_do(tmp_path):
 def test_the_precision_of_products_identifies_a_row(tmp_path):
     with Store(tmp_path / "s.sqlite") as store:
         assert served(evaluator(store, one_module(Net()))) == 0
-        with jax.default_matmul_precision("highest"):
-            assert computing()["matmul_precision"] == "highest"
+        with jax.default_matmul_precision("high"):
+            assert computing()["matmul_precision"] == "high"
             assert served(evaluator(store, one_module(Net()))) == 0
+        with jax.default_matmul_precision("highest"):  # what scores have by themselves
+            assert served(evaluator(store, one_module(Net()))) == 1
         assert served(evaluator(store, one_module(Net()))) == 1
+
+
+def test_faster_products_are_kept_apart_by_platform(tmp_path, monkeypatch, caplog):
+    """Each platform rounds them in its own way; products of float32 agree."""
+    space, said = one_module(Net()), "computed on cpu: cpu, not on tpu: v5e"
+    fast = {"matmul_precision": "default"}
+    with Store(tmp_path / "s.sqlite") as store:
+        first = evaluator(store, space, runner=fast)
+        assert served(first) == 0
+        assert served(evaluator(store, space, runner=fast)) == 1
+        assert served(evaluator(store, space)) == 0
+        monkeypatch.setattr(Runner, "platform", "tpu: v5e")
+        assert served(evaluator(store, space, runner=fast)) == 0
+        exact = evaluator(store, space)
+        assert served(exact) == served(exact) - 1 == 1
+        assert exact.counts.elsewhere == "cpu: cpu"
+        assert [said in line for line in caplog.messages] == [True]
+
+
+def test_a_runner_takes_its_precision_along():
+    runner = evaluator(None, one_module(Net())).runner
+    assert runner.matmul_precision == "highest"
+    with jax.default_matmul_precision("high"):
+        assert copy.copy(runner).matmul_precision == "highest"
+        assert evaluator(None, one_module(Net())).runner.matmul_precision == "high"
+    with pytest.raises(ValueError, match="matmul_precision='int8'; allowed:"):
+        replace(runner, matmul_precision="int8")
+
+
+def test_the_precision_of_products_changes_no_bit_on_the_cpu():
+    def scores(precision):
+        made = evaluator(None, one_module(Net()), runner={"matmul_precision": precision})
+        return made.evaluate(architecture_to_mask(np.zeros((1, 1), int), 1))
+
+    np.testing.assert_array_equal(scores("highest"), scores("default"))
 
 
 def test_a_platform_is_recorded_and_identifies_a_row_where_that_is_asked_for(tmp_path, monkeypatch):

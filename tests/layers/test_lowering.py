@@ -14,6 +14,7 @@ from saboc_jax.layers.lowering import lowered, operations
 from saboc_jax.ntk.compute import compute_kernels
 from saboc_jax.ntk.network import from_module
 from saboc_jax.ntk.options import NTKOptions
+from saboc_jax.precision import products_at
 
 STRIDED = ((2, 2), ((0, 0), (0, 0)), (1, 1), 1)
 GROUPED = ((2, 2), ((1, 1), (1, 1)), (1, 1), 2)
@@ -79,6 +80,27 @@ def test_a_barrier_stands_between_strided_slices_and_products(platform):
     assert not products_of_strided_slices(text)
     assert operations(text)["optimization_barrier"] == 1
     assert operations(lowered(gradient_rows, "cpu", x, g))["optimization_barrier"] == 0
+
+
+def precisions(text):
+    """Returns what products and convolutions of a program say of their precision."""
+    lines = [
+        line for line in text.splitlines() if re.search(r"\b(dot_general|convolution)\b", line)
+    ]
+    named = [
+        re.search(r"precision = \[(\w+), \w+\]|precision_config = \[(.*?)\]", x) for x in lines
+    ]
+    found = {next(filter(None, each.groups())) if each else "none" for each in named}
+    return {re.search(r"HIGHEST|DEFAULT|none", each)[0] for each in found}
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_kernels_are_of_float32_products_unless_a_precision_is_chosen(platform):
+    images = random.normal(random.key(1), (4, 17, 17, 3))
+    kernel = kernel_of(Strided(), images)
+    assert precisions(lowered(kernel, platform, images)) == {"HIGHEST"}
+    with products_at("default"):  # inner products of gradients are float32 all the same
+        assert precisions(lowered(kernel, platform, images)) == {"HIGHEST", "DEFAULT"}
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
