@@ -18,6 +18,7 @@ from saboc_jax.benchmarks.accuracies import AccuracyTable, read_table
 from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.evaluation.jobs import Draws
 from saboc_jax.evaluation.runner import Runner
+from saboc_jax.frameworks.adapters import from_equinox, from_haiku, from_keras
 from saboc_jax.layers.program_cost import count_work
 from saboc_jax.ntk.empirical import check_ntk, empirical_ntk, empirical_ntks
 from saboc_jax.ntk.network import Network, bind, from_function, from_module
@@ -65,7 +66,10 @@ __all__ = [
     "draw_weights",
     "empirical_ntk",
     "empirical_ntks",
+    "from_equinox",
     "from_function",
+    "from_haiku",
+    "from_keras",
     "from_module",
     "from_nnx",
     "in_dtype",

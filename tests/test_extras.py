@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import saboc_jax as sj
 from saboc_jax.benchmarks.nats_bench import open_benchmark
 from saboc_jax.evaluation.ray import RayExecutor
 from saboc_jax.evaluation.records import write_parquet
@@ -77,9 +78,18 @@ def test_make_installs_extras_by_name_and_none_that_brings_tensorflow():
         assert done.returncode and done.stderr.startswith(f"error: EXTRAS={name}: ")
 
 
+def anew(framework):
+    """Asks for a candidate of a framework as if for the first time."""
+    sys.modules.pop(f"saboc_jax.frameworks.{framework}", None)
+    getattr(sj, f"from_{framework}")(None)
+
+
 @pytest.mark.parametrize(
     ("package", "extra", "use"),
     [
+        ("equinox", "equinox", lambda folder: anew("equinox")),
+        ("haiku", "haiku", lambda folder: anew("haiku")),
+        ("keras", "keras", lambda folder: anew("keras")),
         ("matplotlib", "figures", lambda folder: blank(1, 1)),
         ("nats_bench", "nats", lambda folder: open_benchmark(folder)),
         ("pyarrow", "parquet", lambda folder: write_parquet(folder / "scores.parquet", [])),
@@ -113,8 +123,8 @@ machinery.PathFinder.find_spec = find_others
 {code}
 """
 OPTIONAL = [
-    "matplotlib", "neural_tangents", "nats_bench", "pyarrow", "ray", "sklearn", "tensorboardX",
-    "tensorflow", "torch", "orbax.checkpoint",
+    "equinox", "haiku", "keras", "matplotlib", "neural_tangents", "nats_bench", "pyarrow", "ray",
+    "sklearn", "tensorboardX", "tensorflow", "torch", "orbax.checkpoint",
 ]  # fmt: skip
 
 

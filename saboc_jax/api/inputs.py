@@ -1,6 +1,7 @@
 """Turns the arguments of `saboc_jax.api.functions` into a space and architectures."""
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -22,7 +23,7 @@ from saboc_jax.ntk.batches import number_of
 from saboc_jax.ntk.network import Network
 from saboc_jax.scorers.batches import check_batch
 from saboc_jax.spaces import make_space
-from saboc_jax.spaces.modules.models import Output, is_candidate
+from saboc_jax.spaces.modules.models import Output, adapter_of, is_candidate, keeps_weights
 from saboc_jax.spaces.modules.space import module_space
 from saboc_jax.statistics.ranking import AGGREGATIONS
 from saboc_jax.types import Architecture, Batch, SearchSpace, brief
@@ -107,6 +108,12 @@ def check_no_space(space: Any) -> None:
 
 def check_candidate(candidate: Any) -> None:
     """Raises ValueError if it is neither a Linen module nor like an architecture."""
+    adapter = adapter_of(candidate)
+    if adapter is not None:
+        raise ValueError(
+            f"the candidate is a {type(candidate).__name__} of another framework; allowed: what "
+            f"saboc_jax.{adapter} makes of it"
+        )
     architecture = isinstance(candidate, str | Sequence | np.ndarray | jax.Array)
     if not (architecture or is_candidate(candidate)):
         what = candidate if isinstance(candidate, type) else type(candidate)
@@ -182,9 +189,26 @@ def find_candidates(
     check_candidate(first)
     if is_candidate(first):
         check_no_space(space)
+        _warn_of_mixed_weights(candidates)
         return space_of_modules(candidates, images, running)
     space = find_space(space, images)
     return space, [find_architecture(candidate, space) for candidate in candidates]
+
+
+class MixedWeightsWarning(UserWarning):
+    """Says that some candidates are scored at their own weights, and others at fresh ones."""
+
+
+def _warn_of_mixed_weights(candidates: Any) -> None:
+    given = candidates.values() if isinstance(candidates, Mapping) else candidates
+    own = [keeps_weights(candidate) for candidate in given]
+    if any(own) and not all(own):
+        warnings.warn(
+            f"{sum(own)} of {len(own)} candidates are scored at their own weights and the others "
+            "at fresh ones: their scores differ for that alone",
+            MixedWeightsWarning,
+            stacklevel=4,
+        )
 
 
 def listed(candidates: Any, argument: str = "candidates") -> Any:

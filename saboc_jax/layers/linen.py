@@ -44,12 +44,17 @@ def traced_anew(*rules: Interceptor) -> Iterator[None]:
         yield
 
 
-def flags_of(function: Callable[..., Any]) -> tuple[str, ...]:
-    """Returns the names among `FLAGS` that a function takes."""
+def names_of(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Returns the names of a function's arguments."""
     try:
-        names = inspect.signature(function).parameters
+        return tuple(inspect.signature(function).parameters)
     except (TypeError, ValueError):  # some callables of C have no signature
         return ()
+
+
+def flags_of(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Returns the names among `FLAGS` that a function takes."""
+    names = names_of(function)
     return tuple(name for name in FLAGS if name in names)
 
 

@@ -167,7 +167,17 @@ def tolerance_for(network: Network, inputs: Any, kernel: Any) -> float:
     """Returns the largest difference that rounding explains: that of the coarsest type in use."""
     leaves = [kernel, *jax.tree.leaves((network.variables["params"], inputs))]
     names = {str(leaf.dtype) for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    if names == {"float64"} and not network.known_layers:
+        names |= _computed_in(network, inputs)
     return max(TOLERANCES.get(name, HALF) for name in names)
+
+
+def _computed_in(network: Network, inputs: Any) -> set[str]:
+    """Returns the floating-point types inside a network: Keras on JAX, say, knows no float64."""
+    program = trace(lambda v, x: network.apply(v, x)[0], network.variables, leading(inputs, 1))
+    places = (place for equation in program.equations for place in equation.outputs)
+    types = (getattr(program.shapes[place], "dtype", None) for place in places)
+    return {str(dtype) for dtype in types if dtype and jnp.issubdtype(dtype, jnp.floating)}
 
 
 def reason_of(differences: Differences, tolerance: float, network: Network, inputs: Any) -> str:
@@ -242,11 +252,12 @@ def _differ(whole: Any, singles: list[Any]) -> bool:
     return bool(_relative(joined, part) > TOLERANCES["float32"])
 
 
-def in_float64(run: Callable[[Any, Any], Differences], variables: Any, inputs: Any) -> bool:
+def in_float64(run: Callable[[Any, Any], Differences], network: Network, inputs: Any) -> bool:
     """Does the comparison of (variables, inputs) pass in float64, on a few examples?"""
     with enable_x64():
-        double = jax.tree.map(_to_double, (variables, leading(inputs, FEW)))
-        return run(*double).passed(TOLERANCES["float64"])
+        variables, inputs = jax.tree.map(_to_double, (network.variables, leading(inputs, FEW)))
+        double = network._replace(variables=variables)
+        return run(variables, inputs).passed(tolerance_for(double, inputs, jnp.zeros(())))
 
 
 def _to_double(leaf: Any) -> Any:

@@ -90,7 +90,7 @@ def is_only_rounding(network: Network, inputs: Any, options: NTKOptions, dtype: 
         kernel = compute_kernels(double, inputs, (), options)[0]
         return differences_of(double, inputs, kernel, options)
 
-    return check.in_float64(jax.jit(run), network.variables, inputs)
+    return check.in_float64(jax.jit(run), network, inputs)
 
 
 def needs_check(options: NTKOptions) -> bool:

@@ -34,7 +34,12 @@ _verified: dict[Any, NTKOptions] = {}
 
 
 def empirical_ntk(
-    network: Network, x1: Any, x2: Any = None, options: NTKOptions = DEFAULTS
+    network: Network,
+    x1: Any,
+    x2: Any = None,
+    options: NTKOptions = DEFAULTS,
+    *,
+    key: Any = None,
 ) -> Float[Array, "n m ..."]:
     """Computes the empirical NTK of x1 (rows) with x2 (columns), or of x1 with itself.
 
@@ -43,16 +48,19 @@ def empirical_ntk(
         x1: inputs of the rows, any tree of arrays with a leading axis of examples.
         x2: inputs of the columns, which give frozen batch norm statistics. None: x1.
         options: engine, parameters, outputs, batch norm, memory.
+        key: draws the weights of a network that has none of its own; consumed. None: as they are.
 
     Returns:
         [n, m]; [n, m, k, k] for `outputs="full"`.
 
     Raises:
-        ValueError: if an option does not exist or the engine does not apply.
+        ValueError: if an option does not exist, the engine does not apply, or the network has
+            weights of its own and a key is given, or neither.
 
     Warns:
         KernelWarning: if the kernel had to be computed in another way than by one backward pass.
     """
+    network = _at_weights(network, x1, key)
     if x2 is None:
         return empirical_ntks(network, x1, (), options)[0]
     return empirical_ntks(network, x2, (x1,), options)[1]
@@ -85,13 +93,27 @@ def empirical_ntks(
     return kernels
 
 
-def check_ntk(network: Network, inputs: Any, options: NTKOptions = DEFAULTS) -> check.NTKCheck:
+def _at_weights(network: Network, inputs: Any, key: Any) -> Network:
+    """Returns the network at weights that a key draws, or at its own."""
+    if key is not None and network.keeps_weights:
+        raise ValueError(f"key= with {network.name}, which keeps its weights; allowed: None")
+    if key is not None:
+        return network._replace(variables=network.draw(key, inputs))
+    if not network.variables:
+        raise ValueError(f"{network.name} draws its weights; allowed: key=jax.random.key(...)")
+    return network
+
+
+def check_ntk(
+    network: Network, inputs: Any, options: NTKOptions = DEFAULTS, *, key: Any = None
+) -> check.NTKCheck:
     """Verifies the kernel of inputs; see `ntk.check`.
 
     Args:
         network: the network at fixed weights.
         inputs: a batch.
         options: of the kernel; with engine "auto" and "one_backward" its one backward pass.
+        key: see `empirical_ntk`.
 
     Examples:
         >>> import jax, saboc_jax as sj
@@ -100,6 +122,7 @@ def check_ntk(network: Network, inputs: Any, options: NTKOptions = DEFAULTS) -> 
         True
     """
     check_options(options)
+    network = _at_weights(network, inputs, key)
     kernel = jax.jit(lambda v, x: compute_kernels(network._replace(variables=v), x, (), options))(
         network.variables, inputs
     )[0]

@@ -36,6 +36,7 @@ class Network(NamedTuple):
         source: identifies `apply`: networks of equal sources share compiled programs. None: the
             network shares none.
         init: `init(key)` draws other weights; None: it keeps those that it has.
+        init_on: `init_on(key, inputs)` draws weights where they depend on the shapes of inputs.
         forward_mode: it will be differentiated in forward mode, which fast convolutions lack.
     """
 
@@ -48,7 +49,27 @@ class Network(NamedTuple):
     name: str = "network"
     source: Hashable | None = None
     init: Callable[[Any], Variables] | None = None
+    init_on: Callable[[Any, Any], Variables] | None = None
     forward_mode: bool = False
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Does it have weights of its own, whatever the key?"""
+        return self.init is None and self.init_on is None
+
+    def draw(self, key: Any, inputs: Any) -> Variables:
+        """Draws weights, or returns its own; `key` is consumed.
+
+        Args:
+            key: seeds the weights.
+            inputs: a batch or its shapes.
+        """
+        if self.init is not None:
+            return self.init(key)
+        if self.init_on is None:
+            return self.variables
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), inputs)
+        return self.init_on(key, zeros)
 
     def run(
         self,

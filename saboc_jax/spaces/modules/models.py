@@ -51,6 +51,20 @@ def _is_nnx(given: object) -> bool:
     return any(kind.__module__.startswith("flax.nnx") for kind in type(given).__mro__)
 
 
+ADAPTERS = {
+    "equinox": "from_equinox",
+    "haiku": "from_haiku",
+    "keras": "from_keras",
+}
+"""The function that takes networks of a framework, by the framework's package."""
+
+
+def adapter_of(given: object) -> str | None:
+    """Returns the function that makes a candidate of another framework's network; None: none."""
+    packages = (kind.__module__.partition(".")[0] for kind in type(given).__mro__)
+    return next((ADAPTERS[package] for package in packages if package in ADAPTERS), None)
+
+
 def as_model(
     given: Any,
     example: Any,
@@ -96,7 +110,7 @@ def as_module(given: Any) -> nn.Module:
 
 def _plain_model(given: Any, example: Any, call: dict[str, Any], rngs: Any) -> Model:
     if isinstance(given, Network):
-        return _of_network(given)
+        return _of_network(given, example)
     if _is_nnx(given):
         from saboc_jax.layers.nnx import from_instance
 
@@ -118,9 +132,20 @@ def _plain_model(given: Any, example: Any, call: dict[str, Any], rngs: Any) -> M
     return Model(type(given).__name__, draw, network, False, given, call)
 
 
-def _of_network(given: Network) -> Model:
-    draw = given.init or (lambda key: given.variables)
-    return Model(given.name, draw, given, given.init is None, None, {})
+def _of_network(given: Network, example: Any) -> Model:
+    draw = partial(_draw_network, given, example)
+    return Model(given.name, draw, given, given.keeps_weights, None, {})
+
+
+def _draw_network(network: Network, example: Any, key: PRNGKey) -> Variables:
+    return network.draw(key, example)
+
+
+def keeps_weights(given: Any) -> bool:
+    """Is a candidate scored at weights of its own, rather than at fresh ones for every key?"""
+    if isinstance(given, Network):
+        return given.keeps_weights
+    return _is_nnx(given) or (isinstance(given, nn.Module) and given.scope is not None)
 
 
 def draw_linen(

@@ -1,0 +1,78 @@
+"""What adapters share: names of arrays, the layout of images, refusals."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from saboc_jax.layers.tree import Path
+
+BUFFERS = "buffers"
+CHANNELS_FIRST, CHANNELS_LAST = "NCHW", "NHWC"
+
+
+class Named:
+    """A list of arrays as a tree of names, and back.
+
+    Attributes:
+        paths: the path of each array.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        folders = {path[:depth] for path in paths for depth in range(1, len(path))}
+        if len(set(paths)) < len(paths) or folders & set(paths):  # names that clash are numbered
+            paths = [(str(number), "/".join(path)) for number, path in enumerate(paths)]
+        self.paths = tuple(paths)
+
+    def tree(self, leaves: Sequence[Any]) -> dict[str, Any]:
+        """Returns arrays, in the order of the paths, as nested dictionaries."""
+        root: dict[str, Any] = {}
+        for path, leaf in zip(self.paths, leaves, strict=True):
+            node = root
+            for name in path[:-1]:
+                node = node.setdefault(name, {})
+            node[path[-1]] = leaf
+        return root
+
+    def leaves(self, tree: Mapping[str, Any]) -> list[Any]:
+        """Returns the arrays of nested dictionaries in the order of the paths."""
+        return [functools.reduce(lambda node, name: node[name], path, tree) for path in self.paths]
+
+
+def check_layout(layout: str) -> bool:
+    """Returns whether images are turned to [n, channels, height, width].
+
+    Raises:
+        ValueError: if there is no such layout.
+    """
+    if layout not in (CHANNELS_FIRST, CHANNELS_LAST):
+        raise ValueError(
+            f"layout={layout!r}; allowed: {CHANNELS_FIRST!r} (images are turned to [n, channels, "
+            f"height, width]) or {CHANNELS_LAST!r} (they stay)"
+        )
+    return layout == CHANNELS_FIRST
+
+
+def turned(inputs: Any) -> Any:
+    """Returns inputs with images [n, height, width, channels] as [n, channels, height, width]."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x, -1, 1) if jnp.ndim(x) == 4 else x, inputs)
+
+
+def refuse(given: Any, allowed: str) -> ValueError:
+    """Returns the error of an argument that is not what an adapter takes."""
+    what = given.__name__ if isinstance(given, type) else type(given).__name__
+    kind = "the class" if isinstance(given, type) else "a"
+    return ValueError(f"the network is {kind} {what}; allowed: {allowed}")
+
+
+def with_collections(**collections: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns variables without the collections that are empty."""
+    return {name: dict(tree) for name, tree in collections.items() if tree or name == "params"}
+
+
+def check_has_parameters(params: Any, name: str) -> None:
+    """Raises ValueError if a network has nothing to train."""
+    if not jax.tree.leaves(params):
+        raise ValueError(f"{name} has no parameters that are trained; allowed: one or more")
