@@ -18,7 +18,7 @@ from saboc_jax.benchmarks.accuracies import AccuracyTable, read_table
 from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.evaluation.jobs import Draws
 from saboc_jax.evaluation.runner import Runner
-from saboc_jax.frameworks.adapters import from_equinox, from_haiku, from_keras
+from saboc_jax.frameworks.adapters import from_equinox, from_haiku, from_keras, from_torch
 from saboc_jax.layers.program_cost import count_work
 from saboc_jax.ntk.empirical import check_ntk, empirical_ntk, empirical_ntks
 from saboc_jax.ntk.network import Network, bind, from_function, from_module
@@ -72,6 +72,7 @@ __all__ = [
     "from_keras",
     "from_module",
     "from_nnx",
+    "from_torch",
     "in_dtype",
     "make_scorer",
     "make_searcher",

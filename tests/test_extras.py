@@ -94,6 +94,7 @@ def anew(framework):
         ("nats_bench", "nats", lambda folder: open_benchmark(folder)),
         ("pyarrow", "parquet", lambda folder: write_parquet(folder / "scores.parquet", [])),
         ("ray", "ray", lambda folder: RayExecutor()),
+        ("torch", "torch", lambda folder: anew("torch")),
         ("tensorboardX", "training", lambda folder: run(None, None, 1, folder)),
     ],
 )

@@ -104,3 +104,34 @@ def from_keras(given: Any) -> Network:
     from saboc_jax.frameworks.keras import network_of
 
     return network_of(given)
+
+
+def from_torch(given: Any, *, layout: str = CHANNELS_FIRST) -> Network:
+    """Returns a PyTorch module as a candidate.
+
+    Args:
+        given: a module is scored at its own weights; a function without arguments that makes
+            one, e.g. `lambda: timm.create_model("resnet18")`, at fresh weights for every key: it
+            is called under a forked generator of the CPU that is seeded by 64 bits of the key,
+            `jax.random.bits(key, (2,), "uint32")`, the first word the high one. Neither the
+            module nor a global generator changes.
+        layout: "NCHW" turns images to [n, channels, height, width], as PyTorch's layers take
+            them; "NHWC" leaves them [n, height, width, channels].
+
+    Returns:
+        A network with "params" (those that require a gradient), "batch_stats" and "buffers".
+
+    Raises:
+        MissingExtraError: if PyTorch or torchax is not installed.
+        ImportError: if the two do not fit each other.
+        ValueError: if it is nothing of these, or has no parameters.
+
+    Examples:
+        >>> import torch, jax, saboc_jax as sj
+        >>> network = sj.from_torch(torch.nn.Linear(3, 2))
+        >>> sj.empirical_ntk(network, jax.numpy.eye(3)).shape
+        (3, 3)
+    """
+    from saboc_jax.frameworks.torch import network_of
+
+    return network_of(given, layout)

@@ -57,15 +57,15 @@ def readme_run():
     return blocks(page, "python")[0], run_python(page)
 
 
-NEEDS = {"frameworks.md": ("equinox", "haiku", "keras")}
-"""What the Python of a page needs beside the package: an extra has the name of each."""
+NEEDS = {"frameworks.md": ("equinox", "haiku", "keras"), "pytorch.md": ("torch", "torchax")}
+"""What the Python of a page needs beside the package."""
 
 
 @pytest.mark.parametrize("page", with_python()[1:], ids=lambda page: page.name)
 def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     for package in NEEDS.get(page.name, ()):
-        pytest.importorskip(package, reason=f"{package} is not installed: the extra `{package}`")
+        pytest.importorskip(package, reason=f"{package} is not installed: an extra brings it")
     monkeypatch.chdir(tmp_path)
     run_python(page)
 

@@ -14,7 +14,7 @@ from saboc_jax.scorers import SCORERS
 from saboc_jax.types import Batch
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
-FRAMEWORKS = ("linen", "equinox", "haiku", "keras")
+FRAMEWORKS = ("linen", "equinox", "haiku", "keras", "torch")
 SCORERS_OF_ANY = ("ntk_score", "params", "synflow", "grad_norm")
 
 
@@ -38,6 +38,9 @@ def fresh(framework):
             return package.Linear(3)(x.mean((1, 2)))
 
         return sj.from_haiku(package.transform(net))
+    if framework == "torch":
+        pytest.importorskip("torchax", reason="torchax is not installed: the extra `torch`")
+        return sj.from_torch(lambda: _torch(package.nn))
     layers = package.layers
     return sj.from_keras(
         lambda: package.Sequential(
@@ -48,6 +51,16 @@ def fresh(framework):
                 layers.Dense(3),
             ]
         )
+    )
+
+
+def _torch(layers):
+    return layers.Sequential(
+        layers.Conv2d(3, 4, 3, padding=1),
+        layers.ReLU(),
+        layers.AdaptiveAvgPool2d(1),
+        layers.Flatten(),
+        layers.Linear(4, 3),
     )
 
 

@@ -55,6 +55,7 @@ ADAPTERS = {
     "equinox": "from_equinox",
     "haiku": "from_haiku",
     "keras": "from_keras",
+    "torch": "from_torch",
 }
 """The function that takes networks of a framework, by the framework's package."""
 
