@@ -263,5 +263,5 @@ def test_everything_exported_is_documented():
         assert isinstance(getattr(sj, name), Mapping) or getattr(sj, name).__doc__, name
     assert api.__doc__
     assert sj.from_nnx is from_nnx
-    with pytest.raises(AttributeError, match="'saboc_jax' has no attribute 'from_torch'"):
-        _ = sj.from_torch
+    with pytest.raises(AttributeError, match="'saboc_jax' has no attribute 'from_numpy'"):
+        _ = sj.from_numpy
