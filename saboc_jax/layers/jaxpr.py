@@ -73,21 +73,39 @@ class FlatProgram:
         return len(self.shapes) - 1
 
 
-def trace(function: Callable[..., Any], *args: Any) -> FlatProgram:
-    """Traces a function of trees of arrays (or shapes) to a flat program of their leaves."""
-    return flatten_jaxpr(jax.make_jaxpr(function)(*args))
+def trace(
+    function: Callable[..., Any], *args: Any, kept: frozenset[str] = frozenset()
+) -> FlatProgram:
+    """Traces a function of trees of arrays (or shapes) to a flat program of their leaves.
+
+    Args:
+        function: of the arguments.
+        *args: its arguments, or their shapes.
+        kept: names of compiled functions whose calls stay single equations.
+    """
+    return flatten_jaxpr(jax.make_jaxpr(function)(*args), kept)
 
 
-def flatten_jaxpr(closed: Any) -> FlatProgram:
-    """Returns a closed jaxpr as a flat program; calls are inlined."""
+def flatten_jaxpr(closed: Any, kept: frozenset[str] = frozenset()) -> FlatProgram:
+    """Returns a closed jaxpr as a flat program; calls are inlined, but for the names in `kept`."""
     program = FlatProgram()
     program.inputs = tuple(program.new_value(var.aval) for var in closed.jaxpr.invars)
-    program.outputs = tuple(_inline(program, closed.jaxpr, closed.consts, program.inputs))
+    program.outputs = tuple(_inline(program, closed.jaxpr, closed.consts, program.inputs, kept))
     return program
 
 
+def body_of(equation: Equation, kept: frozenset[str] = frozenset()) -> FlatProgram | None:
+    """Returns the program that an equation runs once, or a loop at each step; None: it has none."""
+    body = _body(equation.source)
+    return None if body is None else flatten_jaxpr(body, kept)
+
+
 def _inline(
-    program: FlatProgram, jaxpr: Any, consts: Sequence[Any], args: Sequence[int]
+    program: FlatProgram,
+    jaxpr: Any,
+    consts: Sequence[Any],
+    args: Sequence[int],
+    kept: frozenset[str],
 ) -> list[int]:
     """Appends a jaxpr's equations to the program; returns the places of its results."""
     places: dict[Any, int] = dict(zip(jaxpr.invars, args, strict=True))
@@ -107,12 +125,13 @@ def _inline(
 
     for source in jaxpr.eqns:
         inputs = tuple(place_of(atom) for atom in source.invars)
-        body = _body(source) if source.primitive.name in INLINED else None
+        is_inlined = source.primitive.name in INLINED and source.params.get("name") not in kept
+        body = _body(source) if is_inlined else None
         if body is None:
             outputs = tuple(program.new_value(var.aval) for var in source.outvars)
             program.equations.append(Equation(source, inputs, outputs))
         else:
-            outputs = tuple(_inline(program, body.jaxpr, body.consts, inputs))
+            outputs = tuple(_inline(program, body.jaxpr, body.consts, inputs, kept))
         places.update(zip(source.outvars, outputs, strict=True))
     return [place_of(atom) for atom in jaxpr.outvars]
 

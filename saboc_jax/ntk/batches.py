@@ -37,8 +37,8 @@ def repeated(inputs: Any, times: int) -> Any:
     return jax.tree.map(lambda leaf: jnp.repeat(leaf, times, axis=0), inputs)
 
 
-def leading(inputs: Any, number: int) -> Any:
-    """Returns the first examples."""
+def leading(inputs: Any, number: int | None) -> Any:
+    """Returns the first examples; None: all."""
     return jax.tree.map(lambda leaf: leaf[:number], inputs)
 
 

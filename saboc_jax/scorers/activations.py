@@ -17,14 +17,16 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from saboc_jax.keys import Purpose, key_for
+from saboc_jax.layers import landmarks
 from saboc_jax.layers.initialise import draw_parameters, find_initialiser
 from saboc_jax.layers.interceptors import Interceptor, is_call, is_outermost
+from saboc_jax.layers.jaxpr import EXAMPLE
 from saboc_jax.layers.ops import Relu
 from saboc_jax.layers.tree import flatten, path_names
+from saboc_jax.ntk.batches import number_of
 from saboc_jax.ntk.network import Network, soundness
 from saboc_jax.precision import as_dtype
 from saboc_jax.scorers.observables import draw_weights
-from saboc_jax.scorers.plain_relus import plain_relus
 from saboc_jax.types import Images, PRNGKey, SearchSpace, Variables
 
 OBSERVED = "observed"
@@ -55,7 +57,7 @@ def redraw(space: SearchSpace, key: PRNGKey, init: str | None) -> Variables:
     sound = soundness(*jax.tree.leaves(by_space["params"]))
     drawn = jax.tree.map(lambda leaf: leaf * sound.astype(leaf.dtype), drawn)
     if all(path[-1] in DRAWN for path in flatten(shapes)):
-        return {"params": drawn}
+        return {**by_space, "params": drawn}
 
     def choose(path: Any, ours: Array, theirs: Array) -> Array:
         return ours if path_names(path)[-1] in DRAWN else theirs
@@ -158,16 +160,17 @@ def _active(y: Float[Array, "n h w c"]) -> Bool[Array, "n units"]:
 
 def measure_relus(
     network: Network,
-    images: Images,
+    images: Any,
     measure: Callable[[Bool[Array, "n units"]], Array],
     axis: int | None,
     *rules: Interceptor,
 ) -> tuple[list[Array], Variables, Float[Array, ""]]:
-    """Returns `measure(active)` of every ReLU on feature maps, recorded values, and soundness.
+    """Returns `measure(active)` of every activation, recorded values, and soundness.
 
-    Soundness is 1 if the outputs and what the ReLUs give are finite, else NaN.
+    Soundness is 1 if the outputs and what the activations see are finite, else NaN.
 
-    The ReLUs are the `ops.Relu` modules or, if there are none, the calls of `nn.relu`.
+    The activations are the `ops.Relu` modules on feature maps or, in a network of another origin
+    that has none, what its program calls: a unit is active where what goes in is above zero.
 
     Args:
         network: at fixed weights; train-mode batch norm.
@@ -177,21 +180,51 @@ def measure_relus(
         *rules: further recording interceptors of the same forward pass.
 
     Raises:
-        ValueError: if there is no ReLU on feature maps.
+        ValueError: if there is no activation.
     """
     outputs, observed = record(network, images, relu_rule("relus", measure, axis), *rules)
     measured = recorded(observed, "relus")
     sound = soundness_of(outputs, observed)
     if not measured:
-        maps = [y for y in plain_relus(lambda x: record(network, x)[0], images) if y.ndim == 4]
-        measured = [measure(_active(y)) for y in maps]
-        sound = soundness(outputs, *maps)
+        seen = activations_of(network, images)
+        measured = [measure(each > 0) for each in seen]
+        sound = soundness(outputs, *seen)
     if not measured:
         raise ValueError(
-            "the network has no ReLU on feature maps [n, height, width, channels]; allowed: at "
-            "least one, a `saboc_jax.layers.ops.Relu` or a call of `nn.relu`"
+            f"{network.name} has no activation; allowed: at least one, of those in jax.nn, or "
+            "another that is told apart by the sign of what goes in"
         )
     return measured, observed, sound
+
+
+def activations_of(network: Network, inputs: Any) -> list[Float[Array, "n units"]]:
+    """Returns what decides which units of a network are active, read from its program.
+
+    Args:
+        network: at fixed weights; train-mode batch norm.
+        inputs: one batch.
+
+    Raises:
+        ValueError: if an activation is in a branch, or acts on an array without an axis of
+            examples.
+    """
+
+    def look(inputs: Any) -> landmarks.Landmarks:
+        run = lambda x: record(network, x)[0]  # noqa: E731
+        return landmarks.read(run, (EXAMPLE,), inputs)
+
+    n, marks = number_of(inputs), look(inputs)
+    shapes = landmarks.activations_in(marks)
+    if not shapes:
+        return []
+    more = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((n + 1, *leaf.shape[1:]), leaf.dtype), inputs
+    )
+    axes = landmarks.example_axes(shapes, landmarks.activations_in(look(more)), n, n + 1)
+    _, seen = landmarks.run_activations(marks, jax.tree.leaves(inputs))
+    return [
+        jnp.moveaxis(each, axis, 0).reshape(n, -1) for each, axis in zip(seen, axes, strict=True)
+    ]
 
 
 def cost_rule() -> Interceptor:

@@ -1,7 +1,8 @@
 """AZ-NAS: four scores from one forward and one backward pass on noise.
 
 Lee, Ham (2024), "AZ-NAS: Assembling Zero-Cost Proxies for Network Architecture Search". With
-F_0 the stem's output and F_1 ... F_L the outputs of the cells and reductions:
+F_0 the stem's output and F_1 ... F_L the outputs of the cells and reductions (in a network of
+another origin, of its residual additions):
 
     expressivity: sum over l of S_l, the entropy of the normalised eigenvalues of the channels'
         covariance of F_l.
@@ -25,9 +26,11 @@ from jaxtyping import Array, Bool, Float
 from saboc_jax.keys import Purpose, key_for, key_numbered
 from saboc_jax.layers.interceptors import Interceptor, is_call
 from saboc_jax.layers.ops import BLOCK_INPUTS, Block
+from saboc_jax.layers.program_cost import count_work
 from saboc_jax.layers.tree import Path, flatten
 from saboc_jax.ntk.network import Network, bind, soundness
 from saboc_jax.precision import inner_products
+from saboc_jax.scorers import foreign
 from saboc_jax.scorers.activations import check_init, cost_rule, layer_costs, put, record, redraw
 from saboc_jax.types import (
     Batch,
@@ -105,15 +108,20 @@ def _block_rule(
     return rule
 
 
+def marked_blocks(network: Network, images: Images) -> tuple[dict[Path, None], dict[Path, Any]]:
+    """Returns the paths of a network's `Block`s in order, and the shapes of what they record."""
+    order: dict[Path, None] = {}
+    rule = _block_rule("output", lambda y: y, order)
+    return order, flatten(jax.eval_shape(lambda x: record(network, x, rule)[1], images))
+
+
 def draw_signs(network: Network, images: Images, key: PRNGKey) -> dict[Path, Array]:
     """Draws random signs for every element of every block's output. `key` is consumed.
 
     Raises:
         ValueError: if the network marks fewer than two blocks.
     """
-    order: dict[Path, None] = {}
-    rule = _block_rule("output", lambda y: y, order)
-    shapes = flatten(jax.eval_shape(lambda x: record(network, x, rule)[1], images))
+    order, shapes = marked_blocks(network, images)
     if len(order) < 2:
         raise ValueError(
             f"the network marks {len(order)} block outputs; allowed: 2 or more Linen modules "
@@ -153,6 +161,11 @@ def gradient_map(
         same = (g_in == g_out).all()
     else:
         same = jnp.array(False)
+        if g_in.shape[1] % height or g_in.shape[2] % width:
+            raise ValueError(
+                f"a block turns maps of {g_in.shape[1:3]} positions into {(height, width)}; "
+                "allowed for az_nas: sizes that divide"
+            )
         rows, columns = g_in.shape[1] // height, g_in.shape[2] // width
         g_in = g_in.reshape(n, height, rows, width, columns, -1).transpose(0, 1, 3, 2, 4, 5)
     left, right = g_in.reshape(n * height * width, -1), g_out.reshape(-1, channels)
@@ -188,6 +201,30 @@ def block_statistics(network: Network, images: Images, signs: Signs) -> BlockSta
         tuple(sound * matrix for matrix, _ in pairs),
         jnp.array([same for _, same in pairs], bool),
         sound * layer_costs(observed),
+    )
+
+
+def foreign_statistics(network: Network, images: Images, key: PRNGKey) -> BlockStatistics:
+    """Returns the statistics of a network that marks no block: of its residual additions.
+
+    Args:
+        network: at fixed weights.
+        images: the input (noise in the paper).
+        key: draws the signs; consumed.
+
+    Raises:
+        ValueError: if there are fewer than two blocks, or sizes of positions do not divide.
+    """
+    blocks, g_out, g_in, outputs = foreign.run_blocks(network, images, key, cut)
+    pairs = [gradient_map(a, b) for a, b in zip(g_in[:-1], g_out[1:], strict=True)]
+    sound = soundness(outputs)
+    work = count_work(network.outputs, network.variables, foreign.one_example(images))
+    size = sum(leaf.size for leaf in jax.tree.leaves(network.variables["params"]))
+    return BlockStatistics(
+        tuple(sound * covariance(block) for block in blocks),
+        tuple(sound * matrix for matrix, _ in pairs),
+        jnp.array([same for _, same in pairs], bool),
+        sound * jnp.array([[work.macs, size]], jnp.float32),
     )
 
 
@@ -234,11 +271,15 @@ class NoiseStatistics:
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> BlockStatistics:
         """Draws inputs and signs from the key."""
+        foreign.check_drawable(batch.images, "az_nas")
         network = bind(self.space, redraw(self.space, key, self.init), gates)
         images = jax.random.normal(
             key_for(key, Purpose.AZ_NAS_INPUTS), batch.images.shape, batch.images.dtype
         )
-        signs = draw_signs(network, images, key_for(key, Purpose.AZ_NAS_SIGNS))
+        own_key = key_for(key, Purpose.AZ_NAS_SIGNS)
+        if not network.known_layers and not marked_blocks(network, images)[0]:
+            return foreign_statistics(network, images, own_key)
+        signs = draw_signs(network, images, own_key)
         return block_statistics(network, images, signs)
 
 

@@ -13,12 +13,21 @@ Deviation: weights come from the space's initialiser; the released code keeps Py
 ("torch_default").
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from saboc_jax.ntk.network import Network
-from saboc_jax.scorers.loss_gradients import LossGradients, layer_statistics
-from saboc_jax.scorers.single import check_choice, single_metric
-from saboc_jax.types import Images, Labels, Passes, Scorer, SearchSpace
+from saboc_jax.scorers.loss_gradients import (
+    ForeignFisher,
+    LossGradients,
+    foreign_fisher,
+    layer_statistics,
+)
+from saboc_jax.scorers.single import check_choice
+from saboc_jax.types import Batch, Diagnostics, Gates, Images, Labels, Passes, Scorer, SearchSpace
 
 WEIGHTINGS = ("per_weight", "per_channel")
 
@@ -31,7 +40,8 @@ def fisher_value(
     Raises:
         ValueError: if the weighting does not exist.
     """
-    return layer_statistics(network, images, labels).fisher[_index(weighting)]
+    index, own = _index(weighting), foreign_fisher(network, images, labels)
+    return (layer_statistics(network, images, labels).fisher if own is None else own)[index]
 
 
 def fisher(space: SearchSpace, *, weighting: str = "per_weight") -> Scorer:
@@ -46,12 +56,20 @@ def fisher(space: SearchSpace, *, weighting: str = "per_weight") -> Scorer:
     """
     index = _index(weighting)
 
-    return single_metric(
-        "fisher",
-        LossGradients(space),
-        lambda gradients, batch: (gradients.fisher[index], {}),
-        needs=("images", "labels"),
+    def finish(
+        observed: Mapping[str, Any], gates: Gates, batch: Batch
+    ) -> tuple[Float[Array, "1"], Diagnostics]:
+        ours, others = observed["gradients"].fisher[index], observed["foreign"][index]
+        return jnp.where(jnp.isnan(others), ours, others)[None], {}
+
+    return Scorer(
+        name="fisher",
+        metrics=("fisher",),
+        higher_is_better=(True,),
+        needs=frozenset(("images", "labels")),
         passes=Passes(1, 1),
+        observables={"gradients": LossGradients(space), "foreign": ForeignFisher(space)},
+        finish=finish,
         options={"weighting": weighting},
     )
 

@@ -24,6 +24,7 @@ from saboc_jax.layers.roles import KERNEL
 from saboc_jax.layers.tree import Path, Predicate, flatten
 from saboc_jax.ntk.network import Network, NoParameterError, bind, split_parameters
 from saboc_jax.ntk.reading import read_statically
+from saboc_jax.scorers import foreign
 from saboc_jax.scorers.observables import draw_weights, require
 from saboc_jax.types import Batch, Gates, Images, Labels, PRNGKey, SearchSpace
 
@@ -146,7 +147,8 @@ class LayerStatistics(NamedTuple):
         squared_norm_all: sum (dL/dp)^2 over all parameters p of the network.
         fisher: (sum of D_c times the number of weights that feed c, sum of D_c) over all channels
             c of all layers, where D_c = 1/2 mean_b (sum_pixels a dL/da)^2 and a is the layer's
-            output. NaN if no layer is observed (only Linen's `Conv` and `Dense` are).
+            output. NaN if no layer is observed (only Linen's `Conv` and `Dense` are; for others
+            see `ForeignFisher`).
     """
 
     saliency: Float[Array, " layers"]
@@ -192,6 +194,59 @@ class LossGradients:
         """Runs one forward and one backward pass."""
         network = bind_drawn(self.space, key, gates)
         return layer_statistics(network, require(batch, "images"), require(batch, "labels"))
+
+
+@dataclass(frozen=True)
+class ForeignFisher:
+    """Observable: `LayerStatistics.fisher` of a network of another origin, from its program.
+
+    NaN for our own networks, which `LossGradients` serves, and for networks whose layers lie in
+    loops, of which it sees Linen's.
+
+    Attributes:
+        space: the search space.
+    """
+
+    space: SearchSpace
+
+    def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> Float[Array, "2"]:
+        """Runs one forward and one backward pass."""
+        network = bind_drawn(self.space, key, gates)
+        found = foreign_fisher(network, require(batch, "images"), require(batch, "labels"))
+        return jnp.full(2, jnp.nan) if found is None else found
+
+
+def foreign_fisher(network: Network, inputs: Any, labels: Labels) -> Float[Array, "2"] | None:
+    """Returns `LayerStatistics.fisher` of a network of another origin; None: Linen's layers tell.
+
+    Args:
+        network: at fixed weights.
+        inputs: one batch.
+        labels: of the inputs.
+
+    Raises:
+        ValueError: if no layer is found.
+    """
+    if network.known_layers:
+        return None
+
+    def loss(logits: Array) -> Float[Array, ""]:
+        return label_cross_entropy(logits, labels).mean()
+
+    found = foreign.fisher_information(network, inputs, loss)
+    if found is None and not _sees_layers(network, inputs):
+        raise ValueError(
+            f"fisher finds no layer of {network.name} outside of its loops; allowed: layers "
+            "outside, or Linen's Conv and Dense"
+        )
+    return found
+
+
+def _sees_layers(network: Network, inputs: Any) -> bool:
+    tapped: list[Path] = []
+    rule = _fisher_rule(jnp.zeros(2), tapped)
+    jax.eval_shape(lambda x: network.outputs(network.variables, x, rules=(rule,)), inputs)
+    return bool(tapped)
 
 
 def bind_drawn(space: SearchSpace, key: PRNGKey, gates: Gates) -> Network:

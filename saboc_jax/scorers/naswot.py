@@ -6,15 +6,17 @@ the score is log |det K|.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from saboc_jax.ntk.batches import number_of
 from saboc_jax.ntk.network import Network, bind
 from saboc_jax.precision import inner_products
 from saboc_jax.scorers.activations import check_init, measure_relus, redraw
 from saboc_jax.scorers.single import single_metric
-from saboc_jax.types import Batch, Gates, Images, Passes, PRNGKey, Scorer, SearchSpace
+from saboc_jax.types import Batch, Gates, Passes, PRNGKey, Scorer, SearchSpace
 
 
 def agreement(active: Bool[Array, "n units"]) -> Float[Array, "n n"]:
@@ -25,9 +27,9 @@ def agreement(active: Bool[Array, "n units"]) -> Float[Array, "n n"]:
     return 2 * both + c.shape[1] - on[:, None] - on[None, :]
 
 
-def agreement_kernel(network: Network, images: Images) -> Float[Array, "n n"]:
-    """Sums `agreement` over all ReLUs on feature maps, train-mode batch norm."""
-    n = images.shape[0]
+def agreement_kernel(network: Network, images: Any) -> Float[Array, "n n"]:
+    """Sums `agreement` over all activations, see `measure_relus`; train-mode batch norm."""
+    n = number_of(images)
     kernels, _, sound = measure_relus(network, images, agreement, None)
     return sound * sum((leaf.reshape(-1, n, n).sum(0) for leaf in kernels), jnp.zeros((n, n)))
 
@@ -38,7 +40,7 @@ def log_determinant(kernel: Float[Array, "n n"]) -> Float[Array, ""]:
     return jnp.where(jnp.isnan(value), -jnp.inf, value)
 
 
-def naswot_value(network: Network, images: Images) -> Float[Array, ""]:
+def naswot_value(network: Network, images: Any) -> Float[Array, ""]:
     """Returns NASWOT of a network at fixed weights; higher is better."""
     return log_determinant(agreement_kernel(network, images))
 

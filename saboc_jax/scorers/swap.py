@@ -7,10 +7,12 @@ image; the score is the number of distinct patterns, at most 2^n.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
 
+from saboc_jax.ntk.batches import leading
 from saboc_jax.ntk.network import Network, bind
 from saboc_jax.scorers.activations import (
     check_init,
@@ -23,7 +25,7 @@ from saboc_jax.scorers.activations import (
     redraw,
 )
 from saboc_jax.scorers.single import single_metric
-from saboc_jax.types import Batch, Diagnostics, Gates, Images, Passes, PRNGKey, Scorer, SearchSpace
+from saboc_jax.types import Batch, Diagnostics, Gates, Passes, PRNGKey, Scorer, SearchSpace
 
 
 def unit_codes(active: Bool[Array, "n units"]) -> UInt32[Array, "units words"]:
@@ -32,7 +34,7 @@ def unit_codes(active: Bool[Array, "n units"]) -> UInt32[Array, "units words"]:
     return pack_bits(jnp.concatenate([there, active]).T)
 
 
-def count_patterns(network: Network, images: Images) -> tuple[Array, Float[Array, "layers 2"]]:
+def count_patterns(network: Network, images: Any) -> tuple[Array, Float[Array, "layers 2"]]:
     """Returns (number of distinct patterns, `layer_costs`), train-mode batch norm.
 
     The costs are zero if no layer can be observed.
@@ -45,7 +47,7 @@ def count_patterns(network: Network, images: Images) -> tuple[Array, Float[Array
     return sound * (count_distinct(codes) - idle).astype(jnp.float32), costs
 
 
-def swap_value(network: Network, images: Images) -> Float[Array, ""]:
+def swap_value(network: Network, images: Any) -> Float[Array, ""]:
     """Returns the SWAP-score of a network at fixed weights; higher is better."""
     return count_patterns(network, images)[0]
 
@@ -69,7 +71,7 @@ class Patterns:
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> dict[str, Array]:
         """Reads the first `images` training images (None: all)."""
         network = bind(self.space, redraw(self.space, key, self.init), gates)
-        patterns, costs = count_patterns(network, batch.images[: self.images])
+        patterns, costs = count_patterns(network, leading(batch.images, self.images))
         return {"patterns": patterns, "costs": costs}
 
 

@@ -5,8 +5,9 @@ High-Performance Image Recognition". With x, e and the weights drawn from N(0, 1
 
     log mean_b sum |F(x) - F(x + 0.01 e)| + sum over batch norms of log sqrt(mean variance),
 
-where F is the feature map before global pooling. The second term restores the scale that batch norm
-removes.
+where F is the feature map before global pooling (in a network of another origin, the last array
+with examples, positions and channels that its outputs are computed from). The second term restores
+the scale that batch norm removes.
 """
 
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from saboc_jax.layers.channels import statistics
 from saboc_jax.layers.interceptors import is_call
 from saboc_jax.layers.ops import Block
 from saboc_jax.ntk.network import Network, bind, soundness
+from saboc_jax.scorers import foreign
 from saboc_jax.scorers.activations import check_init, put, record, recorded, redraw
 from saboc_jax.scorers.single import single_metric
 from saboc_jax.types import Batch, Diagnostics, Gates, Images, Passes, PRNGKey, Scorer, SearchSpace
@@ -64,24 +66,43 @@ def feature_change(
         zeros if it did not run.
 
     Raises:
-        ValueError: unless the network marks exactly one feature map.
+        ValueError: if one of our own networks does not mark exactly one feature map, or another
+            has none.
     """
 
     def run(images: Images) -> tuple[Array, Array]:
         outputs, observed = record(network, images, _rule)
         features = recorded(observed, FEATURES)
+        variances = [leaf.reshape(-1, 2) for leaf in recorded(observed, "variance")]
+        if not features and not network.known_layers:
+            last, outputs = foreign.last_features(network, images)
+            features, variances = [last], _of_statistics(network, images, variances)
         if len(features) != 1:
             raise ValueError(
                 f"the network has {len(features)} blocks named {FEATURES!r}; allowed: 1, the "
                 "feature map before global pooling"
             )
-        variances = [leaf.reshape(-1, 2) for leaf in recorded(observed, "variance")]
         seen = features[0] * soundness(outputs)
         return seen, jnp.concatenate(variances) if variances else jnp.zeros((0, 2))
 
     features, variances = lax.map(run, jnp.stack([images, others]))
-    change = jnp.abs(features[0] - features[1]).sum((1, 2, 3)).mean()
-    return change, jnp.concatenate([variances[:, :, 0].T, variances[0, :, 1:]], axis=1)
+    change = jnp.abs(features[0] - features[1])
+    by_image = change.sum((1, 2, 3)).mean() if change.ndim == 4 else change.sum() / len(images)
+    return by_image, jnp.concatenate([variances[:, :, 0].T, variances[0, :, 1:]], axis=1)
+
+
+def _of_statistics(
+    network: Network, images: Images, seen: list[Float[Array, "norms 2"]]
+) -> list[Float[Array, "norms 2"]]:
+    """Returns what `_rule` records, of every batch norm of a network of another origin.
+
+    If some are not Linen's, variances are read from the running statistics that the batch gives;
+    those are unbiased or not as the network keeps them.
+    """
+    variances = foreign.batch_variances(network, images)
+    if not variances or len(variances) == len(seen):
+        return seen
+    return [jnp.stack([variance, jnp.ones_like(variance)])[None] for variance in variances]
 
 
 def zen_score(change: Float[Array, ""], variances: Float[Array, "norms 3"]) -> Float[Array, ""]:
@@ -110,6 +131,7 @@ class FeatureChange:
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> tuple[Array, Array]:
         """Returns (change, variances)."""
+        foreign.check_drawable(batch.images, "zen")
         network = bind(self.space, redraw(self.space, key, self.init), gates)
         shape, dtype = batch.images.shape, batch.images.dtype
         x = jax.random.normal(key_for(key, Purpose.ZEN_INPUTS), shape, dtype)
