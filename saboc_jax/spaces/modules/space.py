@@ -7,9 +7,8 @@ Every architecture has its own program, compiled separately (`ProgramEach`), and
 initialisers draw its weights. A supernet returns the mean of the outputs of its architectures;
 their number is limited.
 
-Scorers observe these layers: `nn.relu` or `saboc_jax.layers.ops.Relu` (NASWOT, SWAP), `ops.Block`
-after the stem and each block (AZ-NAS), and an `ops.Block` named "features" before global pooling
-(Zen, ETE-NAS by regression). A scorer raises an error if its layers are missing. All parameters
+Scorers that look inside find activations, feature maps, blocks and layers in the program
+(`layers.landmarks`), or where `layers.ops.Block` and `layers.ops.Relu` mark them. All parameters
 count as parameters of the searched cells. There is no thin cell, so use TE-NAS and TEG-NAS
 without their linear regions (`regions=False`).
 """
