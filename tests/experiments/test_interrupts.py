@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,15 +35,31 @@ while True:
 def ended(arguments, number, ready, cwd=ROOT):
     """Starts a program, sends a signal when it is ready; its exit code, errors and seconds."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    with subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    ) as process:  # fmt: skip
-        ready(process)
-        start = time.monotonic()
-        process.send_signal(number)
-        _, said = process.communicate(timeout=60)
-        return process.returncode, said, time.monotonic() - start
+    with (
+        not_ignored(signal.SIGINT),
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        ) as process,
+    ):  # fmt: skip
+        try:
+            ready(process)
+            start = time.monotonic()
+            process.send_signal(number)
+            _, said = process.communicate(timeout=60)
+            return process.returncode, said, time.monotonic() - start
+        finally:
+            process.kill()  # else a program that does not end is waited for without end
+
+
+@contextmanager
+def not_ignored(number):
+    """A program inherits that a signal is ignored, as it is where tests run in the background."""
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
