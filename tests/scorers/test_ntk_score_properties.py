@@ -15,7 +15,7 @@ from saboc_jax.scorers.combine import combine, observe, score
 from saboc_jax.spaces.nas_bench_201.space import nas_bench_201
 
 
-@given(st.integers(2, 40), st.integers(0, 10_000))
+@given(st.integers(3, 40), st.integers(0, 10_000))
 @settings(max_examples=30, deadline=None)
 def test_trainability_lies_between_its_bounds(n, seed):
     values = np.sort(np.random.default_rng(seed).exponential(size=n))[::-1]
@@ -23,6 +23,10 @@ def test_trainability_lies_between_its_bounds(n, seed):
     share = float(spectrum.trainability(jnp.asarray(values)))
     assert top / n - 1e-6 <= share <= 1 + 1e-6
     np.testing.assert_allclose(share, values[:top].sum() / values.sum(), rtol=1e-5)
+
+
+def test_trainability_of_two_images_is_no_value():
+    assert np.isnan(spectrum.trainability(jnp.array([2.0, 1.0])))  # its share is 1 for any kernel
 
 
 def test_trainability_of_flat_low_rank_and_zero_kernels():
