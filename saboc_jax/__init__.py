@@ -22,6 +22,7 @@ from saboc_jax.frameworks.adapters import from_equinox, from_haiku, from_keras, 
 from saboc_jax.layers.program_cost import count_work
 from saboc_jax.ntk.empirical import check_ntk, empirical_ntk, empirical_ntks
 from saboc_jax.ntk.network import Network, bind, from_function, from_module
+from saboc_jax.ntk.operator import NTKOperator, ntk_operator
 from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.scorers import SCORERS, make_scorer
 from saboc_jax.scorers.combine import combine
@@ -49,6 +50,7 @@ __all__ = [
     "Draws",
     "Evaluator",
     "Found",
+    "NTKOperator",
     "NTKOptions",
     "Network",
     "Ranked",
@@ -77,6 +79,7 @@ __all__ = [
     "make_scorer",
     "make_searcher",
     "make_space",
+    "ntk_operator",
     "rank",
     "read_architecture",
     "read_table",

@@ -26,7 +26,7 @@ from saboc_jax.ntk.compute import (
     needs_check,
 )
 from saboc_jax.ntk.memory import chunk_that_fits
-from saboc_jax.ntk.network import Network
+from saboc_jax.ntk.network import Network, Template
 from saboc_jax.ntk.options import DEFAULTS, NTKOptions, check_options
 from saboc_jax.precision import chosen_precision
 
@@ -81,9 +81,9 @@ def empirical_ntks(
     given = (network.variables, columns, rows)
     if network.source is None or is_traced(given):
         return compute_kernels(network, columns, rows, options)
-    signature = (_Template(network), options, signature_of(given))
+    signature = (Template(network), options, signature_of(given))
     options = _verified.get(signature, options)
-    program = compiled_kernels(_Template(network), options._replace(check=True), chosen_precision())
+    program = compiled_kernels(Template(network), options._replace(check=True), chosen_precision())
     kernels = program(*given)
     if needs_check(options) and signature not in _verified:
         options = _verified_options(network, columns, kernels[0], options)
@@ -159,22 +159,9 @@ def _verified_options(
     return options._replace(engine="jacobian", check=False)
 
 
-class _Template:
-    """A network without its weights; equal for equal sources."""
-
-    def __init__(self, network: Network) -> None:
-        self.network = network._replace(variables={})
-
-    def __hash__(self) -> int:
-        return hash(self.network.source)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Template) and self.network.source == other.network.source
-
-
 @lru_cache(64)
 def compiled_kernels(
-    template: _Template, options: NTKOptions, precision: str
+    template: Template, options: NTKOptions, precision: str
 ) -> Callable[..., list[Array]]:
     """Returns the compiled kernels of a network: (variables, columns, rows).
 

@@ -63,11 +63,11 @@ def output_by_output(
     """Computes the Jacobian of a function of a batch, `chunk` backward passes at a time."""
     y, pull = jax.vjp(lambda leaves: function(leaves, images), leaves)
     cotangents = jnp.eye(y.size, dtype=y.dtype).reshape(-1, *y.shape)
-    rows = lax.map(lambda g: pull(g)[0], cotangents, batch_size=chunk or _passes_at_once(y.size))
+    rows = lax.map(lambda g: pull(g)[0], cotangents, batch_size=chunk or passes_at_once(y.size))
     return [row.reshape(*y.shape, *row.shape[1:]) for row in rows]
 
 
-def _passes_at_once(passes: int) -> int:
+def passes_at_once(passes: int) -> int:
     """Returns how many passes to run at once: a divisor, because a remainder is compiled too.
 
     On a busy CPU four at once took half the time of one at a time; all at once took no less.

@@ -109,6 +109,19 @@ class Network(NamedTuple):
         return self.run(variables, inputs, mode, rules)[0]
 
 
+class Template:
+    """A network without its weights; equal for equal sources."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network._replace(variables={})
+
+    def __hash__(self) -> int:
+        return hash(self.network.source)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Template) and self.network.source == other.network.source
+
+
 def with_batch_statistics(network: Network, inputs: Any) -> Network:
     """Returns the network with the statistics of a batch in place of its running ones.
 
