@@ -25,7 +25,7 @@ from saboc_jax.ntk.jacobian import passes_at_once
 from saboc_jax.ntk.memory import needed_bytes
 from saboc_jax.ntk.network import Network, Template
 from saboc_jax.ntk.options import NTKOptions
-from saboc_jax.precision import PRECISION
+from saboc_jax.precision import PRECISION, chosen_precision, products_at
 from saboc_jax.types import Variables
 
 PASSES, GRADIENTS = "passes", "gradients"
@@ -95,10 +95,11 @@ class Steps:
 
     def compiled(self, half: str, way: str, *args: Any) -> Any:
         """Returns `pull` or `push` compiled for arguments (or shapes) like these."""
-        key = (half, way, signature_of(args))
+        key = (half, way, chosen_precision(), signature_of(args))
         if key not in self._programs:
             function: Callable[..., Any] = getattr(self, half)
-            lowered = jax.jit(lambda *given: function(way, *given)).lower(*args)
+            with products_at():
+                lowered = jax.jit(lambda *given: function(way, *given)).lower(*args)
             self._programs[key] = lowered.compile()
         return self._programs[key]
 
