@@ -25,9 +25,17 @@ from saboc_jax.evaluation.backoff import Chunk, in_passes, is_out_of_memory
 from saboc_jax.evaluation.counts import Counts, is_flagged
 from saboc_jax.evaluation.examination import FALLBACK, Examination, examine
 from saboc_jax.evaluation.jobs import Answer, Draws, Job, ScoreRow
-from saboc_jax.evaluation.sharing import arranged, collected, sharded, share_out, stacked
+from saboc_jax.evaluation.sharing import (
+    arranged,
+    collected,
+    places_for,
+    sharded,
+    share_out,
+    stacked,
+)
 from saboc_jax.layers.programs import ProgramCache
 from saboc_jax.ntk.batches import number_of
+from saboc_jax.ntk.memory import check_fits
 from saboc_jax.precision import (
     chosen_precision,
     computing_in,
@@ -49,6 +57,8 @@ from saboc_jax.types import ProgramEach, Scorer, SearchSpace
 LOGGER = logging.getLogger(__name__)
 PLACES = 4
 """Jobs that each device takes at a time if there are several devices."""
+TOGETHER = 64
+"""Jobs that a GPU or TPU takes at a time, under `vmap`; fewer if its memory does not suffice."""
 MAX_PROGRAMS = 64
 """Limit on kept programs: if each architecture has its own, a search would fill the memory."""
 
@@ -66,7 +76,7 @@ class Runner:
             programs, the first device runs all jobs. "images": jobs run one after another,
             each on all devices; for scorers that observe only NTKs.
         chunk: how much is computed at once; it shrinks if memory runs out. None: one job on a
-            single device, `PLACES` on each of several devices.
+            single device, `PLACES` on each of several devices, `TOGETHER` on each GPU or TPU.
         programs: compiled programs.
         check: examine networks that are not of our own layers, once each
             (`evaluation.examination`).
@@ -75,6 +85,8 @@ class Runner:
         matmul_precision: of the networks' products and convolutions, one of
             `saboc_jax.precision.MATMUL_PRECISIONS`; None: JAX's setting where it is set, else
             "highest", which is float32 on every platform.
+        together: each device runs its jobs at once, under `vmap`, which saves launches and takes
+            memory for all; None: off the CPU, where it is many times faster (on the CPU slower).
 
     Raises:
         ValueError: if a batch is wrong (see `check_batch`) or lacks a field that the scorer needs,
@@ -91,6 +103,7 @@ class Runner:
     check: bool = True
     pieces: ProgramCache | None = field(default_factory=ProgramCache)
     matmul_precision: str | None = None
+    together: bool | None = None
 
     def __post_init__(self) -> None:
         self.matmul_precision = chosen_precision(self.matmul_precision)
@@ -103,8 +116,12 @@ class Runner:
             if self.shard == "images":
                 check_divides(len(self._devices), number_of(batch.images))
         self._examined: dict[Any, Examination] = {}
+        if self.together is None:
+            self._together = self._devices[0].platform != "cpu"
+        else:
+            self._together = self.together
         several = len(self._devices) > 1 and self.shard == "architectures"
-        self._chunk = self.chunk or Chunk(PLACES if several else 1)
+        self._chunk = self.chunk or Chunk(TOGETHER if self._together else PLACES if several else 1)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[()]]:
         """Pickles the arguments that made this runner, for another process."""
@@ -247,13 +264,19 @@ class Runner:
         """Observes several jobs, shared out over the devices."""
         if not scorer.observables:
             return [{} for _ in jobs]
-        places = share_out(len(jobs), len(self._devices), self._chunk.jobs)
+        number = self._chunk.jobs
+        if self._together:
+            number = places_for(len(jobs), len(self._devices), number)
+        places = share_out(len(jobs), len(self._devices), number)
         gates = np.stack([self.space.gates(job.mask) for job in jobs])
         repeats = np.array([job.name[1] for job in jobs])
         args = (*arranged(places, gates, repeats, self._devices), *self._draws_on_devices)
-        name = ("observe", scorer.name, None, self._chunk.images)
-        look = sharded(partial(observe, scorer), self._devices)
-        seen = collected(self.programs.run(name, look, *args), places)
+        name = ("observe", scorer.name, None, self._chunk.images, self._together)
+        look = sharded(partial(observe, scorer), self._devices, self._together)
+        program = self.programs.compiled(name, look, *args)
+        if self._together:
+            check_fits(program, self._devices[0])
+        seen = collected(program(*args), places)
         counts.device_jobs = np.add(counts.device_jobs or 0, (places >= 0).sum(1)).tolist()
         return seen
 

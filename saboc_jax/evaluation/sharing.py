@@ -4,6 +4,9 @@ A job is one architecture in one repeat. The job axis is sharded over a mesh of 
 the weights and the images are replicated on all devices. Each device runs its own jobs one after
 another, so that `lax.cond` still skips the operations that an architecture does not have
 (under `vmap` all would run), and devices need not wait for each other within a chunk.
+
+That is best on a CPU, where the arithmetic counts. On a GPU or TPU the number of launches counts:
+there each device runs its jobs together, under `vmap`, by one program without branches.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,6 +28,18 @@ AXIS = "jobs"
 
 Look = Callable[[PRNGKey, Gates, Batch], Any]
 """Observes one architecture on one batch."""
+
+
+def places_for(jobs: int, devices: int, most: int) -> int:
+    """Returns how many places each device needs: a power of two, so that few programs are compiled.
+
+    Args:
+        jobs: how many there are.
+        devices: that share them.
+        most: places that a device may have.
+    """
+    needed = -(-jobs // devices)
+    return min(most, 1 << (needed - 1).bit_length())
 
 
 def share_out(jobs: int, devices: int, places: int) -> Int[np.ndarray, "devices places"]:
@@ -81,25 +96,33 @@ def collected(observed: Any, places: Int[np.ndarray, "devices places"]) -> list[
     return [jax.tree.map(lambda leaf: leaf[end], on_host) for end in ends]  # noqa: B023
 
 
-def sharded(look: Look, devices: Sequence[jax.Device]) -> Callable[..., Any]:
+def sharded(
+    look: Look, devices: Sequence[jax.Device], together: bool = False
+) -> Callable[..., Any]:
     """Returns the function, still to be compiled, that observes a chunk of jobs.
 
     The function takes the gates [devices * places, decisions, options] and the repeat of each
     place (-1: no job), both from `arranged`, and the keys and batches from `stacked`. It returns
-    the values of `look` with a leading axis of places; places without a job hold zeros.
+    the values of `look` with a leading axis of places; places without a job hold anything.
 
     Args:
         look: observes one architecture.
         devices: devices to run on.
+        together: a device runs its jobs under `vmap`; False: one after another.
     """
     jobs, everywhere = PartitionSpec(AXIS), PartitionSpec()
     return unchecked_shard_map(
-        partial(_one_device, look), _mesh(devices), (jobs, jobs, everywhere, everywhere), jobs
+        partial(one_device, look, together),
+        _mesh(devices),
+        (jobs, jobs, everywhere, everywhere),
+        jobs,
     )
 
 
-def _one_device(look: Look, gates: Array, repeats: Array, keys: Array, batches: Batch) -> Any:
-    """Runs the jobs of one device one after another; places without a job give zeros."""
+def one_device(
+    look: Look, together: bool, gates: Array, repeats: Array, keys: Array, batches: Batch
+) -> Any:
+    """Runs the jobs of one device, see `sharded`; places without a job give anything."""
 
     @jax.jit  # so that `eval_shape` and the run share one trace
     def run(job: tuple[Array, Array]) -> Any:
@@ -107,6 +130,8 @@ def _one_device(look: Look, gates: Array, repeats: Array, keys: Array, batches: 
         batch = jax.tree.map(lambda leaf: leaf[repeat], batches)
         return look(keys[repeat], gates, batch)
 
+    if together:
+        return jax.vmap(run)((gates, jnp.maximum(repeats, 0)))
     shapes = jax.eval_shape(run, (gates[0], repeats[0]))
 
     def nothing(job: tuple[Array, Array]) -> Any:

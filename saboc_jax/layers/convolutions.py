@@ -260,14 +260,32 @@ def _dense_gradient_rows(
     geometry: Geometry, kernel_shape: tuple[int, ...], x: Array, g: Array
 ) -> Float[Array, "n out positions"]:
     """Computes `kernel_gradient_rows` without feature groups, by matrix products."""
+    strides, padding, _, _ = geometry
+    inner = kernel_shape[2]
+    if kernel_shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
+        picked = held(strides, x[:, :: strides[0], :: strides[1]])
+        return _rows_of_patches(picked.reshape(x.shape[0], -1, inner), g)
+    rows: Array = lax.platform_dependent(
+        x,
+        g,
+        cpu=partial(_rows_by_example, geometry, kernel_shape),
+        default=lambda x, g: _rows_of_patches(unfold(geometry, kernel_shape, x), g),
+    )
+    return rows
+
+
+def _rows_of_patches(patches: Array, g: Array) -> Float[Array, "n out positions"]:
+    """Computes the gradients of all examples by one batched product of cotangents and patches."""
+    flat = g.reshape(*patches.shape[:2], g.shape[-1])
+    return jnp.einsum("npo,npi->noi", flat, patches, precision=PRECISION)
+
+
+def _rows_by_example(
+    geometry: Geometry, kernel_shape: tuple[int, ...], x: Array, g: Array
+) -> Float[Array, "n out positions"]:
+    """Computes them one example after another, whose patches stay in a core's cache."""
     strides, padding, dilation, _ = geometry
     height, size, inner, outer = kernel_shape
-    if (height, size) == (1, 1) and padding == ((0, 0), (0, 0)):
-        picked = held(strides, x[:, :: strides[0], :: strides[1]])
-        seen = picked.reshape(x.shape[0], -1, inner)
-        return jnp.einsum(
-            "npo,npi->noi", g.reshape(*seen.shape[:2], outer), seen, precision=PRECISION
-        )
     # Join two neighbouring pixels of a row as in `_convolve_blocks`; it pays off for few outputs.
     block = 2 if outer <= 8 and strides[1] == dilation[1] == 1 and g.shape[2] % 2 == 0 else 1
     wide = (height, size + block - 1, inner, outer)

@@ -54,6 +54,10 @@ class ProgramCache:
         """
         if is_traced(args):
             return function(*args)
+        return self.compiled(name, function, *args)(*args)
+
+    def compiled(self, name: Hashable, function: Callable[..., Any], *args: Any) -> Any:
+        """Returns the compiled function for arguments of these shapes; see `run`."""
         signature = (name, current_precision(), signature_of(args))
         if signature not in self._compiled:
             start = time.perf_counter()
@@ -63,7 +67,7 @@ class ProgramCache:
             if len(self._compiled) > self.maximum:
                 del self._compiled[next(iter(self._compiled))]
         self._compiled[signature] = self._compiled.pop(signature)  # most recent: last
-        return self._compiled[signature](*args)
+        return self._compiled[signature]
 
     def run_once(self, function: Callable[..., Any], *args: Any) -> Any:
         """Calls a function that is needed once: compiled with little optimisation, not kept."""

@@ -34,6 +34,13 @@ def needed_bytes(compiled: Any) -> int:
     return int(analysis.temp_size_in_bytes + analysis.output_size_in_bytes) if analysis else 0
 
 
+def check_fits(compiled: Any, device: Any) -> None:
+    """Raises MemoryError if a compiled program needs more than a device's `memory_limit`."""
+    needed, limit = needed_bytes(compiled), memory_limit(device)
+    if needed > limit:
+        raise MemoryError(f"a program needs {needed} bytes of {device}; allowed: {limit}")
+
+
 def chunk_that_fits(
     make: Callable[[NTKOptions], Callable[..., list[Array]]], options: NTKOptions
 ) -> Callable[..., list[Array]]:

@@ -17,18 +17,19 @@ from saboc_jax.evaluation.backoff import Chunk, is_out_of_memory
 from saboc_jax.evaluation.evaluator import Evaluator
 from saboc_jax.evaluation.jobs import Draws
 from saboc_jax.evaluation.runner import Runner
-from saboc_jax.evaluation.sharing import share_out
+from saboc_jax.evaluation.sharing import places_for, share_out
 from saboc_jax.layers.programs import ProgramCache
-from saboc_jax.scorers import make_scorer
+from saboc_jax.scorers.variants import make_scorers
 from saboc_jax.spaces import make_space
+from saboc_jax.spaces.dtype import in_dtype
 from saboc_jax.spaces.masks import architecture_to_mask
 
 CELLS = [[3, 3, 2, 1, 4, 3], [2, 2, 3, 0, 1, 2], [3, 1, 1, 3, 0, 4]]
 
 
-def evaluator(**settings):
-    space = make_space("nas_bench_201", channels=2, num_cells=1)
-    scorer = make_scorer("ntk_score", space)
+def evaluator(scorers="ntk_score", dtype="float32", **settings):
+    space = in_dtype(make_space("nas_bench_201", channels=2, num_cells=1), dtype)
+    scorer = make_scorers(scorers, space)
     key = jax.random.key(2)  # of networks whose kernels float32 resolves
     batch = data.draw(data.load("digits"), key, 5, needs=scorer.needs)
     return Evaluator(Runner(space, scorer, Draws([key], [batch]), **settings))
@@ -196,3 +197,39 @@ def test_a_containers_quota_counts(quota, count, tmp_path, monkeypatch):
     if quota:
         (tmp_path / "cpu.max").write_text(quota + "\n")
     assert devices.cores() == count
+
+
+@pytest.mark.parametrize(
+    ("jobs", "devices", "most", "places"),
+    [(1, 1, 64, 1), (5, 1, 64, 8), (9, 2, 4, 4), (3, 2, 64, 2)],
+)
+def test_jobs_that_run_together_take_few_sizes_of_programs(jobs, devices, most, places):
+    assert places_for(jobs, devices, most) == places
+
+
+@pytest.mark.parametrize("scorers", ["ntk_score", "naswot+zico"])
+def test_jobs_that_run_together_have_the_scores_of_jobs_one_after_another(scorers):
+    """As on GPUs and TPUs: under one vmap, with places without a job at the end."""
+    loop = evaluator(scorers, "float64", devices=1)
+    together = evaluator(scorers, "float64", devices=1, together=True)
+    supernet = np.ones((1, 6, 5), bool)
+    chosen = np.concatenate([masks(), supernet, masks([[0, 0, 0, 3, 0, 0]])])
+    np.testing.assert_allclose(together.evaluate(chosen), loop.evaluate(chosen), rtol=1e-9)
+    assert together.runner.at_once == saboc_jax.evaluation.runner.TOGETHER
+    assert together.counts.compilations == 1
+
+
+def test_jobs_that_run_together_are_halved_before_memory_runs_out(monkeypatch, caplog):
+    sizes = []
+
+    def needed(compiled):
+        sizes.append(jax.tree.leaves(compiled.in_avals)[0].shape[0])
+        return sizes[-1]
+
+    monkeypatch.setattr("saboc_jax.ntk.memory.needed_bytes", needed)
+    monkeypatch.setattr("saboc_jax.ntk.memory.memory_limit", lambda device: 2)
+    made = evaluator("naswot", devices=1, together=True, chunk=Chunk(4))
+    made.evaluate(masks())
+    assert sizes == [4, 2, 1]
+    assert made.counts.shrunk == "2 at a time on a device"
+    assert "allowed: 2" in caplog.text

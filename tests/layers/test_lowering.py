@@ -1,6 +1,7 @@
 """Programs as they are lowered for accelerators, on a machine that has none."""
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -120,6 +121,24 @@ def test_the_cpu_has_the_bits_of_the_form_without_a_barrier():
         precision=jax.lax.Precision.HIGHEST,
     )
     np.testing.assert_array_equal(jax.jit(gradient_rows)(x, g), plain)
+
+
+def rows_of(kernel_shape, x, g):
+    geometry = ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    return convolutions.kernel_gradient_rows(geometry, kernel_shape, x, g)
+
+
+def test_gradients_of_all_examples_are_one_product_off_the_cpu():
+    shape = (3, 3, 4, 8)
+    x, g = random.normal(random.key(0), (5, 8, 8, 4)), random.normal(random.key(1), (5, 8, 8, 8))
+    run = partial(rows_of, shape)
+    for platform in ("cuda", "tpu"):
+        found = operations(lowered(run, platform, x, g))
+        assert (found["while"], found["dot_general"]) == (0, 1)
+    assert operations(lowered(run, "cpu", x, g))["while"] == 1  # patches stay in the cache
+    geometry = ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    batched = convolutions._rows_of_patches(convolutions.unfold(geometry, shape, x), g)
+    np.testing.assert_allclose(run(x, g), batched, rtol=1e-5, atol=1e-5)
 
 
 def test_a_platform_has_to_exist():
