@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from saboc_jax.layers.jaxpr import FlatProgram, evaluate_all, trace
 from saboc_jax.layers.tree import Predicate
 from saboc_jax.ntk.batches import leading, number_of
-from saboc_jax.ntk.network import STATISTICS, Network, split_parameters
+from saboc_jax.ntk.network import STATISTICS, Network, split_parameters, statistics_shapes
 from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.precision import PRECISION, enable_x64
 
@@ -135,14 +135,20 @@ def _identity(kernel: Array, v: Array, weights: Array, norms: Array, outputs: st
         kernel = jnp.einsum("ijab,a,b->ij", kernel, w, w, precision=PRECISION)
     product = jnp.einsum("i,ij,j->", v, kernel, v, precision=PRECISION)
     # The trace is what v' H v is on average: dividing by it, not by v' H v, which may be small.
-    scale = jnp.maximum(jnp.square(v) @ jnp.diagonal(kernel), jnp.finfo(kernel.dtype).tiny)
+    scale = jnp.maximum(jnp.square(v) @ jnp.diagonal(kernel), _nothing(kernel.dtype))
     return jnp.abs(product - norms.mean()) / scale
 
 
 def _relative(one: Array, other: Array) -> Array:
-    scale = jnp.maximum(jnp.abs(other).max(), jnp.finfo(other.dtype).tiny)
+    scale = jnp.maximum(jnp.abs(other).max(), _nothing(other.dtype))
     difference: Array = jnp.abs(one - other).max() / scale
     return difference
+
+
+def _nothing(dtype: Any) -> float:
+    """Returns the size below which a number has lost digits to underflow."""
+    limits = jnp.finfo(dtype)
+    return float(limits.tiny) / float(limits.eps)
 
 
 def _of_statistics(
@@ -174,7 +180,10 @@ def tolerance_for(network: Network, inputs: Any, kernel: Any) -> float:
 
 def _computed_in(network: Network, inputs: Any) -> set[str]:
     """Returns the floating-point types inside a network: Keras on JAX, say, knows no float64."""
-    program = trace(lambda v, x: network.apply(v, x)[0], network.variables, leading(inputs, 1))
+    statistics = statistics_shapes(network, inputs)  # the network may not hold them
+    held = {STATISTICS: statistics} if jax.tree.leaves(statistics) else {}
+    variables = {**network.variables, **held}
+    program = trace(lambda v, x: network.apply(v, x)[0], variables, leading(inputs, 1))
     places = (place for equation in program.equations for place in equation.outputs)
     types = (getattr(program.shapes[place], "dtype", None) for place in places)
     return {str(dtype) for dtype in types if dtype and jnp.issubdtype(dtype, jnp.floating)}

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import saboc_jax as sj
+from saboc_jax.api.inputs import MixedWeightsWarning
 from saboc_jax.layers.jaxpr import trace
 from saboc_jax.ntk import check
 from saboc_jax.ntk.check import KernelWarning
@@ -141,7 +142,10 @@ def test_networks_composed_at_random(parts):
             x = block(params[which], x)
         return x
 
-    assert_exact(function, [weights(0), weights(1)], vectors())
+    params = [weights(0), weights(1)]
+    with enable_x64():  # some are saturated everywhere
+        assume(np.abs(direct(function, moved(params), vectors())).max() > 1e-100)
+    assert_exact(function, params, vectors())
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.__name__)
@@ -392,10 +396,11 @@ def test_networks_of_any_kind_in_one_ranking():
         "function": sj.from_function(plain, jax.random.normal(jax.random.key(4), (7, 3))),
         "drawn": sj.from_function(plain, init=lambda key: jax.random.normal(key, (7, 3))),
     }
-    ranked = sj.rank(
-        candidates, sj.Batch(inputs, labels), jax.random.key(0), ["trainability", "snip"],
-        repeats=2, output=lambda outputs: outputs["logits"].mean(1),
-    )  # fmt: skip
+    with pytest.warns(MixedWeightsWarning, match="2 of 4 candidates are scored at their own"):
+        ranked = sj.rank(
+            candidates, sj.Batch(inputs, labels), jax.random.key(0), ["trainability", "snip"],
+            repeats=2, output=lambda outputs: outputs["logits"].mean(1),
+        )  # fmt: skip
     values = {score.name: score.values for score in ranked.scores}
     assert all(np.isfinite(v).all() for v in values.values())
     for own in ("bound", "function"):
