@@ -21,6 +21,7 @@ from saboc_jax.scorers.observables import KernelRequest, draw_weights
 from saboc_jax.types import Batch, Gates, PRNGKey, Scorer, SearchSpace
 
 DEAD_WEIGHTS, FALLBACK = "dead_weights", "kernel_fallback"
+INITIAL = "initial_statistics"
 
 
 class Examination(NamedTuple):
@@ -28,7 +29,8 @@ class Examination(NamedTuple):
 
     Attributes:
         scorer: the scorer as it is right for this network.
-        notes: diagnostics: the share of dead weights, and why a kernel is computed otherwise.
+        notes: diagnostics: the share of dead weights, why a kernel is computed otherwise, and
+            whether running statistics are still initial.
     """
 
     scorer: Scorer
@@ -76,7 +78,10 @@ def examine(
     except NoParameterError:  # the scorer itself says what that means
         return Examination(scorer, {})
     differences: check.Differences = jax.device_get(found)
-    notes = {DEAD_WEIGHTS: float(differences.dead)}
+    notes: dict[str, Any] = {DEAD_WEIGHTS: float(differences.dead)}
+    if options.batch_norm == "running":
+        initial = check.initial_statistics(bind(space, draw_weights(space, key), gates), options)
+        notes |= {} if initial is None else {INITIAL: initial}
     if kernel is None:
         return Examination(scorer, notes)
     shapes = jax.eval_shape(lambda key: draw_weights(space, key), key)
@@ -117,6 +122,6 @@ def warnings_of(diagnostics: Mapping[str, Any]) -> list[tuple[str, str]]:
                     "score is that of the rest (redraw_zeros=True draws them anew)",
                 )
             )
-        if kind == FALLBACK:
-            found.append((FALLBACK, str(value)))
+        if kind in (FALLBACK, INITIAL):
+            found.append((kind, str(value)))
     return list(dict.fromkeys(found))

@@ -205,6 +205,20 @@ def reason_of(differences: Differences, tolerance: float, network: Network, inpu
     return f"the kernel of {where} does not fit its gradient"
 
 
+def initial_statistics(network: Network, options: NTKOptions) -> str | None:
+    """Says that running statistics are those of a network that was never trained; None: not so."""
+    kept = network.variables.get(STATISTICS)
+    leaves = [leaf for leaf in jax.tree.leaves(kept) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    if options.batch_norm != "running" or not leaves:
+        return None
+    if not all(bool((leaf == 0).all() | (leaf == 1).all()) for leaf in leaves):
+        return None
+    return (
+        f"the running statistics of {network.name!r} are still 0 and 1, as before any training: "
+        "with batch_norm='frozen' they are those of the batch"
+    )
+
+
 def fall_back(options: NTKOptions, reason: str) -> None:
     """Warns that the whole batch's Jacobian is taken.
 

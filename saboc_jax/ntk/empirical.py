@@ -9,6 +9,7 @@ they are (`ntk.check`). Under a trace of the user's own (`jax.jit`, `jax.vmap`) 
 that program and are not verified; `check_ntk` does it apart.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -31,6 +32,7 @@ from saboc_jax.ntk.options import DEFAULTS, NTKOptions, check_options
 from saboc_jax.precision import chosen_precision
 
 _verified: dict[Any, NTKOptions] = {}
+MAX_VERIFIED = 1024  # kernels that are known to be right, the oldest forgotten
 
 
 def empirical_ntk(
@@ -58,7 +60,8 @@ def empirical_ntk(
             weights of its own and a key is given, or neither.
 
     Warns:
-        KernelWarning: if the kernel had to be computed in another way than by one backward pass.
+        KernelWarning: if the kernel had to be computed in another way than by one backward pass,
+            or with batch_norm="running" at statistics that are still initial.
     """
     network = _at_weights(network, x1, key)
     if x2 is None:
@@ -88,6 +91,8 @@ def empirical_ntks(
     if needs_check(options) and signature not in _verified:
         options = _verified_options(network, columns, kernels[0], options)
         _verified[signature] = options
+        if len(_verified) > MAX_VERIFIED:
+            del _verified[next(iter(_verified))]
         if not options.check:
             return empirical_ntks(network, columns, rows, options)
     return kernels
@@ -152,6 +157,9 @@ def _verified_options(
     Raises:
         ValueError: if no engine is right.
     """
+    initial = check.initial_statistics(network, options)
+    if initial is not None:
+        warnings.warn(initial, check.KernelWarning, stacklevel=4)
     reason = _checked(network, columns, kernel, options).reason
     if reason is None:
         return options

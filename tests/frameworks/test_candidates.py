@@ -15,7 +15,7 @@ from saboc_jax.types import Batch
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 FRAMEWORKS = ("linen", "equinox", "haiku", "keras", "torch")
-SCORERS_OF_ANY = ("ntk_score", "params", "synflow", "grad_norm")
+SCORERS_OF_ANY = ("ntk_score", "params", "synflow", "grad_norm", "naswot", "zen", "fisher")
 
 
 class Linen(nn.Module):

@@ -307,8 +307,8 @@ def test_frozen_statistics_are_those_of_the_batch_in_any_module(name):
     found = sj.check_ntk(sj.from_module(module, variables), x, ALL)
     assert found.passed, found.reason
     frozen, running = (
-        sj.empirical_ntk(sj.from_module(module, variables), x, options=ALL._replace(batch_norm=b))
-        for b in ("frozen", "running")
+        sj.empirical_ntk(sj.from_module(module, variables), x, options=options)
+        for options in (ALL, ALL._replace(batch_norm="running", check=False))
     )
     assert np.abs(frozen - running).max() > 1e-3 * np.abs(frozen).max()
 
@@ -374,6 +374,30 @@ def test_dead_weights_are_told_and_drawn_anew():
     assert code == "dead_weights" and "exactly zero gradient" in sentence
     again = sj.score(Zero(), batch, jax.random.key(0), "trainability", repeats=1, redraw_zeros=True)
     assert not again.warnings
+
+
+def test_running_statistics_of_no_training_are_told():
+    class Normed(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            return nn.Dense(2)(jnp.tanh(nn.BatchNorm(use_running_average=not train)(x)))
+
+    x = jnp.asarray(vectors(), jnp.float32)
+    variables = Normed().init(jax.random.key(0), x)
+    running = sj.NTKOptions(batch_norm="running")
+    with pytest.warns(KernelWarning, match="are still 0 and 1"):
+        kernel = sj.empirical_ntk(sj.from_module(Normed(), variables), x, options=running)
+    assert np.isfinite(kernel).all()
+    trained = {
+        **variables,
+        "batch_stats": jax.tree.map(lambda a: a + 0.5, variables["batch_stats"]),
+    }
+    sj.empirical_ntk(sj.from_module(Normed(), trained), x, options=running)  # no warning
+    scored = sj.score(
+        Normed().bind(variables), sj.Batch(x, np.arange(N) % 2), jax.random.key(0),
+        "trainability:batch_norm=running",
+    )  # fmt: skip
+    assert "initial_statistics" in [code for code, _ in scored.warnings]
 
 
 def test_networks_of_any_kind_in_one_ranking():
