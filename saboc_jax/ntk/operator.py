@@ -29,6 +29,7 @@ from saboc_jax.ntk.memory import memory_limit
 from saboc_jax.ntk.network import Network, Template, output_shape
 from saboc_jax.ntk.options import DEFAULTS, NTKOptions
 from saboc_jax.ntk.products import GRADIENTS, PASSES, Directions, cheaper_way, steps_of
+from saboc_jax.ntk.solves import Solution, solve, top_eigenpairs
 from saboc_jax.precision import PRECISION
 
 DENSE = "dense"
@@ -308,6 +309,61 @@ class NTKOperator:
     def trace(self) -> float:
         """Returns the sum of the diagonal, added in float64."""
         return float(np.asarray(self.diagonal(), np.float64).sum())
+
+    # --- spectrum and solutions ---------------------------------------------------------------
+
+    @property
+    def is_dense(self) -> bool:
+        """Do products take the whole kernel?"""
+        return self.products == DENSE
+
+    def columns(self, number: int) -> tuple[np.ndarray, Float[Array, "size m"]]:
+        """Returns (places, columns) of that many rows of the operator or a few more.
+
+        They are those of examples at equal distances, exact, by one backward pass for each tile.
+        """
+        total = self._examples.number
+        few = min(total, -(-number // self._per_example))
+        chosen = np.unique(np.linspace(0, total - 1, few).astype(int))
+        parts = [
+            self.block(slice(start, min(start + TILE, total)), chosen)
+            for start in range(0, total, TILE)
+        ]
+        return self._flat(chosen), jnp.concatenate(parts)
+
+    def top_eigenvalues(self, k: int) -> Float[np.ndarray, " k"]:
+        """Returns the k largest eigenvalues, descending; see `ntk.solves.top_eigenpairs`."""
+        return top_eigenpairs(self, k)[0]
+
+    def top_eigenpairs(self, k: int) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "size k"]]:
+        """Returns the k largest eigenvalues, descending, and their unit vectors as columns.
+
+        Raises:
+            ValueError: unless 1 <= k <= the number of rows.
+        """
+        return top_eigenpairs(self, k)
+
+    def solve(
+        self, Y: Any, ridge: float = 0.0, *, tolerance: float = 1e-4, max_iterations: int = 1000
+    ) -> Solution:
+        """Solves (H + ridge) X = Y, for all columns of Y at once.
+
+        By conjugate gradients with a Nystrom preconditioner; of a kernel that is held or small by
+        a factorisation. The residuals are computed from a product of their own.
+
+        Args:
+            Y: [size] or [size, b].
+            ridge: added to the diagonal.
+            tolerance: relative residual, of all columns together.
+            max_iterations: each is a product with b columns.
+
+        Raises:
+            ValueError: if an argument is not allowed.
+
+        Warns:
+            NotConverged: if a residual stays above 10 times the tolerance.
+        """
+        return solve(self, Y, ridge, tolerance, max_iterations)
 
     # --- views --------------------------------------------------------------------------------
 
