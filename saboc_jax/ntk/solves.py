@@ -8,9 +8,7 @@ import warnings
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import scipy.linalg
 from jaxtyping import Array, Float
-from scipy.sparse.linalg import LinearOperator, cg, eigsh
 
 SMALL = 64  # rows up to which a kernel is taken whole
 RANK = 64  # examples of the preconditioner
@@ -73,6 +71,9 @@ def top_eigenpairs(
     Raises:
         ValueError: if the number is not allowed.
     """
+    import scipy.linalg  # not needed by those that import the package for scores
+    from scipy.sparse.linalg import eigsh
+
     size = kernel.shape[0]
     if not 1 <= number <= size:
         raise ValueError(f"{number} eigenvalues of {size} rows; allowed: 1 to {size}")
@@ -90,6 +91,8 @@ def solve(
     kernel: Kernel, Y: Any, ridge: float, tolerance: float, max_iterations: int, rank: int = RANK
 ) -> Solution:
     """Solves (H + ridge) X = Y; see `operator.NTKOperator.solve`."""
+    import scipy.linalg
+
     given = np.asarray(Y, kernel.dtype)
     if given.ndim not in (1, 2) or len(given) != kernel.shape[0] or not np.isfinite(given).all():
         raise ValueError(
@@ -127,6 +130,8 @@ def _conjugate_gradients(
     kernel: Kernel, right: np.ndarray, ridge: float, tolerance: float, most: int, rank: int
 ) -> tuple[np.ndarray, int]:
     """Solves for all columns as one system, whose products are products of the block."""
+    from scipy.sparse.linalg import LinearOperator, cg
+
     size, columns = right.shape
     precondition = _preconditioner(kernel, ridge, min(rank, size))
 
@@ -159,12 +164,14 @@ def _preconditioner(kernel: Kernel, ridge: float, rank: int) -> Any:
     With U diag(l) U' the approximation of H from some of its columns and m the smallest l, it is
     (m + ridge) U (l + ridge)^-1 U' + (1 - U U').
     """
+    from scipy.linalg import solve_triangular
+
     places, columns = kernel.columns(rank)
     block = np.asarray(columns, np.float64)
     corner = block[places]
     shift = np.finfo(kernel.dtype).eps * np.trace(corner)
     factor = np.linalg.cholesky((corner + corner.T) / 2 + shift * np.eye(len(places)))
-    root = scipy.linalg.solve_triangular(factor, block.T, lower=True).T
+    root = solve_triangular(factor, block.T, lower=True).T
     U, s, _ = np.linalg.svd(root, full_matrices=False)
     values = np.maximum(s**2 - shift, 0)
     scale = (values[-1] + ridge) / np.maximum(values + ridge, np.finfo(float).tiny)
