@@ -44,9 +44,7 @@ _PASSING = frozenset(
         *("convert_element_type", "broadcast_in_dim", "reshape", "squeeze", "integer_pow"),
     )
 )
-_TO_ROOT = frozenset(
-    ("add", "add_any", "convert_element_type", "broadcast_in_dim", "reshape", "squeeze", "max")
-)
+_TO_ROOT = frozenset(("add", "convert_element_type", "broadcast_in_dim", "reshape", "squeeze"))
 _ROOTS = frozenset(("rsqrt", "sqrt", "pow"))
 _PRODUCTS = frozenset(("dot_general", "conv_general_dilated"))
 _FEW_STEPS = 4  # of one-operand operations, inside of an activation
@@ -190,8 +188,13 @@ class Landmarks:
 
     def _is_rooted(self, place: int) -> bool:
         """Does a root follow? Then it is a variance that a norm keeps from being negative."""
+
+        def leads_on(user: Equation) -> bool:
+            others = [other for other in user.inputs if other != place]
+            return user.name in _TO_ROOT and not any(map(self.of_example, others))
+
         return any(
-            user.name in _ROOTS or (user.name in _TO_ROOT and self._is_rooted(user.outputs[0]))
+            user.name in _ROOTS or (leads_on(user) and self._is_rooted(user.outputs[0]))
             for user in self.users.get(place, [])
         )
 
