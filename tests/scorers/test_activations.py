@@ -313,9 +313,14 @@ def test_wrong_options_are_named(name, options, message):
         make_scorer(name, nas_bench_201(3, 1, 4, (8, 8, 3)), **options)
 
 
-def test_zen_needs_a_feature_map():
-    module = nn.Sequential([nn.Conv(2, (1, 1)), Relu()])
+def test_zen_needs_one_feature_map():
+    class Marked(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return Block(name="features")(nn.Conv(2, (1, 1))(x))
+
+    module = nn.Sequential([Marked(), Marked(), nn.Dense(2)])
     images = jnp.ones((2, 4, 4, 1))
     network = from_module(module, double(module.init(jax.random.key(0), images)))
-    with pytest.raises(ValueError, match="features"):
+    with pytest.raises(ValueError, match="2 blocks named 'features'; allowed: 1"):
         zen.zen_value(network, images, images)
