@@ -163,8 +163,13 @@ class Landmarks:
         )
 
     def _body_is_active(self, equation: Equation) -> bool:
-        inner = [self.body(equation), *(Landmarks(p, k) for p, k in _branches(equation))]
-        return any(body is not None and body.has_activation() for body in inner)
+        return any(body.has_activation() for body in self._bodies(equation))
+
+    def _bodies(self, equation: Equation) -> "list[Landmarks]":
+        """Returns the landmarks of every program inside of an equation."""
+        own = self.body(equation)
+        branches = [Landmarks(program, kinds) for program, kinds in _branches(equation)]
+        return branches if own is None else [own, *branches]
 
     def _first_of_example(self, equation: Equation) -> int | None:
         for place in equation.inputs:
@@ -263,15 +268,11 @@ class Landmarks:
 
     def hides_layers(self) -> bool:
         """Are there layers inside of a loop, a branch or a function with its own derivative?"""
-        for equation in self.program.equations:
-            inner = [self.body(equation), *(Landmarks(p, k) for p, k in _branches(equation))]
-            for body in inner:
-                if body is not None and (
-                    body.hides_layers()
-                    or any(each.name in _PRODUCTS for each in body.program.equations)
-                ):
-                    return True
-        return False
+        bodies = (body for each in self.program.equations for body in self._bodies(each))
+        return any(
+            any(each.name in _PRODUCTS for each in body.program.equations) or body.hides_layers()
+            for body in bodies
+        )
 
     def residual_sums(self) -> list[tuple[int, tuple[int, int]]]:
         """Returns (sum, its operands) wherever two streams of feature maps are added, in order.

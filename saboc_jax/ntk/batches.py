@@ -42,6 +42,14 @@ def leading(inputs: Any, number: int | None) -> Any:
     return jax.tree.map(lambda leaf: leaf[:number], inputs)
 
 
+def one_more(inputs: Any) -> Any:
+    """Returns the shapes of a batch with one example more: it tells the axis of examples."""
+    number = number_of(inputs) + 1
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((number, *leaf.shape[1:]), leaf.dtype), inputs
+    )
+
+
 def split_batches(
     kernel: Float[Array, "total ..."], batches: Sequence[Any]
 ) -> list[Float[Array, "n ..."]]:

@@ -23,7 +23,7 @@ from saboc_jax.layers.interceptors import Interceptor, is_call, is_outermost
 from saboc_jax.layers.jaxpr import EXAMPLE
 from saboc_jax.layers.ops import Relu
 from saboc_jax.layers.tree import flatten, path_names
-from saboc_jax.ntk.batches import number_of
+from saboc_jax.ntk.batches import number_of, one_more
 from saboc_jax.ntk.network import Network, soundness
 from saboc_jax.precision import as_dtype
 from saboc_jax.scorers.observables import draw_weights
@@ -217,10 +217,9 @@ def activations_of(network: Network, inputs: Any) -> list[Float[Array, "n units"
     shapes = landmarks.activations_in(marks)
     if not shapes:
         return []
-    more = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((n + 1, *leaf.shape[1:]), leaf.dtype), inputs
+    axes = landmarks.example_axes(
+        shapes, landmarks.activations_in(look(one_more(inputs))), n, n + 1
     )
-    axes = landmarks.example_axes(shapes, landmarks.activations_in(look(more)), n, n + 1)
     _, seen = landmarks.run_activations(marks, jax.tree.leaves(inputs))
     return [
         jnp.moveaxis(each, axis, 0).reshape(n, -1) for each, axis in zip(seen, axes, strict=True)

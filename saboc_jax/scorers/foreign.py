@@ -18,7 +18,7 @@ from saboc_jax.layers import landmarks
 from saboc_jax.layers.jaxpr import EXAMPLE, PARAMETER
 from saboc_jax.layers.landmarks import Landmarks
 from saboc_jax.layers.tree import flatten
-from saboc_jax.ntk.batches import leading, number_of
+from saboc_jax.ntk.batches import leading, number_of, one_more
 from saboc_jax.ntk.network import STATISTICS, Network, with_batch_statistics
 from saboc_jax.types import PRNGKey
 
@@ -202,10 +202,7 @@ def fisher_information(
         return None
     n, layers = number_of(inputs), marks.layers()
     shapes = [marks.shape(layer.output) for layer in layers]
-    more = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((n + 1, *leaf.shape[1:]), leaf.dtype), inputs
-    )
-    others = read(network, more)
+    others = read(network, one_more(inputs))
     axes = landmarks.example_axes(
         shapes, [others.shape(layer.output) for layer in others.layers()], n, n + 1
     )
