@@ -1,44 +1,13 @@
-"""What adapters share: names of arrays, the layout of images, refusals."""
+"""What adapters share: the layout of images, collections, refusals."""
 
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from saboc_jax.layers.tree import Path
-
 BUFFERS = "buffers"
 CHANNELS_FIRST, CHANNELS_LAST = "NCHW", "NHWC"
-
-
-class Named:
-    """A list of arrays as a tree of names, and back.
-
-    Attributes:
-        paths: the path of each array.
-    """
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        folders = {path[:depth] for path in paths for depth in range(1, len(path))}
-        if len(set(paths)) < len(paths) or folders & set(paths):  # names that clash are numbered
-            paths = [(str(number), "/".join(path)) for number, path in enumerate(paths)]
-        self.paths = tuple(paths)
-
-    def tree(self, leaves: Sequence[Any]) -> dict[str, Any]:
-        """Returns arrays, in the order of the paths, as nested dictionaries."""
-        root: dict[str, Any] = {}
-        for path, leaf in zip(self.paths, leaves, strict=True):
-            node = root
-            for name in path[:-1]:
-                node = node.setdefault(name, {})
-            node[path[-1]] = leaf
-        return root
-
-    def leaves(self, tree: Mapping[str, Any]) -> list[Any]:
-        """Returns the arrays of nested dictionaries in the order of the paths."""
-        return [functools.reduce(lambda node, name: node[name], path, tree) for path in self.paths]
 
 
 def check_layout(layout: str) -> bool:

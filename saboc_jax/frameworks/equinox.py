@@ -14,7 +14,6 @@ import jax.numpy as jnp
 
 from saboc_jax.extras import needed
 from saboc_jax.frameworks.common import (
-    Named,
     check_has_parameters,
     check_layout,
     refuse,
@@ -23,7 +22,7 @@ from saboc_jax.frameworks.common import (
 )
 from saboc_jax.layers import linen
 from saboc_jax.layers.linen import STATISTICS
-from saboc_jax.layers.tree import path_names
+from saboc_jax.layers.tree import Named, path_names
 from saboc_jax.ntk.network import Network
 
 with needed("equinox", "An Equinox network"):

@@ -20,13 +20,13 @@ import jax.numpy as jnp
 from saboc_jax.extras import needed
 from saboc_jax.frameworks.common import (
     BUFFERS,
-    Named,
     check_has_parameters,
     refuse,
     with_collections,
 )
 from saboc_jax.layers import linen
 from saboc_jax.layers.linen import STATISTICS
+from saboc_jax.layers.tree import Named
 from saboc_jax.ntk.network import Network
 
 # Keras chooses its backend when it is imported; a choice that was made is kept, and checked.

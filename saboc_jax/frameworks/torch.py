@@ -20,7 +20,6 @@ import numpy as np
 from saboc_jax.extras import OWN, install_line, needed
 from saboc_jax.frameworks.common import (
     BUFFERS,
-    Named,
     check_has_parameters,
     check_layout,
     refuse,
@@ -30,6 +29,7 @@ from saboc_jax.frameworks.common import (
 from saboc_jax.frameworks.host import Fetched
 from saboc_jax.layers import linen
 from saboc_jax.layers.linen import STATISTICS
+from saboc_jax.layers.tree import Named
 from saboc_jax.ntk.network import Network
 
 with needed("torch", "A PyTorch network"):

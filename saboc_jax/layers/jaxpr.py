@@ -5,7 +5,7 @@ their own derivative stay single equations. Everything that differs between vers
 here.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -155,9 +155,22 @@ def evaluate(equation: Equation, *operands: Any) -> list[Any]:
     return list(results) if primitive.multiple_results else [results]
 
 
-def evaluate_all(equations: Iterable[Equation], known: dict[int, Any]) -> dict[int, Any]:
-    """Runs equations in order; adds their results to the known values, by place."""
+def evaluate_all(
+    equations: Iterable[Equation],
+    known: dict[int, Any],
+    changes: Mapping[int, Callable[[Any], Any]] | None = None,
+) -> dict[int, Any]:
+    """Runs equations in order; adds their results to the known values, by place.
+
+    Args:
+        equations: in order.
+        known: values by place; changed.
+        changes: what a result is replaced by, as a function of it, by place.
+    """
+    changes = changes or {}
     for equation in equations:
         results = evaluate(equation, *(known[place] for place in equation.inputs))
         known.update(zip(equation.outputs, results, strict=True))
+        for place in changes.keys() & set(equation.outputs):
+            known[place] = changes[place](known[place])
     return known

@@ -22,6 +22,7 @@ from saboc_jax.layers.jaxpr import (
     FlatProgram,
     body_of,
     evaluate,
+    evaluate_all,
     flatten_jaxpr,
     trace,
 )
@@ -380,11 +381,7 @@ def run(
         changes: what a value is replaced by, as a function of it, by place.
     """
     known = {**marks.program.constants, **dict(zip(marks.program.inputs, args, strict=True))}
-    for equation in marks.program.equations:
-        results = evaluate(equation, *(known[place] for place in equation.inputs))
-        for place, result in zip(equation.outputs, results, strict=True):
-            known[place] = changes[place](result) if place in changes else result
-    return known
+    return evaluate_all(marks.program.equations, known, changes)
 
 
 def activations_in(marks: Landmarks) -> list[tuple[int, ...]]:

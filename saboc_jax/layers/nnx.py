@@ -15,7 +15,7 @@ from flax import linen as nn
 from flax import nnx
 
 from saboc_jax.layers import linen
-from saboc_jax.layers.tree import path_names
+from saboc_jax.layers.tree import Named, path_names
 
 ROOT = "nnx"  # the first name of every path
 
@@ -25,27 +25,16 @@ class _Part:
 
     def __init__(self, state: Any) -> None:
         leaves, self.structure = jax.tree_util.tree_flatten_with_path(state)
-        self.paths = [tuple(n for n in path_names(path) if n != "value") for path, _ in leaves]
+        paths = [tuple(n for n in path_names(path) if n != "value") for path, _ in leaves]
+        self.names = Named(paths)
 
     def named(self, state: Any) -> dict[str, Any]:
         """Returns the leaves of a state as a tree of names."""
-        tree: dict[str, Any] = {}
-        for path, leaf in zip(self.paths, jax.tree.leaves(state), strict=True):
-            node = tree
-            for name in path[:-1]:
-                node = node.setdefault(name, {})
-            node[path[-1]] = leaf
-        return tree
+        return self.names.tree(jax.tree.leaves(state))
 
     def state(self, tree: Any) -> Any:
         """Returns the state of a tree of names."""
-        leaves = []
-        for path in self.paths:
-            leaf = tree
-            for name in path:
-                leaf = leaf[name]
-            leaves.append(leaf)
-        return jax.tree_util.tree_unflatten(self.structure, leaves)
+        return jax.tree_util.tree_unflatten(self.structure, self.names.leaves(tree))
 
 
 class _Definition:
@@ -88,7 +77,7 @@ class FromNnx(nn.Module):
         drawn = own.draw(self.make_rng("params")) if starting else ({}, {})
         params: Any = self.param(ROOT, lambda key: drawn[0])
         kept = None
-        if own.statistics.paths:
+        if own.statistics.names.paths:
             kept = self.variable(linen.STATISTICS, ROOT, lambda: drawn[1])
         module = own.merge(params, {} if kept is None else kept.value)
         module.set_attributes(use_running_average=not train, raise_if_not_found=False)
@@ -136,5 +125,5 @@ def from_instance(module: nnx.Module) -> tuple[nn.Module, dict[str, Any]]:
     copy = nnx.clone(module)
     definition = _Definition(lambda rngs: copy)
     params, statistics = definition.arrays(module)
-    kept = {linen.STATISTICS: {ROOT: statistics}} if definition.statistics.paths else {}
+    kept = {linen.STATISTICS: {ROOT: statistics}} if definition.statistics.names.paths else {}
     return FromNnx(definition), {"params": {ROOT: params}, **kept}

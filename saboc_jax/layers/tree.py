@@ -1,7 +1,7 @@
-"""Paths of parameter trees, and a cached function that can be pickled."""
+"""Paths of parameter trees, trees of names, and a cached function that can be pickled."""
 
-from collections.abc import Callable, Hashable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import lru_cache, reduce
 from typing import Any, Generic, TypeVar
 
 import jax
@@ -42,3 +42,36 @@ def flatten(tree: Mapping[str, Any]) -> dict[tuple[str, ...], Array]:
     """Flattens a nested mapping to {path: leaf}."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {path_names(path): leaf for path, leaf in leaves}
+
+
+def nested(leaves: Mapping[Path, Any]) -> dict[str, Any]:
+    """Turns {path: leaf} into a nested mapping."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        node = tree
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = leaf
+    return tree
+
+
+class Named:
+    """A list of arrays as a tree of names, and back.
+
+    Attributes:
+        paths: the path of each array.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        folders = {path[:depth] for path in paths for depth in range(1, len(path))}
+        if len(set(paths)) < len(paths) or folders & set(paths):  # names that clash are numbered
+            paths = [(str(number), "/".join(path)) for number, path in enumerate(paths)]
+        self.paths = tuple(paths)
+
+    def tree(self, leaves: Sequence[Any]) -> dict[str, Any]:
+        """Returns arrays, in the order of the paths, as nested dictionaries."""
+        return nested(dict(zip(self.paths, leaves, strict=True)))
+
+    def leaves(self, tree: Mapping[str, Any]) -> list[Any]:
+        """Returns the arrays of nested dictionaries in the order of the paths."""
+        return [reduce(lambda node, name: node[name], path, tree) for path in self.paths]

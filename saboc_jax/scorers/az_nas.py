@@ -27,7 +27,7 @@ from saboc_jax.keys import Purpose, key_for, key_numbered
 from saboc_jax.layers.interceptors import Interceptor, is_call
 from saboc_jax.layers.ops import BLOCK_INPUTS, Block
 from saboc_jax.layers.program_cost import count_work
-from saboc_jax.layers.tree import Path, flatten
+from saboc_jax.layers.tree import Path, flatten, nested
 from saboc_jax.ntk.network import Network, bind, soundness
 from saboc_jax.precision import inner_products
 from saboc_jax.scorers import foreign
@@ -128,24 +128,10 @@ def draw_signs(network: Network, images: Images, key: PRNGKey) -> dict[Path, Arr
             "`saboc_jax.layers.ops.Block`, after the stem and after each block"
         )
 
-    def draw(key: PRNGKey, like: Any) -> Array:  # always from float32 probabilities
-        return 2 * jax.random.bernoulli(key, jnp.float32(0.5), like.shape).astype(like.dtype) - 1
-
     return {
-        path: draw(key_numbered(key, index), shapes[*path, "output"])
+        path: foreign.random_signs(key_numbered(key, index), shapes[*path, "output"])
         for index, path in enumerate(order)
     }
-
-
-def nested(leaves: Mapping[Path, Any]) -> Variables:
-    """Turns {path: leaf} into a nested mapping."""
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        node = tree
-        for name in path[:-1]:
-            node = node.setdefault(name, {})
-        node[path[-1]] = leaf
-    return tree
 
 
 def gradient_map(

@@ -111,7 +111,7 @@ def run_blocks(
     network: Network,
     inputs: Any,
     key: PRNGKey,
-    cut: Callable[[Array, Array, Array], Array],
+    cut: Callable[..., Array],
 ) -> tuple[Blocks, Blocks, Blocks, Array]:
     """Returns (outputs of blocks, signs, what the next block pulls back, the network's outputs).
 
@@ -124,12 +124,13 @@ def run_blocks(
     marks = read(network, inputs)
     places = block_places(network, marks)
     axes = [marks.channel_axis(place) for place in places]
-    signs = [_signs(key_numbered(key, i), marks, place) for i, place in enumerate(places)]
+    shapes = [marks.program.shapes[place] for place in places]
+    signs = [random_signs(key_numbered(key, i), shape) for i, shape in enumerate(shapes)]
     leaves = jax.tree.leaves((network.variables, inputs))
 
     def forward(taps: list[Array]) -> tuple[Array, list[Array]]:
         changes: dict[int, Callable[[Array], Array]] = {
-            place: partial(_swapped, cut, tap, sign)
+            place: partial(cut, tap=tap, signs=sign)
             for place, tap, sign in zip(places, taps, signs, strict=True)
         }
         values = landmarks.run(marks, leaves, changes)
@@ -144,13 +145,9 @@ def run_blocks(
     return blocks[0], blocks[1], blocks[2], outputs
 
 
-def _swapped(cut: Callable[..., Array], tap: Array, signs: Array, y: Array) -> Array:
-    return cut(y, tap, signs)
-
-
-def _signs(key: PRNGKey, marks: Landmarks, place: int) -> Array:
-    like = marks.program.shapes[place]
-    drawn = jax.random.bernoulli(key, jnp.float32(0.5), like.shape)
+def random_signs(key: PRNGKey, like: Any) -> Array:
+    """Draws 1 or -1 for every element of an array like this; `key` is consumed."""
+    drawn = jax.random.bernoulli(key, jnp.float32(0.5), like.shape)  # the same in any type
     return 2 * drawn.astype(like.dtype) - 1
 
 
@@ -210,7 +207,7 @@ def fisher_information(
 
     def total(tap: Array) -> Array:
         changes: dict[int, Callable[[Array], Array]] = {
-            layer.output: partial(_tapped, axis, layer, tap)
+            layer.output: partial(fisher_tap, axis, layer.channels, layer.fan_in, tap=tap)
             for layer, axis in zip(layers, axes, strict=True)
         }
         values = landmarks.run(marks, leaves, changes)
@@ -218,10 +215,6 @@ def fisher_information(
 
     dtype = jnp.result_type(*jax.tree.leaves(network.variables["params"]))
     return jax.grad(total)(jnp.zeros(2, dtype))
-
-
-def _tapped(example: int, layer: landmarks.Layer, tap: Array, y: Array) -> Array:
-    return fisher_tap(example, layer.channels, layer.fan_in, y, tap)
 
 
 def one_example(inputs: Any) -> Any:

@@ -10,7 +10,6 @@ layer has its own statistics, which are zero if it does not run.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -101,26 +100,6 @@ def sum_per_layer(
 # --- a layer's output times its gradient -------------------------------------------------------
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _fisher_tap(fan_in: int, y: Array, tap: Float[Array, "2"]) -> Array:
-    """Returns y; the cotangent of `tap` is the layer's Fisher information."""
-    return y
-
-
-def _fisher_forward(fan_in: int, y: Array, tap: Array) -> tuple[Array, Any]:
-    return y, (y, tap)
-
-
-def _fisher_backward(fan_in: int, saved: Any, g: Array) -> tuple[Array, Array]:
-    y, tap = saved
-    inner = (y * g).sum(tuple(range(1, y.ndim - 1)))
-    total = 0.5 * jnp.square(inner).mean(0).sum()
-    return g, jnp.stack([total * fan_in, total]).astype(tap.dtype)
-
-
-_fisher_tap.defvjp(_fisher_forward, _fisher_backward)
-
-
 def _fisher_rule(tap: Float[Array, "2"], tapped: list[Path]) -> Interceptor:
     """Returns an interceptor that taps every layer's output and adds its path to `tapped`."""
 
@@ -130,7 +109,7 @@ def _fisher_rule(tap: Float[Array, "2"], tapped: list[Path]) -> Interceptor:
             return y
         tapped.append(context.module.path)
         kernel = context.module.get_variable("params", "kernel")
-        return _fisher_tap(math.prod(kernel.shape[:-1]), y, tap)
+        return foreign.fisher_tap(0, (y.ndim - 1,), math.prod(kernel.shape[:-1]), y, tap)
 
     return rule
 
