@@ -23,6 +23,9 @@ COMMANDS = {
     "published_scores": (
         "Our Spearman correlations beside those of NAS-Bench-Suite-Zero's published scores."
     ),
+    "rank": (
+        "Ranks networks of any framework by their names, the best first; run again, it goes on."
+    ),
     "ray_throughput": (
         "Measures scores a second on Ray for several numbers of workers, and what the driver "
         "spends."
@@ -71,7 +74,7 @@ COMMANDS = {
 
 GROUPS = {
     "Use it": (
-        *("search", "score", "score_your_own", "train", "report", "correlate"),
+        *("search", "score", "rank", "score_your_own", "train", "report", "correlate"),
         *("fetch_data", "import_nats_bench"),
     ),
     "The paper": (

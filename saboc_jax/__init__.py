@@ -32,6 +32,7 @@ from saboc_jax.searching.budgets import Budget
 from saboc_jax.searching.run import run_search
 from saboc_jax.spaces import SPACES, make_space
 from saboc_jax.spaces.dtype import in_dtype
+from saboc_jax.spaces.modules.named import from_name
 from saboc_jax.spaces.trained import trained_cost
 from saboc_jax.statistics.ranking import borda
 from saboc_jax.types import Batch, Cost, Scorer, Searcher, SearchSpace
@@ -73,6 +74,7 @@ __all__ = [
     "from_haiku",
     "from_keras",
     "from_module",
+    "from_name",
     "from_nnx",
     "from_torch",
     "in_dtype",

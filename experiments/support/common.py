@@ -41,7 +41,7 @@ DATASET = flags.DEFINE_string(
     "(built in).",
 )
 RESIZE = flags.DEFINE_integer(
-    "resize", None, "Height and width to which the images of a folder are brought.", 1
+    "resize", None, "Height and width that images are brought to; default: as they are.", 1
 )
 SEED = flags.DEFINE_integer("seed", 0, "Seeds weights, images and the search.", 0, MAX_SEED)
 CHANNELS = flags.DEFINE_integer("channels", 8, "C, channels of the scoring network.", 1)
@@ -145,7 +145,26 @@ FILES_ONLY = (
 read by one that only handles files."""
 
 
-def run(main: Callable[[], None], many_devices: bool = False, unread: Sequence[str] = ()) -> None:
+_arguments: list[str] = []
+
+
+def arguments(example: str) -> list[str]:
+    """What was written beside the flags.
+
+    Raises:
+        ValueError: if it is nothing; the message shows the example.
+    """
+    if not _arguments:
+        raise ValueError(f"no names are given; allowed: one or more, such as {example}")
+    return list(_arguments)
+
+
+def run(
+    main: Callable[[], None],
+    many_devices: bool = False,
+    unread: Sequence[str] = (),
+    takes: str = "",
+) -> None:
     """Runs a binary; bad input ends it with one line instead of a traceback.
 
     Args:
@@ -153,6 +172,7 @@ def run(main: Callable[[], None], many_devices: bool = False, unread: Sequence[s
         many_devices: it scores many architectures, so that each core of a CPU shall be a device
             without being asked.
         unread: flags of this and other modules that it does not read: it has none of that name.
+        takes: what it takes beside flags, e.g. "NAME ..." (`arguments`); "": nothing.
     """
     for name in set(unread) & set(flags.FLAGS):  # a test compares the two lists
         delattr(flags.FLAGS, name)
@@ -167,8 +187,9 @@ def run(main: Callable[[], None], many_devices: bool = False, unread: Sequence[s
             compiling.soften_alarms()
             console.file = sys.stderr
         try:
-            if len(arguments) > 1:
+            if len(arguments) > 1 and not takes:
                 raise ValueError(f"unexpected arguments {arguments[1:]}; flags start with --")
+            _arguments[:] = arguments[1:]
             if "compilation_cache" not in unread:
                 compiling.keep_programs()
             number = None if "devices" in unread else devices()
@@ -303,12 +324,15 @@ def scorer_names(chosen: list[str]) -> list[str]:
     return [name for each in chosen for name in (everything if each == "all" else [each])]
 
 
-def settings(space: SearchSpace, batch_size: int | None = None) -> ScoringSettings:
+def settings(
+    space: SearchSpace, batch_size: int | None = None, strict: bool = True
+) -> ScoringSettings:
     """How the flags say that networks are scored.
 
     Args:
         space: what does not apply to it is left out.
         batch_size: images of a batch; None: `--batch_size`.
+        strict: a network that cannot be scored is an error.
     """
     options: dict[str, Any] = {"engine": NTK_ENGINE.value, "batch_norm": BATCH_NORM.value}
     if thin_cell(space) is None:
@@ -324,6 +348,7 @@ def settings(space: SearchSpace, batch_size: int | None = None) -> ScoringSettin
         build_executor(),
         SAME_PLATFORM.value,
         matmul_precision=MATMUL_PRECISION.value,
+        strict=strict,
     )
 
 
@@ -368,6 +393,7 @@ def build_evaluator(
     store: Store | None = None,
     on_score: Callable[[], None] | None = None,
     batch_size: int | None = None,
+    strict: bool = True,
 ) -> Evaluator:
     """An evaluator whose weights and images are seeded by `--seed`, for every repeat.
 
@@ -378,14 +404,15 @@ def build_evaluator(
         store: where scores are kept.
         on_score: called after every score.
         batch_size: images of a batch; None: `--batch_size`.
+        strict: a network that cannot be scored is an error.
     """
-    return settings(space, batch_size).evaluator(
+    return settings(space, batch_size, strict).evaluator(
         space,
         scorer,
         dataset,
         root_key(SEED.value),
         seed=SEED.value,
-        space_id=space_id(space),
+        space_id=space_id(space) if "channels" in flags.FLAGS else space.name,
         store=store,
         on_score=on_score,
     )

@@ -40,7 +40,7 @@ from saboc_jax.api.inputs import (
     space_of_modules,
 )
 from saboc_jax.api.results import Correlations, Found, Ranked, Score
-from saboc_jax.api.scored import score_of
+from saboc_jax.api.scored import in_order, score_of
 from saboc_jax.benchmarks.accuracies import AccuracyTable
 from saboc_jax.data import Dataset
 from saboc_jax.evaluation.store import Store
@@ -55,8 +55,7 @@ from saboc_jax.searching.front import costs_told, pareto
 from saboc_jax.searching.run import expected_evaluations, run_search
 from saboc_jax.spaces.isomorphism import representatives
 from saboc_jax.spaces.modules.models import as_module, is_candidate
-from saboc_jax.statistics import correlation, sureness
-from saboc_jax.statistics import ranking as rankings
+from saboc_jax.statistics import correlation
 from saboc_jax.training.folder import identity
 from saboc_jax.training.recipes import Recipe, find_recipe
 from saboc_jax.training.run import first_examples, one_epoch, run
@@ -126,7 +125,7 @@ def score(
     else:
         space = find_space(space, images)
         archs = [find_architecture(candidate, space)]
-    settings = ScoringSettings(repeats, batch_size, check=how.check)
+    settings = ScoringSettings(repeats, batch_size, check=how.check, strict=how.strict)
     return _score_all(space, archs, images, key, scorers, settings, progress, store)[1][0]
 
 
@@ -187,20 +186,11 @@ def rank(
         find_aggregations([ranking], "ranking")
     how_run = Running(call, **running)
     space, archs = find_candidates(candidates, images, space, how_run)
-    settings = ScoringSettings(repeats, batch_size, check=how_run.check)
+    settings = ScoringSettings(repeats, batch_size, check=how_run.check, strict=how_run.strict)
     scorer, scores = _score_all(space, archs, images, key, scorers, settings, progress, store)
-    ranking = ranking or scorer.ranking or "borda"
-    votes = scorer.votes
-    values = np.stack([score.values for score in scores])[..., :votes]
-    means = values.mean(1)
-    how, directions = rankings.AGGREGATIONS[ranking], scorer.higher_is_better[:votes]
     excess = find_excess(space, budget, lambda: settings.stopwatch(space, images, key))
     over = tuple(tuple(excess(arch)) for arch in archs)
-    order = np.asarray(rankings.best_first(means, directions, ranking=how))
-    order = order[np.argsort([bool(over[i]) for i in order], kind="stable")]
-    sure = sureness.of_order(values, directions, how, order, scores[order[0]].name)
-    ranks, words = np.asarray(how(means, directions)), what_ranks(scorer, ranking)
-    return Ranked(tuple(scores), ranking, ranks, order, words, over, *sure)
+    return in_order(scorer, scores, ranking, over)
 
 
 @usual_switches()
@@ -265,7 +255,7 @@ def search(
     if not isinstance(space, SearchSpace | str):
         space = space_of_modules(listed(space, "space"), images, how)[0]
     space = find_space(space, images)
-    settings = ScoringSettings(repeats, batch_size, check=how.check)
+    settings = ScoringSettings(repeats, batch_size, check=how.check, strict=how.strict)
     scorer = settings.scorer(scorers, space)
     # If each architecture has its own program, this would trace the costs one by one.
     same = representatives(space) if isinstance(space.networks, OneProgram) else None
@@ -369,7 +359,7 @@ def correlate(
     truth = given if given.ndim == 1 else given.mean(1)
     aggregations = find_aggregations(aggregations)
     check_whole("resamples", resamples)
-    settings = ScoringSettings(repeats, batch_size, check=how.check)
+    settings = ScoringSettings(repeats, batch_size, check=how.check, strict=how.strict)
     scorer, scores = _score_all(space, archs, images, key, scorers, settings, progress, store)
     values = np.stack([score.values for score in scores])
     found = correlation.candidates(scorer, values, aggregations)

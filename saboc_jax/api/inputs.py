@@ -43,6 +43,7 @@ class RunningOptions(TypedDict, total=False):
     output: Output
     redraw_zeros: bool
     check: bool
+    strict: bool
 
 
 class Running(NamedTuple):
@@ -54,6 +55,8 @@ class Running(NamedTuple):
         output: which outputs count, see `saboc_jax.spaces.modules.models.reduced`.
         redraw_zeros: draw weights anew that a module starts at zero.
         check: verify the kernels of networks (`saboc_jax.check_ntk`).
+        strict: a network that cannot be scored is an error; False: it is flagged as refused, with
+            the reason among its warnings, and ranked last.
     """
 
     call: Mapping[str, Any] | None = None
@@ -61,6 +64,7 @@ class Running(NamedTuple):
     output: Output = None
     redraw_zeros: bool = False
     check: bool = True
+    strict: bool = True
 
 
 def _example(images: Batch | Dataset) -> Any:

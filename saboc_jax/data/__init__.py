@@ -21,6 +21,7 @@ from saboc_jax.data.datasets import (
 )
 from saboc_jax.data.elsewhere import from_folder, from_huggingface, from_iterable, from_npz
 from saboc_jax.data.own import from_arrays
+from saboc_jax.data.resizing import resized
 
 __all__ = [
     "DATASETS",
@@ -44,5 +45,6 @@ __all__ = [
     "perturb",
     "prepare",
     "protocol",
+    "resized",
     "sample",
 ]

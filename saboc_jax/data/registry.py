@@ -12,6 +12,7 @@ import numpy as np
 from saboc_jax.data import sources as data_sources
 from saboc_jax.data import tfds as data_tfds
 from saboc_jax.data.elsewhere import from_folder, from_npz
+from saboc_jax.data.resizing import resized
 from saboc_jax.data.sources import Dataset, Source, Split
 
 Directory = str | os.PathLike[str] | None
@@ -95,7 +96,7 @@ def load(name: str, data_dir: Directory = None, image_size: int | None = None) -
         data_dir: directory of the files; TFDS directories may also be in its subdirectory `tfds`.
             Default: the environment variable SABOC_DATA_DIR, else TFDS_DATA_DIR, else
             ~/tensorflow_datasets. "digits" and paths do not use it.
-        image_size: height and width to which the images of a folder are brought.
+        image_size: height and width to which images are brought.
 
     Raises:
         ValueError: if there is no such data set, or its files are damaged or incomplete.
@@ -105,9 +106,7 @@ def load(name: str, data_dir: Directory = None, image_size: int | None = None) -
     if name not in _REGISTRY:
         return _load_path(name, image_size)
     if image_size is not None:
-        raise ValueError(
-            f"image_size={image_size} (--resize) with {name}; allowed: with a folder of images"
-        )
+        return resized(load(name, data_dir), image_size)
     entry = _REGISTRY[name]
     source = _open(name, entry, default_directory(data_dir))
     stored = {len(source.class_names)} - {0, entry.num_classes}
@@ -141,11 +140,8 @@ def _load_path(name: str, image_size: int | None) -> Dataset:
     """Opens the npz file or the folder of classes of a path."""
     path = Path(name).expanduser()
     if path.suffix == ".npz" and not path.is_dir():
-        if image_size is not None:
-            raise ValueError(
-                f"image_size={image_size} (--resize) with {name}; allowed: with a folder"
-            )
-        return from_npz(path)
+        found = from_npz(path)
+        return found if image_size is None else resized(found, image_size)
     if path.is_dir():
         return from_folder(path, image_size)
     raise ValueError(

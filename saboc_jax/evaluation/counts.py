@@ -17,6 +17,7 @@ class Counts:
             the store served.
         non_finite: pairs that ran, now or when they were stored, and gave a metric that is not
             finite.
+        refused: pairs whose network could not be scored.
         isomorphic: pairs that took the score of another architecture of their class.
         device_jobs: pairs that each device ran; empty with a single device.
         shrunk: the chunk size after memory ran out; empty if it never did.
@@ -31,6 +32,7 @@ class Counts:
     served: int = 0
     disconnected: int = 0
     non_finite: int = 0
+    refused: int = 0
     isomorphic: int = 0
     device_jobs: list[int] = field(default_factory=list)
     shrunk: str = ""

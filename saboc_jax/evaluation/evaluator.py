@@ -5,10 +5,11 @@ to a runner (`saboc_jax.evaluation.runner`), which computes them.
 
 Bad architectures are flagged, counted and ranked last by `saboc_jax.statistics.ranking`; they are
 never dropped. An architecture without a path from input to output ("disconnected") has NaN in
-every metric. An architecture with a metric that is not finite ("non_finite") keeps its scorer's
-values: NaN means no value and ranks it last whatever its other metrics are; an infinity, which is
-a value in some definitions, ranks it last by that metric. A score from the store is counted by
-the flag stored with it, so a resumed run reports the same counts.
+every metric, and so has a network that cannot be scored ("refused", if the runner is not strict),
+with its reason beside. An architecture with a metric that is not finite ("non_finite") keeps its
+scorer's values: NaN means no value and ranks it last whatever its other metrics are; an infinity,
+which is a value in some definitions, ranks it last by that metric. A score from the store is
+counted by the flag stored with it, so a resumed run reports the same counts.
 
 Without an executor, an evaluator computes its jobs in this process, one chunk after another. With
 an executor, it hands over all jobs without a score, takes the answers in any order, and writes
@@ -27,6 +28,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from saboc_jax.evaluation.counts import Counts, is_flagged
+from saboc_jax.evaluation.examination import REFUSED
 from saboc_jax.evaluation.identity import Identity
 from saboc_jax.evaluation.jobs import Answer, Draws, Job, ScoreRow, mask_text
 from saboc_jax.evaluation.records import Result
@@ -205,7 +207,7 @@ class Evaluator:
 
     def _missing(self, job: Job) -> tuple[tuple[str, ...], Job] | None:
         """Returns the parts to compute, and the job with its stored rows; None: nothing to do."""
-        rows = self._stored(job)
+        rows = self._found(job)
         missing = tuple(part.name for part in self.runner.parts if part.name not in rows)
         job = job._replace(rows=rows)
         if not missing:
@@ -281,6 +283,15 @@ class Evaluator:
 
     # --- the store ------------------------------------------------------------------------------
 
+    def _found(self, job: Job) -> dict[str, ScoreRow]:
+        """The rows in the store; none of a network whose program cannot be traced, if it may be."""
+        try:
+            return self._stored(job)
+        except Exception:
+            if self.runner.strict:
+                raise
+            return {}  # the runner says why
+
     def _stored(self, job: Job) -> dict[str, ScoreRow]:
         """The rows of the parts that are in the store."""
         if self.store is None:
@@ -313,7 +324,7 @@ class Evaluator:
     def _keep(self, job: Job, rows: dict[str, ScoreRow], seconds: float, platform: str) -> None:
         """Keeps a row of each part; `seconds` is the time of the program they shared."""
         self._remember(job, rows)
-        if self.store is None:
+        if self.store is None or is_flagged(rows, REFUSED):  # what is refused is tried again
             return
         parts = [part for part in self.runner.parts if part.name in rows]
         shared = {"scored_with": [part.name for part in parts]} if len(parts) > 1 else {}

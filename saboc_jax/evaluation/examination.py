@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from saboc_jax.layers.fast_programs import with_fast_convolutions
 from saboc_jax.layers.programs import ProgramCache
 from saboc_jax.ntk import check
 from saboc_jax.ntk.compute import differences_of, is_only_rounding, needs_check, prepare
@@ -22,6 +23,7 @@ from saboc_jax.types import Batch, Gates, PRNGKey, Scorer, SearchSpace
 
 DEAD_WEIGHTS, FALLBACK = "dead_weights", "kernel_fallback"
 INITIAL = "initial_statistics"
+REFUSED = "refused"
 
 
 class Examination(NamedTuple):
@@ -74,7 +76,7 @@ def examine(
         return differences_of(network, images, kernel, options)
 
     try:
-        found = programs.run_once(run, key, gates, batch.images, kernel)
+        found = programs.run_once(with_fast_convolutions(run), key, gates, batch.images, kernel)
     except NoParameterError:  # the scorer itself says what that means
         return Examination(scorer, {})
     differences: check.Differences = jax.device_get(found)
@@ -122,6 +124,6 @@ def warnings_of(diagnostics: Mapping[str, Any]) -> list[tuple[str, str]]:
                     "score is that of the rest (redraw_zeros=True draws them anew)",
                 )
             )
-        if kind in (FALLBACK, INITIAL):
+        if kind in (FALLBACK, INITIAL, REFUSED):
             found.append((kind, str(value)))
     return list(dict.fromkeys(found))

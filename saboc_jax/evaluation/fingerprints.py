@@ -23,7 +23,7 @@ from saboc_jax.precision import computing_in
 from saboc_jax.types import OneProgram
 
 LENGTH = 16  # hexadecimal digits: 64 bits
-CACHED = 1024  # programs whose digests are remembered
+CACHED = 8  # programs whose digests are remembered: they hold their networks
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+|\bid=\d+")
 _UNNAMED = ("name", "debug_info", "jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd", "ctx_mesh")
 """Skipped parameters of equations: function names, and functions used only for derivatives."""

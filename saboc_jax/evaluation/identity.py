@@ -90,7 +90,10 @@ def architecture_identity(
 
 def _chain(space: SearchSpace) -> Any:
     """Returns the first architecture's chain of layers; None: texts do not identify networks."""
-    return space.program(np.zeros(len(space.choices), int)).one_program.chain
+    try:
+        return space.program(np.zeros(len(space.choices), int)).one_program.chain
+    except Exception:  # a user's network may raise anything; it has no chain
+        return None
 
 
 def draw_identity(draws: Draws, repeat: int, needs: Collection[str]) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 from saboc_jax.devices import check_divides, find_devices, platform_of
 from saboc_jax.evaluation.backoff import Chunk, in_passes, is_out_of_memory
 from saboc_jax.evaluation.counts import Counts, is_flagged
-from saboc_jax.evaluation.examination import FALLBACK, Examination, examine
+from saboc_jax.evaluation.examination import FALLBACK, REFUSED, Examination, examine
 from saboc_jax.evaluation.jobs import Answer, Draws, Job, ScoreRow
 from saboc_jax.evaluation.sharing import (
     arranged,
@@ -33,6 +33,7 @@ from saboc_jax.evaluation.sharing import (
     share_out,
     stacked,
 )
+from saboc_jax.layers.fast_programs import with_fast_convolutions
 from saboc_jax.layers.programs import ProgramCache
 from saboc_jax.ntk.batches import number_of
 from saboc_jax.ntk.memory import check_fits
@@ -61,6 +62,7 @@ TOGETHER = 64
 """Jobs that a GPU or TPU takes at a time, under `vmap`; fewer if its memory does not suffice."""
 MAX_PROGRAMS = 64
 """Limit on kept programs: if each architecture has its own, a search would fill the memory."""
+LONGEST_REASON = 400  # characters of why a network is refused
 
 
 @dataclass
@@ -87,6 +89,8 @@ class Runner:
             "highest", which is float32 on every platform.
         together: each device runs its jobs at once, under `vmap`, which saves launches and takes
             memory for all; None: off the CPU, where it is many times faster (on the CPU slower).
+        strict: raise what goes wrong with a network. False: networks with programs of their own
+            are flagged as refused, with the reason.
 
     Raises:
         ValueError: if a batch is wrong (see `check_batch`) or lacks a field that the scorer needs,
@@ -104,6 +108,7 @@ class Runner:
     pieces: ProgramCache | None = field(default_factory=ProgramCache)
     matmul_precision: str | None = None
     together: bool | None = None
+    strict: bool = True
 
     def __post_init__(self) -> None:
         self.matmul_precision = chosen_precision(self.matmul_precision)
@@ -115,6 +120,9 @@ class Runner:
             check_needs(self.scorer, batch)
             if self.shard == "images":
                 check_divides(len(self._devices), number_of(batch.images))
+        if isinstance(self.space.networks, ProgramEach) and self.programs.maximum == MAX_PROGRAMS:
+            # A network has up to three programs: its own, the examination's, the second half.
+            self.programs = ProgramCache(min(MAX_PROGRAMS, 3 * self.space.networks.kept))
         self._examined: dict[Any, Examination] = {}
         if self.together is None:
             self._together = self._devices[0].platform != "cpu"
@@ -153,14 +161,37 @@ class Runner:
             return 1
         return len(self._devices) * self._chunk.jobs
 
-    @usual_switches()
     def compute(self, missing: Sequence[str], jobs: Sequence[Job]) -> Answer:
         """Returns a row of each missing part for each job.
 
         Args:
             missing: names of parts of the scorer.
             jobs: any number of jobs; only one if architectures have their own programs.
+
+        Raises:
+            Exception: whatever a network's own code raises, if `strict`.
         """
+        if self.strict or not isinstance(self.space.networks, ProgramEach):
+            return self._compute(missing, jobs)
+        try:
+            return self._compute(missing, jobs)
+        except Exception as error:  # a user's network may raise anything
+            return self._refused(missing, jobs, error)
+
+    def _refused(self, missing: Sequence[str], jobs: Sequence[Job], error: Exception) -> Answer:
+        """Returns rows without values that say why."""
+        reason = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
+        notes = {"flag": REFUSED, REFUSED: reason}
+        widths = {part.name: len(part.metrics) for part in self.parts if part.name in missing}
+        rows = [
+            {name: ScoreRow(np.full(width, np.nan), dict(notes)) for name, width in widths.items()}
+            for _ in jobs
+        ]
+        counts = Counts(refused=len(jobs))
+        return Answer(rows, [0.0] * len(jobs), counts, self.platform)
+
+    @usual_switches()
+    def _compute(self, missing: Sequence[str], jobs: Sequence[Job]) -> Answer:
         start, before, counts = time.perf_counter(), self._compile_seconds(), Counts()
         parts = [part for part in self.parts if part.name in missing]
         scorer, program_space = self._placed(parts, jobs[0])
@@ -241,14 +272,18 @@ class Runner:
         known = self._examined.get((scorer.name, program_space))
         replaced = known is not None and FALLBACK in known.notes
         asked, scorer = scorer, known.scorer if known is not None and replaced else scorer
-        run, own = partial(observe, scorer), (name, replaced)
-        observed: dict[str, Any] = self.programs.run(own, run, key, gates, batch)
         # Tests hold the networks of our own spaces, which have a recipe.
         ours = isinstance(self.space.networks, ProgramEach) and self.space.networks.recipe
+        run, own = partial(observe, scorer), (name, replaced)
+        if program_space is not None and not ours:
+            run = with_fast_convolutions(run)
+        observed: dict[str, Any] = self.programs.run(own, run, key, gates, batch)
         if known is not None or not self.check or program_space is None or ours:
             return observed
         found = examine(scorer, program_space, key, gates, batch, observed, self.programs)
         self._examined[scorer.name, program_space] = found
+        if len(self._examined) > self.programs.maximum:  # they hold networks
+            del self._examined[next(iter(self._examined))]
         if FALLBACK not in found.notes:
             return observed
         return self._observe_whole(asked, program_space, key, gates, batch)

@@ -20,7 +20,7 @@ from jaxtyping import Array
 from saboc_jax.layers import convolutions as conv
 from saboc_jax.layers.jaxpr import EXAMPLE, PARAMETER, Equation
 from saboc_jax.ntk.general_rule import GeneralRule, Values
-from saboc_jax.ntk.gram import Columns, gram
+from saboc_jax.ntk.gram import Columns, gram, gram_of_places
 from saboc_jax.precision import MATMUL_PRECISIONS, PRECISION, current_precision
 
 FEW_PLACES = 9  # XLA's convolution of so few outputs is up to a hundred times slower on the CPU
@@ -64,9 +64,12 @@ class ConvRule(GeneralRule):
     def gram(self, values: Values, cotangents: Values, columns: Columns) -> Array | None:
         """Computes it from gradients in whatever order they come."""
         x, kernel = self._standard(*values)
-        if len(x) != len(values[0]) or self._has_few_places:
+        if len(x) != len(values[0]):
             return None
         g = self._cotangent(cotangents[0])
+        if self._has_few_places:
+            patches = conv.unfold(self.geometry, kernel.shape, x)
+            return gram_of_places(patches, g.reshape(len(g), -1, g.shape[-1]), columns)
         if self._is_grouped(kernel.shape):
             rows = grouped_gradients(self.geometry, kernel.shape, x, g)
         else:

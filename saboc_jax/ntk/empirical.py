@@ -17,6 +17,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
+from saboc_jax.layers.fast_programs import with_fast_convolutions
 from saboc_jax.layers.programs import is_traced, signature_of
 from saboc_jax.ntk import check
 from saboc_jax.ntk.compute import (
@@ -140,7 +141,9 @@ def _checked(network: Network, inputs: Any, kernel: Array, options: NTKOptions) 
     def run(variables: Any, inputs: Any, kernel: Array) -> check.Differences:
         return differences_of(network._replace(variables=variables), inputs, kernel, options)
 
-    differences = jax.device_get(jax.jit(run)(network.variables, inputs, kernel))
+    differences = jax.device_get(
+        jax.jit(with_fast_convolutions(run))(network.variables, inputs, kernel)
+    )
     tolerance = check.tolerance_for(network, inputs, kernel)
     passed = differences.passed(tolerance) or is_only_rounding(
         network, inputs, options, kernel.dtype
@@ -179,9 +182,11 @@ def compiled_kernels(
     network = template.network
 
     def run(options: NTKOptions) -> Callable[..., list[Array]]:
-        return lambda variables, columns, rows: compute_kernels(
-            network._replace(variables=variables), columns, rows, options
-        )
+        def kernels(variables: Any, columns: Any, rows: Any) -> list[Array]:
+            own = network._replace(variables=variables)
+            return compute_kernels(own, columns, rows, options)
+
+        return kernels if network.known_layers else with_fast_convolutions(kernels)
 
     return chunk_that_fits(run, options)
 

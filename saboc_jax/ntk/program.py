@@ -31,8 +31,7 @@ from saboc_jax.ntk.conv_rules import is_convolution
 from saboc_jax.ntk.factors import Factors, can_factor, factor_taps, factors_of, gram_of_factors
 from saboc_jax.ntk.frontier import Frontier, Loop, Operand, enter_loop
 from saboc_jax.ntk.general_rule import batched
-from saboc_jax.ntk.gram import Columns, gram
-from saboc_jax.ntk.site_rules import LARGE
+from saboc_jax.ntk.gram import LARGE, Columns, gram
 from saboc_jax.ntk.sites import Site, joined_value, rule_for, spread, tapped
 
 Taps = dict[str, Any]

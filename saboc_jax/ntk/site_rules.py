@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
 
 import jax.numpy as jnp
 from jax import lax
@@ -10,10 +9,8 @@ from jaxtyping import Array
 
 from saboc_jax.layers.jaxpr import EXAMPLE, PARAMETER, Equation
 from saboc_jax.ntk.general_rule import GeneralRule, Values
-from saboc_jax.ntk.gram import Columns, gram
+from saboc_jax.ntk.gram import Columns, gram_of_places
 from saboc_jax.precision import PRECISION
-
-LARGE = 1 << 26  # numbers of all gradients [n, in, out] that fill the memory
 
 
 class ProductRule(GeneralRule):
@@ -22,20 +19,7 @@ class ProductRule(GeneralRule):
     def gram(self, values: Values, cotangents: Values, columns: Columns) -> Array | None:
         """Takes whichever costs less: products of inner products, or of gradients."""
         x, g = self.matrices(values, cotangents[0])
-        n, places, inner, outer = len(x), x.shape[1], x.shape[2], g.shape[2]
-        if places == 1:
-            return gram(x[:, 0], columns) * gram(g[:, 0], columns)
-        pairs = columns.number * places * places * (inner + outer)
-        gradients = places * inner * outer + columns.number * inner * outer
-        # Gradients that would fill the memory are worth some more operations.
-        patience = 32 if n * inner * outer > LARGE else 1
-        if pairs > patience * gradients:
-            return None
-        here, there = x.reshape(n, -1), g.reshape(n, -1)
-        x2 = columns.of(here).reshape(-1, places, inner)
-        g2 = columns.of(there).reshape(-1, places, outer)
-        product = partial(jnp.einsum, "itd,jsd->ijts", precision=PRECISION)
-        return jnp.einsum("ijts,ijts->ij", product(x, x2), product(g, g2), precision=PRECISION)
+        return gram_of_places(x, g, columns)
 
     def matrices(self, values: Values, g: Array) -> tuple[Array, Array]:
         """Returns inputs [n, places, contracted] and cotangents [n, places, outputs]."""

@@ -18,7 +18,16 @@ from jaxtyping import Array, Float
 
 from saboc_jax.keys import Purpose, key_for
 from saboc_jax.scorers.single import single_metric
-from saboc_jax.types import Batch, Diagnostics, Gates, Passes, PRNGKey, Scorer, SearchSpace
+from saboc_jax.types import (
+    Batch,
+    Diagnostics,
+    Gates,
+    Passes,
+    PRNGKey,
+    ProgramEach,
+    Scorer,
+    SearchSpace,
+)
 
 HALF = 1 << 24  # a float32 holds whole numbers up to here
 CHECKS = 32  # random architectures on which a sum over decisions is checked
@@ -68,10 +77,14 @@ def additive_table(
 ) -> tuple[float, Float[np.ndarray, "decisions options"]] | None:
     """Returns a cost as (base, the increment of each option); None if it is not such a sum.
 
+    None, too, of networks that are made when they are needed: asking for all would make all.
+
     Args:
         space: its formula is called once for each option, and for some random architectures.
         quantity: a field of `Cost`.
     """
+    if isinstance(space.networks, ProgramEach) and space.networks.kept < max(space.choices):
+        return None
     cost = partial(_cost, space, quantity)
     zero = np.zeros(len(space.choices), np.int32)
     base = cost(zero)

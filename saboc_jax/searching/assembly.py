@@ -41,6 +41,7 @@ class ScoringSettings:
         same_platform: see `Evaluator`.
         check: see `Runner`.
         matmul_precision: see `Runner`.
+        strict: see `Runner`.
 
     Raises:
         ValueError: if a number is out of range.
@@ -56,6 +57,7 @@ class ScoringSettings:
     same_platform: bool = False
     check: bool = True
     matmul_precision: str | None = None
+    strict: bool = True
 
     def __post_init__(self) -> None:
         for name in ("repeats", "batch_size"):
@@ -146,6 +148,7 @@ class ScoringSettings:
                 self.shard,
                 check=self.check,
                 matmul_precision=self.matmul_precision,
+                strict=self.strict,
             ),
             store,
             self.executor,

@@ -215,6 +215,7 @@ NOT_RUN = {
     "make docs": "it installs; test_the_site_builds_without_a_warning builds",
     "saboc fetch_data --prepare": "it downloads",
     "saboc fetch_data --archive": "it needs published archives; tests/data/test_archives.py",
+    "saboc rank": "it needs timm and a folder; tests/experiments/test_rank.py",
     "saboc import_nats_bench": "it needs the official files; tests/benchmarks/test_nats_bench.py",
     "tfds build": "another program, which downloads",
     "pip install": "it installs",

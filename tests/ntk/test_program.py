@@ -198,7 +198,7 @@ def _double(x):
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_convolutions_of_tiny_images_and_transposed(size):
-    module = nn.Sequential([nn.Conv(4, (3, 3)), jnp.tanh, nn.ConvTranspose(2, (3, 3), (2, 2))])
+    module = nn.Sequential([nn.Conv(64, (3, 3)), jnp.tanh, nn.ConvTranspose(2, (3, 3), (2, 2))])
     x = jnp.asarray(np.random.default_rng(0).normal(size=(N, size, size, 3)))
     params = module.init(jax.random.key(0), x)
     assert_exact(lambda p, x: module.apply(p, x).reshape(len(x), -1), params, _double(x))
@@ -436,7 +436,7 @@ def test_networks_of_any_kind_in_one_ranking():
 @pytest.mark.parametrize("transposed", [False, True])
 def test_a_large_tied_embedding_is_kept_as_factors(transposed, monkeypatch):
     """Looked up, and used twice as an output layer; no gradient of its size exists."""
-    for name in ("program", "site_rules"):
+    for name in ("program", "gram"):
         monkeypatch.setattr(f"saboc_jax.ntk.{name}.LARGE", 10)
     tokens = jnp.array([[0, 5, 2], [1, 1, 7], [2, 4, 4], [9, 0, 3]])
 

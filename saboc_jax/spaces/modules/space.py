@@ -57,6 +57,8 @@ def module_space(
     rngs: Any = None,
     output: Output = None,
     redraw_zeros: bool = False,
+    strict: bool = True,
+    kept: int = CACHED,
     name: str = "module",
 ) -> SearchSpace:
     """Makes a search space of the user's networks.
@@ -74,6 +76,9 @@ def module_space(
         rngs: random streams that a module's evaluation mode needs.
         output: which outputs count, see `models.reduced`; None: they are [n, classes].
         redraw_zeros: draw weights anew that a module starts at zero (`redraw.without_zeros`).
+        strict: check candidates at once. False: the first that can be run says how many outputs
+            all have; what is wrong with another is raised when it is needed.
+        kept: programs that are kept at most, with their networks.
         name: name of the space in messages. Results are stored under the digest of each program.
 
     Raises:
@@ -98,18 +103,18 @@ def module_space(
     build = _Builder(
         make, counts, _example(image_shape, inputs), dict(call or {}), rngs, output, redraw_zeros
     )
-    classes = {build.classes(arch) for arch in _checked_at_once(modules, counts)}
-    if len(classes) > 1:
-        raise ValueError(f"the modules have {sorted(classes)} outputs; allowed: one number for all")
+    num_classes = build.common_classes(_checked_at_once(modules, counts), strict)
     facts: dict[str, Any] = {
         "image_shape": build.image_shape,
         "example": build.example,
-        "num_classes": classes.pop(),
+        "num_classes": num_classes,
         "specialise": build.module,
         "call": lambda: dict(build.call),
     }
 
     def program(members: tuple[tuple[int, ...], ...]) -> OneProgram:
+        if not strict:
+            build.check_classes(members, num_classes)
         models = [build.model(member) for member in members]
         model = models[0] if len(models) == 1 else as_ensemble(models)
         return OneProgram(
@@ -121,7 +126,7 @@ def module_space(
             **facts,
         )
 
-    programs = Remembered(program, CACHED)
+    programs = Remembered(program, kept)
     return SearchSpace(
         name=name,
         decisions=Decisions(
@@ -133,7 +138,9 @@ def module_space(
             canonical=partial(_to_string, names),
             is_connected=lambda mask: True,
         ),
-        networks=ProgramEach(program=lambda mask: programs(_members(mask, counts, name)), **facts),
+        networks=ProgramEach(
+            program=lambda mask: programs(_members(mask, counts, name)), kept=kept, **facts
+        ),
         costs=Costs(build.cost),
     )
 
@@ -219,6 +226,34 @@ class _Builder:
                 "or 'flat' over positions, a name of several outputs, a function)"
             )
         return int(shape[1])
+
+    def common_classes(self, archs: Sequence[Any], strict: bool) -> int:
+        """Returns the width of the outputs of all architectures.
+
+        Args:
+            archs: the architectures.
+            strict: ask all; False: the first that can be run.
+        """
+        if strict:
+            classes = {self.classes(arch) for arch in archs}
+            if len(classes) > 1:
+                raise ValueError(
+                    f"the modules have {sorted(classes)} outputs; allowed: one number for all"
+                )
+            return classes.pop()
+        refused: ValueError | None = None
+        for arch in archs:
+            try:
+                return self.classes(arch)
+            except ValueError as error:
+                refused = refused or error
+        raise refused or ValueError("there are no modules; allowed: one or more")
+
+    def check_classes(self, archs: Sequence[Any], allowed: int) -> None:
+        """Raises ValueError if an architecture cannot be run, or has another number of outputs."""
+        for arch in archs:
+            if (own := self.classes(arch)) != allowed:
+                raise ValueError(f"it has {own} outputs; allowed: {allowed}, as the others have")
 
     def cost(self, arch: Any) -> Cost:
         """Returns the parameters, and multiply-accumulates and depth of the traced program."""
