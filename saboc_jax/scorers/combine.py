@@ -45,11 +45,11 @@ def on_space(scorer: Scorer, space: SearchSpace, pieces: ProgramCache | None = N
     Args:
         scorer: a scorer of a space in which each architecture has its own program.
         space: the space of one program.
-        pieces: the cache of compiled links of a chain; None: kernels are one program.
+        pieces: the cache of compiled links of a chain; None: each observable is one program.
     """
 
     def move(observable: Any) -> Any:
-        if isinstance(observable, KernelRequest):
+        if hasattr(observable, "pieces"):
             return replace(observable, space=space, pieces=pieces)
         return replace(observable, space=space) if hasattr(observable, "space") else observable
 

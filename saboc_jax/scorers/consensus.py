@@ -26,18 +26,16 @@ docs/consensus_protocol.md.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from saboc_jax.layers.tree import Remembered
 from saboc_jax.ntk import regression, spectrum
 from saboc_jax.ntk.options import NTKOptions, check_options
 from saboc_jax.scorers.jacob_cov import InputCorrelation, spectrum_score
 from saboc_jax.scorers.kernels import Kernels
-from saboc_jax.scorers.structure import KEPT, ask, of_choices
+from saboc_jax.scorers.structure import ask, structures_of
 from saboc_jax.types import Batch, Diagnostics, Gates, Passes, Scorer, SearchSpace
 
 STRUCTURE = ("params", "chain", "pool_free", "volume")
@@ -58,7 +56,7 @@ def consensus(space: SearchSpace, *, engine: str = "auto", batch_norm: str = "fr
         ValueError: if an option does not exist.
     """
     options = check_options(NTKOptions(engine, "cells", "sum", batch_norm, 1, None))
-    structures = Remembered(partial(of_choices, space), KEPT)
+    structures = structures_of(space)
 
     def encode(labels: Any) -> Array:
         return regression.encode_labels(labels, space.num_classes)

@@ -15,12 +15,15 @@ Weights come from the space's initialiser; the released code keeps PyTorch's def
 ("torch_default").
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from saboc_jax.keys import Purpose, key_for
+from saboc_jax.layers.links import image_gradients
+from saboc_jax.layers.programs import ProgramCache
 from saboc_jax.ntk.network import Network
 from saboc_jax.precision import inner_products
 from saboc_jax.scorers.loss_gradients import bind_drawn
@@ -69,14 +72,29 @@ class InputCorrelation:
 
     Attributes:
         space: the search space.
+        pieces: the cache of compiled links; a space with a chain then runs link by link. None: one
+            program.
     """
 
     space: SearchSpace
+    pieces: ProgramCache | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def runs_apart(self) -> bool:
+        """Does it compile its own pieces, so that it must not be traced with the rest?"""
+        return self.pieces is not None and self.space.one_program.chain is not None
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> Float[Array, "n n"]:
         """Runs one forward and one backward pass."""
-        network = bind_drawn(self.space, key, gates)
-        return correlation(input_gradients(network, require(batch, "images")))
+        images = require(batch, "images")
+        if self.pieces is None or not self.runs_apart:
+            return correlation(input_gradients(bind_drawn(self.space, key, gates), images))
+        chain, weights = self.space.one_program.chain, key_for(key, Purpose.WEIGHTS)
+        rows = image_gradients(chain, self.pieces, weights, images)
+        found: Array = self.pieces.run(
+            "correlation", lambda rows: correlation(rows.reshape(rows.shape[0], -1)), rows
+        )
+        return found
 
 
 def jacob_cov(space: SearchSpace) -> Scorer:

@@ -13,7 +13,7 @@ Spaces give them by formula (`Costs.structure`); any other network's are read fr
 """
 
 from collections.abc import Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -34,7 +34,7 @@ from saboc_jax.types import (
     Structure,
 )
 
-KEPT = 4096  # architectures whose structure is remembered, for their further draws
+KEPT = 4096  # architectures whose structure is remembered, for further draws and scorers
 DIGITS = 1 << 26  # two whole numbers below this hold the 52 digits of a float64
 PATHS = ("longest", "mean", "pool_free", "live_params", "volume", "chain")
 
@@ -60,7 +60,7 @@ def activations(space: SearchSpace) -> Scorer:
 
 
 def _structure_scorer(space: SearchSpace, name: str, metrics: tuple[str, ...]) -> Scorer:
-    structures = Remembered(partial(of_choices, space), KEPT)
+    structures = structures_of(space)
 
     def finish(
         observed: Mapping[str, Any], gates: Gates, batch: Batch
@@ -77,6 +77,15 @@ def _structure_scorer(space: SearchSpace, name: str, metrics: tuple[str, ...]) -
         finish=finish,
         options={},
     )
+
+
+@lru_cache(8)
+def structures_of(space: SearchSpace) -> Remembered[Structure]:
+    """Returns what remembers the structures of a space, the same for all scorers that ask.
+
+    To read one from a program takes seconds, about as long as a kernel of a small network.
+    """
+    return Remembered(partial(of_choices, space), KEPT)
 
 
 def of_choices(space: SearchSpace, arch: tuple[int, ...]) -> Structure:

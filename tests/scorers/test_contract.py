@@ -23,6 +23,7 @@ from saboc_jax.precision import enable_x64
 from saboc_jax.scorers import MEASURED, SCORERS, make_scorer
 from saboc_jax.scorers.combine import combine, load_factory
 from saboc_jax.scorers.consensus import STRUCTURE
+from saboc_jax.scorers.jacob_cov import InputCorrelation
 from saboc_jax.scorers.kernels import Kernels
 from saboc_jax.scorers.structure import PATHS
 from saboc_jax.scorers.te_nas import thin_cell
@@ -220,7 +221,9 @@ def test_another_program_of_the_network_gives_the_same_scores(case):
         scorers = [
             scorer
             for scorer in case.scorers
-            if any(isinstance(see, Kernels) for see in scorer.observables.values())
+            if any(
+                isinstance(see, Kernels | InputCorrelation) for see in scorer.observables.values()
+            )
         ]
         space, options, rtol = case.space, {"pieces": None}, 1e-4  # weights are float32
     else:

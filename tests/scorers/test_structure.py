@@ -56,3 +56,18 @@ def test_any_module_has_a_structure_by_its_program():
     assert [each.live_params for each in found] == [space.cost([i]).params for i in (0, 1)]
     assert found[1].activations == 4 * 4 * 64 + 10
     assert found[1].volume == 4 * 2 + np.log2(10)
+
+
+def test_scorers_of_a_space_read_a_program_once_for_all():
+    made = []
+
+    class Counted(Net):
+        def __post_init__(self):
+            super().__post_init__()
+            made.append(self.depth)
+
+    space = module_space([Counted(1), Counted(2)], image_shape=(8, 8, 3))
+    values(space, [1])
+    once = len(made)
+    values(space, [1])
+    assert len(made) == once

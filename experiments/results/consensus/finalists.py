@@ -1,15 +1,23 @@
 """Prints the finalists of `consensus` on kept scores: tau on cells and on DARTS, the best of m.
 
+On tables that it was not chosen on it also writes further.csv: tau, that of parameters, and the
+paired bootstrap interval of the difference. A table with several columns of accuracies counts by
+their mean.
+
 python experiments/results/consensus/finalists.py
 """
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from saboc_jax.benchmarks.tables import load_darts_swap, load_nas_bench_201
+from saboc_jax.benchmarks.accuracies import read_table
+from saboc_jax.benchmarks.known_tables import find
+from saboc_jax.benchmarks.tables import DATASETS, load_darts_swap, load_nas_bench_201
+from saboc_jax.scorers.consensus import WITNESSES
 from saboc_jax.spaces import make_space
 from saboc_jax.spaces.darts.genotypes import from_genotype
 from saboc_jax.statistics import ranking, winners
@@ -24,6 +32,12 @@ FINALISTS = {
     5: ("S_g", "zen", "swap", "params", "chain", "pool_free"),
     6: ("S_g", "jacob_cov", "params", "chain", "mean"),
 }
+TABLES = (
+    *("nas_bench_101", "nas_bench_macro", "nats_sss", "autoformer", "pit"),
+    *("darts_trained", "other_cells"),
+)
+RESAMPLES = 1000
+OTHERS = {"mean": "paths.mean"}  # of which scorer a witness is, if of none named like it
 
 
 def read(name: str) -> list[dict[str, str]]:
@@ -51,13 +65,82 @@ def ranks(rows: list[dict[str, str]], space: Any, archs: Any, names: Any) -> np.
     return np.asarray(ranking.agreement(table, [HIGHER.get(name, True) for name in names]))
 
 
-def main() -> None:
+def witness(rows: list[dict[str, str]], name: str) -> np.ndarray | None:
+    """A witness of the only draw; None: the space has no such score."""
+    scorer = f"consensus.{name}" if name in WITNESSES else OTHERS.get(name, name)
+    key = f"{scorer} (repeat 1)"
+    values = np.array([float(row[key]) for row in rows]) if key in rows[0] else np.array([np.nan])
+    return None if np.isnan(values).all() else values
+
+
+def ranks_of(rows: list[dict[str, str]], names: tuple[str, ...]) -> np.ndarray:
+    """The ranks by `agreement` of the witnesses that there are."""
+    found = {name: values for name in names if (values := witness(rows, name)) is not None}
+    table = np.stack(list(found.values()), 1)
+    return np.asarray(ranking.agreement(table, [HIGHER.get(name, True) for name in found]))
+
+
+def taus(order: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Tau of an order, lower is better, with each column of accuracies."""
+    known = [~np.isnan(column) for column in truth.T]
+    pairs = zip(known, truth.T, strict=True)
+    return np.array([ranking.kendall(-order[at], column[at]) for at, column in pairs])
+
+
+def scored(name: str) -> list[dict[str, str]]:
+    """What was scored of a table."""
+    other = name == "other_cells"
+    return read(f"{name if other else f'../spaces/{name}'}/scores-cifar10.csv")
+
+
+def accuracies_of(name: str, rows: list[dict[str, str]]) -> np.ndarray:
+    """The columns of accuracies of a table, for the architectures of the rows."""
+    if name == "darts_trained":
+        return np.array([[float(row["accuracy"])] for row in rows])
+    space = make_space("nas_bench_201" if name == "other_cells" else name)
+    archs = np.stack([space.from_string(row["architecture"]) for row in rows])
+    if name == "other_cells":
+        cells = load_nas_bench_201()
+        return np.stack([cells.accuracy(each, archs) for each in DATASETS], 1)
+    table = read_table(find(name), space)
+    return np.stack([table.values(archs, column) for column in table.accuracies], 1)
+
+
+def compared(name: str) -> Iterator[dict[str, str | int | float]]:
+    """A row for each finalist on one table."""
+    rows = scored(name)
+    if name == "other_cells":
+        chosen_on = {row["architecture"] for row in read("cells/scores-cifar10.csv")}
+        rows = [row for row in rows if row["architecture"] not in chosen_on]
+    truth, params = accuracies_of(name, rows), witness(rows, "params")
+    assert params is not None
+    draws = np.random.default_rng(0).integers(len(rows), size=(RESAMPLES, len(rows)))
+    by_params = np.array([taus(-params[at], truth[at]).mean() for at in draws])
+    other = float(taus(-params, truth).mean())
+    for number, names in FINALISTS.items():
+        own = ranks_of(rows, names)
+        moved = np.array([taus(own[at], truth[at]).mean() for at in draws]) - by_params
+        low, high = np.quantile(moved, (0.025, 0.975))
+        columns = taus(own, truth)
+        tau = float(columns.mean())
+        numbers = {"tau": tau, "params": other, "difference": tau - other, "low": low, "high": high}
+        yield {
+            "table": name,
+            "n": len(rows),
+            "finalist": number,
+            "without": " ".join(each for each in names if witness(rows, each) is None),
+            **{key: round(float(value), 4) for key, value in numbers.items()},
+            "tau of each column": " ".join(f"{value:.3f}" for value in columns),
+        }
+
+
+def first() -> None:
     """Prints a line for each finalist."""
     cells, even = read("cells/scores-cifar10.csv"), read("darts_even.csv")
     space, darts = make_space("nas_bench_201"), make_space("darts_genotypes")
     archs = np.stack([space.from_string(row["architecture"]) for row in cells])
     table = load_nas_bench_201()
-    accuracies = [table.accuracy(d, archs) for d in ("cifar10", "cifar100", "imagenet16_120")]
+    accuracies = [table.accuracy(d, archs) for d in DATASETS]
     swap = load_darts_swap()
     genotypes = [from_genotype(each) for each in swap.genotypes()[::2]]
     trained = np.asarray(swap.accuracies)[::2]
@@ -70,6 +153,27 @@ def main() -> None:
             for accuracy in accuracies
         ]
         print(number, *(f"{v:.3f}" for v in taus), *(f"{v:.2f}" for row in best for v in row))
+
+
+def further() -> None:
+    """Writes and prints the rows of all tables that were scored."""
+    found = [row for name in TABLES for row in compared(name)]
+    with (FOLDER / "further.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, found[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(found)
+    for row in found:
+        print(*row.values())
+    for number in FINALISTS:
+        mine = [row for row in found if row["finalist"] == number]
+        means = [np.mean([float(row[key]) for row in mine]) for key in ("tau", "params")]
+        print("mean", number, *(f"{value:.3f}" for value in means))
+
+
+def main() -> None:
+    """Prints both."""
+    first()
+    further()
 
 
 if __name__ == "__main__":
