@@ -20,9 +20,16 @@ from saboc_jax.evaluation.jobs import Draws
 from saboc_jax.evaluation.runner import Runner
 from saboc_jax.frameworks.adapters import from_equinox, from_haiku, from_keras, from_torch
 from saboc_jax.layers.program_cost import count_work
+from saboc_jax.ntk.density import SpectralDensity, spectral_density
 from saboc_jax.ntk.empirical import check_ntk, empirical_ntk, empirical_ntks
 from saboc_jax.ntk.network import Network, bind, from_function, from_module
 from saboc_jax.ntk.operator import NTKOperator, ntk_operator
+from saboc_jax.ntk.operator_scores import (
+    NTKRegression,
+    ntk_regression,
+    operator_scores,
+    operator_trainability,
+)
 from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.scorers import SCORERS, make_scorer
 from saboc_jax.scorers.combine import combine
@@ -52,6 +59,7 @@ __all__ = [
     "Found",
     "NTKOperator",
     "NTKOptions",
+    "NTKRegression",
     "Network",
     "Ranked",
     "Runner",
@@ -59,6 +67,7 @@ __all__ = [
     "Scorer",
     "SearchSpace",
     "Searcher",
+    "SpectralDensity",
     "bind",
     "borda",
     "check_ntk",
@@ -80,6 +89,9 @@ __all__ = [
     "make_searcher",
     "make_space",
     "ntk_operator",
+    "ntk_regression",
+    "operator_scores",
+    "operator_trainability",
     "rank",
     "read_architecture",
     "read_table",
@@ -87,6 +99,7 @@ __all__ = [
     "score",
     "score_function",
     "search",
+    "spectral_density",
     "train",
     "trained_cost",
 ]

@@ -78,6 +78,11 @@ class NTKOperator:
         self.shape = (size, size)
 
     @property
+    def number(self) -> int:
+        """The number of examples, n."""
+        return self._examples.number
+
+    @property
     def _per_example(self) -> int:
         """Rows of the operator for each example."""
         return self._width if self.outputs == "full" else 1
