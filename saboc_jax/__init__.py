@@ -31,6 +31,7 @@ from saboc_jax.ntk.operator_scores import (
     operator_trainability,
 )
 from saboc_jax.ntk.options import NTKOptions
+from saboc_jax.ntk.tiles import empirical_ntk_blocks
 from saboc_jax.scorers import SCORERS, make_scorer
 from saboc_jax.scorers.combine import combine
 from saboc_jax.scorers.observables import draw_weights
@@ -76,6 +77,7 @@ __all__ = [
     "count_work",
     "draw_weights",
     "empirical_ntk",
+    "empirical_ntk_blocks",
     "empirical_ntks",
     "from_equinox",
     "from_function",
