@@ -20,6 +20,13 @@ from saboc_jax.evaluation.jobs import Draws
 from saboc_jax.evaluation.runner import Runner
 from saboc_jax.frameworks.adapters import from_equinox, from_haiku, from_keras, from_torch
 from saboc_jax.layers.program_cost import count_work
+from saboc_jax.ntk.comparison import (
+    Drift,
+    kernel_alignment,
+    kernel_drift,
+    label_alignment,
+    ntk_drift,
+)
 from saboc_jax.ntk.density import SpectralDensity, spectral_density
 from saboc_jax.ntk.empirical import check_ntk, empirical_ntk, empirical_ntks
 from saboc_jax.ntk.network import Network, bind, from_function, from_module
@@ -56,6 +63,7 @@ __all__ = [
     "Budget",
     "Cost",
     "Draws",
+    "Drift",
     "Evaluator",
     "Found",
     "NTKOperator",
@@ -87,9 +95,13 @@ __all__ = [
     "from_nnx",
     "from_torch",
     "in_dtype",
+    "kernel_alignment",
+    "kernel_drift",
+    "label_alignment",
     "make_scorer",
     "make_searcher",
     "make_space",
+    "ntk_drift",
     "ntk_operator",
     "ntk_regression",
     "operator_scores",
