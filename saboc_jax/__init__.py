@@ -29,6 +29,12 @@ from saboc_jax.ntk.comparison import (
 )
 from saboc_jax.ntk.density import SpectralDensity, spectral_density
 from saboc_jax.ntk.empirical import check_ntk, empirical_ntk, empirical_ntks
+from saboc_jax.ntk.linearised import (
+    LinearisedTraining,
+    Trajectory,
+    learning_rate_limit,
+    linearised_training,
+)
 from saboc_jax.ntk.network import Network, bind, from_function, from_module
 from saboc_jax.ntk.operator import NTKOperator, ntk_operator
 from saboc_jax.ntk.operator_scores import (
@@ -66,6 +72,7 @@ __all__ = [
     "Drift",
     "Evaluator",
     "Found",
+    "LinearisedTraining",
     "NTKOperator",
     "NTKOptions",
     "NTKRegression",
@@ -77,6 +84,7 @@ __all__ = [
     "SearchSpace",
     "Searcher",
     "SpectralDensity",
+    "Trajectory",
     "bind",
     "borda",
     "check_ntk",
@@ -98,6 +106,8 @@ __all__ = [
     "kernel_alignment",
     "kernel_drift",
     "label_alignment",
+    "learning_rate_limit",
+    "linearised_training",
     "make_scorer",
     "make_searcher",
     "make_space",
