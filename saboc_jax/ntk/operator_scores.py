@@ -25,12 +25,12 @@ class Trainability(NamedTuple):
             `spectrum.trainability` is.
         error: what the residuals |H v - value v| of the eigenvalues allow it to be wrong by: the
             sum of them over the trace. It does not count rounding of the trace.
-        number: how many eigenvalues count as large.
+        eigenvalues: [number] those that count as large, descending.
     """
 
     value: float
     error: float
-    number: int
+    eigenvalues: Float[np.ndarray, " number"]
 
 
 class NTKRegression(NamedTuple):
@@ -88,13 +88,14 @@ def operator_trainability(operator: NTKOperator, top: Top = "ceil") -> Trainabil
     """
     size = operator.shape[0]
     number, total = number_of_top(size, top), operator.trace()
-    if number == size or not total > 0:
-        return Trainability(float("nan"), float("nan"), number)
+    if not total > 0:
+        return Trainability(float("nan"), float("nan"), np.full(number, np.nan))
     values, vectors = operator.top_eigenpairs(number)
     images = np.asarray(operator.matmat(vectors), float)
     residuals = np.linalg.norm(images - np.asarray(vectors, float) * values, axis=0)
     share = np.maximum(np.asarray(values, float), 0).sum() / total
-    return Trainability(float(share), float(residuals.sum() / total), number)
+    share = share if number < size else np.nan
+    return Trainability(float(share), float(residuals.sum() / total), values)
 
 
 def ntk_regression(
@@ -127,7 +128,7 @@ def ntk_regression(
             f"targets of shape {given.shape}; allowed: [{operator.number}, classes], with "
             "outputs='full' one class for each output"
         )
-    if jitter < 0:
+    if not 0 <= jitter < np.inf:
         raise ValueError(f"jitter={jitter}; allowed: 0 or more")
     ridge = jitter * operator.trace() / operator.shape[0]
     found = operator.solve(given.reshape(operator.shape[0], -1), ridge, tolerance=tolerance)

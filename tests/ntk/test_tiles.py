@@ -44,6 +44,29 @@ def test_the_file_is_the_dense_kernel(x64, tmp_path, outputs):
     np.testing.assert_array_equal(np.load(tmp_path / "k.npy"), found)
 
 
+@pytest.mark.parametrize("outputs", ["sum", "full"])
+def test_an_operator_takes_products_from_the_file(x64, tmp_path, outputs):
+    network, x = case()
+    options = NTKOptions(outputs=outputs)
+    kernel = sj.empirical_ntk_blocks(network, x, tmp_path / "k.npy", options, tile=TILE)
+    operator = sj.ntk_operator(network, x, options, kernel=kernel)
+    assert "k.npy" in repr(operator) and not operator.is_dense
+    counted = []
+    operator.on_product = counted.append
+    block = np.random.default_rng(0).standard_normal((len(kernel), 2))
+    np.testing.assert_allclose(operator @ block, kernel @ block, rtol=1e-12)
+    assert counted == [2]
+    np.testing.assert_allclose(operator.trace(), np.trace(kernel))
+    np.testing.assert_array_equal(operator.dense(), kernel)
+    np.testing.assert_array_equal(operator.block(2, [0])[:1, :1],
+                                  kernel[2 * len(kernel) // N :][:1, :1])  # fmt: skip
+    np.testing.assert_allclose(operator.cross_matmat(x[:2], block), (kernel @ block)[
+        : 2 * len(kernel) // N], rtol=1e-9)  # fmt: skip
+    np.testing.assert_allclose(jax.jit(operator.matmat)(block), kernel @ block, rtol=1e-12)
+    with pytest.raises(ValueError, match=r"a kernel of shape \(3, 3\), float64; allowed"):
+        sj.ntk_operator(network, x, options, kernel=np.zeros((3, 3)))
+
+
 def test_finished_tiles_are_not_computed_again_and_progress_is_told(tmp_path, monkeypatch):
     network, x = case()
     told = []
