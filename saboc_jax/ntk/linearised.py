@@ -8,8 +8,8 @@ the n training examples, L = 1/n sum_i l(f(x_i), y_i),
     descent         v <- m v + g / n,  a <- a - r v    learning rate r, momentum m, whole batch
 
 "square": l = |f - y|^2 / 2, closed form in the eigenbasis (`ntk.modes`). "cross_entropy":
-l = -sum y log softmax(f), integrated in function space. At t to infinity the square loss gives
-the kernel regression of SABoC-NAS Eq. 6 (plus f_0 and what it is subtracted by).
+l = -sum y log softmax(f), integrated in function space. As t grows, square loss leads to
+f_0 + H_X,train H^-1 (y - f_0), which for f_0 = 0 is the kernel regression of SABoC-NAS Eq. 6.
 
 The kernel of outputs="full" is that of the network. One [n, n] kernel for every output ("trace",
 or "sum" of a network with one output) is what wide networks tend to.
