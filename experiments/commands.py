@@ -16,6 +16,9 @@ COMMANDS = {
     "import_nats_bench": (
         "Turns official NATS-Bench files into nas_bench_201.csv, which search and correlate read."
     ),
+    "ntk": (
+        "The NTK of many images: kernel, leading eigenvalues and regression, to files; it goes on."
+    ),
     "parity": "Compares our values with those another implementation computed on the same weights.",
     "precision": (
         "What the floating-point type of a network changes in its scores, against float64."
@@ -74,7 +77,7 @@ COMMANDS = {
 
 GROUPS = {
     "Use it": (
-        *("search", "score", "rank", "score_your_own", "train", "report", "correlate"),
+        *("search", "score", "rank", "score_your_own", "ntk", "train", "report", "correlate"),
         *("fetch_data", "import_nats_bench"),
     ),
     "The paper": (

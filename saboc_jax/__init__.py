@@ -20,10 +20,31 @@ from saboc_jax.evaluation.jobs import Draws
 from saboc_jax.evaluation.runner import Runner
 from saboc_jax.frameworks.adapters import from_equinox, from_haiku, from_keras, from_torch
 from saboc_jax.layers.program_cost import count_work
+from saboc_jax.ntk.comparison import (
+    Drift,
+    kernel_alignment,
+    kernel_drift,
+    label_alignment,
+    ntk_drift,
+)
+from saboc_jax.ntk.density import SpectralDensity, spectral_density
 from saboc_jax.ntk.empirical import check_ntk, empirical_ntk, empirical_ntks
+from saboc_jax.ntk.linearised import (
+    LinearisedTraining,
+    Trajectory,
+    learning_rate_limit,
+    linearised_training,
+)
 from saboc_jax.ntk.network import Network, bind, from_function, from_module
 from saboc_jax.ntk.operator import NTKOperator, ntk_operator
+from saboc_jax.ntk.operator_scores import (
+    NTKRegression,
+    ntk_regression,
+    operator_scores,
+    operator_trainability,
+)
 from saboc_jax.ntk.options import NTKOptions
+from saboc_jax.ntk.tiles import empirical_ntk_blocks
 from saboc_jax.scorers import SCORERS, make_scorer
 from saboc_jax.scorers.combine import combine
 from saboc_jax.scorers.observables import draw_weights
@@ -49,10 +70,13 @@ __all__ = [
     "Budget",
     "Cost",
     "Draws",
+    "Drift",
     "Evaluator",
     "Found",
+    "LinearisedTraining",
     "NTKOperator",
     "NTKOptions",
+    "NTKRegression",
     "Network",
     "Ranked",
     "Runner",
@@ -60,6 +84,8 @@ __all__ = [
     "Scorer",
     "SearchSpace",
     "Searcher",
+    "SpectralDensity",
+    "Trajectory",
     "bind",
     "borda",
     "check_ntk",
@@ -68,6 +94,7 @@ __all__ = [
     "count_work",
     "draw_weights",
     "empirical_ntk",
+    "empirical_ntk_blocks",
     "empirical_ntks",
     "from_equinox",
     "from_function",
@@ -78,10 +105,19 @@ __all__ = [
     "from_nnx",
     "from_torch",
     "in_dtype",
+    "kernel_alignment",
+    "kernel_drift",
+    "label_alignment",
+    "learning_rate_limit",
+    "linearised_training",
     "make_scorer",
     "make_searcher",
     "make_space",
+    "ntk_drift",
     "ntk_operator",
+    "ntk_regression",
+    "operator_scores",
+    "operator_trainability",
     "rank",
     "read_architecture",
     "read_table",
@@ -89,6 +125,7 @@ __all__ = [
     "score",
     "score_function",
     "search",
+    "spectral_density",
     "train",
     "trained_cost",
 ]

@@ -38,6 +38,7 @@ class Purpose(enum.StrEnum):
     ZEN_PERTURBATION = "zen perturbation"
     AZ_NAS_INPUTS = "az_nas inputs"
     AZ_NAS_SIGNS = "az_nas signs"
+    SPECTRUM_SIGNS = "spectrum signs"
     # Of a repeat's batch.
     TRAIN_IMAGES = "train images"
     TEST_IMAGES = "test images"

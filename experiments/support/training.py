@@ -10,8 +10,8 @@ import numpy as np
 
 from saboc_jax import data
 from saboc_jax.data import Dataset
-from saboc_jax.evaluation.fingerprints import digest
 from saboc_jax.evaluation.identity import computing, current_versions
+from saboc_jax.layers.fingerprints import digest
 from saboc_jax.spaces import known_options, make_space
 from saboc_jax.spaces.darts.trained import trained
 from saboc_jax.training.recipes import RECIPES, Recipe

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from saboc_jax.evaluation.fingerprints import digest, program_digest
 from saboc_jax.evaluation.jobs import Draws, Job
 from saboc_jax.evaluation.records import Request, canonical_json
+from saboc_jax.layers.fingerprints import digest, program_digest
 from saboc_jax.precision import current_precision
 from saboc_jax.types import OneProgram, Scorer, SearchSpace
 

@@ -61,10 +61,16 @@ class Examples:
             ValueError: if the index is outside, or picks none.
         """
         places = places_of(index, self.number)
-        if np.array_equal(places, np.arange(places[0], places[0] + len(places))):
-            return self.part(int(places[0]), int(places[-1]) + 1)
-        rows = [self.part(place, place + 1) for place in places.tolist()]
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *rows)
+        ends = np.flatnonzero(np.diff(places) != 1) + 1
+        runs = [
+            self.part(int(run[0]), int(run[-1]) + 1)  # neighbours are read together
+            for run in np.split(places, ends)
+        ]
+        return runs[0] if len(runs) == 1 else jax.tree.map(_joined, *runs)
+
+
+def _joined(*parts: jax.Array) -> jax.Array:
+    return jnp.concatenate(parts)
 
 
 def places_of(index: Index, number: int) -> np.ndarray:

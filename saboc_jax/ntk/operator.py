@@ -19,7 +19,6 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from saboc_jax.extras import needed
 from saboc_jax.layers.program_cost import count_work
 from saboc_jax.layers.programs import is_traced
 from saboc_jax.ntk.empirical import check_ntk, empirical_ntk
@@ -30,6 +29,7 @@ from saboc_jax.ntk.network import Network, Template, output_shape
 from saboc_jax.ntk.options import DEFAULTS, NTKOptions
 from saboc_jax.ntk.products import GRADIENTS, PASSES, Directions, cheaper_way, steps_of
 from saboc_jax.ntk.solves import Solution, solve, top_eigenpairs
+from saboc_jax.ntk.views import lineax_view, scipy_view
 from saboc_jax.precision import PRECISION
 
 DENSE = "dense"
@@ -51,19 +51,32 @@ class NTKOperator:
         outputs: "sum", "trace" or "full".
         products: "dense", "passes", "gradients", or "auto": of the last two whichever costs less.
         chunk: at most this many examples at once.
+        on_product: called after every product with the number of its columns; set it to show
+            progress.
     """
 
     def __init__(
-        self, frozen: Frozen, inputs: Examples, chunk: int | None, products: str = "auto"
+        self,
+        frozen: Frozen,
+        inputs: Examples,
+        chunk: int | None,
+        products: str = "auto",
+        kernel: Any = None,
     ) -> None:
         network, _, options = frozen
         self.outputs, self.products = options.outputs, products
         self._network, self._options, self._examples = network, options, inputs
         self.chunk = min(inputs.number, chunk or options.chunk or CHUNK)
         self._steps = steps_of(Template(network), Template(frozen.reverse), options)
-        self._kernel: Array | None = None
+        self.on_product: Callable[[int], None] = lambda columns: None
+        self._kernel: Any = kernel
         self._measure(inputs.part(0, 1))
-        if products == "auto" and self._dense_pays():
+        if kernel is not None and (kernel.shape, kernel.dtype) != (self.shape, self.dtype):
+            raise ValueError(
+                f"a kernel of shape {kernel.shape}, {kernel.dtype}; allowed: {self.shape}, "
+                f"{self.dtype}"
+            )
+        if kernel is not None or (products == "auto" and self._dense_pays()):
             self.products = DENSE
 
     def _measure(self, example: Any) -> None:
@@ -76,6 +89,11 @@ class NTKOperator:
         self._work = max(1, count_work(lambda x: apply(variables, x)[0], example).macs)
         size = self._examples.number * self._per_example
         self.shape = (size, size)
+
+    @property
+    def number(self) -> int:
+        """The number of examples, n."""
+        return self._examples.number
 
     @property
     def _per_example(self) -> int:
@@ -97,6 +115,7 @@ class NTKOperator:
 
     def __repr__(self) -> str:
         held = "not computed yet" if self._kernel is None else "held"
+        held = f"in {self._kernel.filename}" if self._is_mapped else held
         how = {
             DENSE: f"products with the dense kernel ({held})",
             "auto": f"no kernel held, products by passes or gradients, {self.chunk} examples each",
@@ -132,11 +151,28 @@ class NTKOperator:
         V = jnp.asarray(V, self.dtype)
         if V.ndim != 2 or len(V) != self.shape[0]:
             raise ValueError(f"a product with shape {V.shape}; allowed: [{self.shape[0]}, b]")
-        if self.products == DENSE:
-            return jnp.matmul(self.dense(), V, precision=PRECISION)
         if is_traced(V):
-            return self._traced(V)
-        return self._in_slabs(V, self._examples)
+            return self._held(V) if self.products == DENSE else self._traced(V)
+        if self._is_mapped:
+            found = self._from_file(np.asarray(V))
+        elif self.products == DENSE:
+            found = self._held(V)
+        else:
+            found = self._in_slabs(V, self._examples)
+        self.on_product(V.shape[1])
+        return found
+
+    @property
+    def _is_mapped(self) -> bool:
+        """Is the kernel in a file, of which only a part is in memory at a time?"""
+        return isinstance(self._kernel, np.memmap)
+
+    def _held(self, V: Array) -> Array:
+        return jnp.matmul(self.dense(), V, precision=PRECISION)
+
+    def _from_file(self, V: np.ndarray) -> Array:
+        starts = range(0, len(V), TILE)
+        return jnp.asarray(np.concatenate([self._kernel[at : at + TILE] @ V for at in starts]))
 
     def cross_matmat(self, inputs: Any, V: Any) -> Float[Array, "rows b"]:
         """Returns the product of V with the kernel of other inputs (rows) with the operator's.
@@ -237,7 +273,7 @@ class NTKOperator:
     def dense(self) -> Float[Array, "size size"]:
         """Returns the whole kernel; it is held only if products take it."""
         if self._kernel is not None:
-            return self._kernel
+            return jnp.asarray(self._kernel)
         with jax.ensure_compile_time_eval():
             kernel = self._whole()
         if self.products == DENSE:
@@ -276,7 +312,7 @@ class NTKOperator:
         """
         rows, columns = (places_of(each, self._examples.number) for each in (i, j))
         if self._kernel is not None:
-            return self._kernel[np.ix_(self._flat(rows), self._flat(columns))]
+            return jnp.asarray(self._kernel[np.ix_(self._flat(rows), self._flat(columns))])
         right = self._examples.pick(columns)
         left = None if np.array_equal(rows, columns) else self._examples.pick(rows)
         return self._matrix(self._kernel_of(right if left is None else left, left, right))
@@ -297,7 +333,7 @@ class NTKOperator:
     def diagonal(self) -> Float[Array, " size"]:
         """Returns the diagonal, exact, from kernels of a few examples each."""
         if self._kernel is not None:
-            return jnp.diagonal(self._kernel)
+            return jnp.asarray(np.diagonal(np.asarray(self._kernel)))
         size = min(BLOCK, self._examples.number)
         done = []
         for part in self._examples.chunks(size):
@@ -314,8 +350,8 @@ class NTKOperator:
 
     @property
     def is_dense(self) -> bool:
-        """Do products take the whole kernel?"""
-        return self.products == DENSE
+        """Do products take the whole kernel in memory?"""
+        return self.products == DENSE and not self._is_mapped
 
     def columns(self, number: int) -> tuple[np.ndarray, Float[Array, "size m"]]:
         """Returns (places, columns) of that many rows of the operator or a few more.
@@ -369,15 +405,7 @@ class NTKOperator:
 
     def as_scipy(self) -> Any:
         """Returns a `scipy.sparse.linalg.LinearOperator` of NumPy arrays."""
-        from scipy.sparse.linalg import LinearOperator
-
-        def outside(function: Callable[[Any], Array]) -> Callable[[Any], np.ndarray]:
-            return lambda v: np.asarray(function(v))
-
-        vector, matrix = outside(self.matvec), outside(self.matmat)
-        return LinearOperator(
-            self.shape, vector, rmatvec=vector, matmat=matrix, rmatmat=matrix, dtype=self.dtype
-        )
+        return scipy_view(self)
 
     def as_lineax(self) -> Any:
         """Returns a `lineax.FunctionLinearOperator`, tagged as positive semidefinite.
@@ -387,13 +415,7 @@ class NTKOperator:
         Raises:
             MissingExtraError: if lineax is not installed.
         """
-        with needed("lineax", "A lineax view of a kernel"):
-            import lineax
-
-        structure = jax.ShapeDtypeStruct(self.shape[:1], self.dtype)
-        return lineax.FunctionLinearOperator(
-            self.matvec, structure, tags=lineax.positive_semidefinite_tag
-        )
+        return lineax_view(self)
 
 
 def _filled(weights: Array, size: int) -> Array:
@@ -409,6 +431,7 @@ def ntk_operator(
     chunk: int | None = None,
     statistics: Any = None,
     products: str = "auto",
+    kernel: Any = None,
 ) -> NTKOperator:
     """Returns the NTK of a batch as a linear operator; see `NTKOperator` and `ntk.operator`.
 
@@ -425,6 +448,8 @@ def ntk_operator(
         products: "auto": with the dense kernel where it fits a quarter of the memory limit and
             costs less than 64 products of one vector; else by "passes" or "gradients", whichever
             takes fewer multiply-accumulates (`ntk.products`). A name: always so.
+        kernel: the dense kernel of these inputs, if it is known, such as that of
+            `tiles.empirical_ntk_blocks`; products then take it, from its file if it is mapped.
 
     Raises:
         ValueError: if an argument is not allowed, or the network's examples interact.
@@ -443,7 +468,7 @@ def ntk_operator(
     examples = Examples(inputs)
     batch = examples.inputs if statistics is None else statistics
     frozen = freeze(network, batch, options)
-    operator = NTKOperator(frozen, examples, chunk, products)
+    operator = NTKOperator(frozen, examples, chunk, products, kernel)
     if options.check:
         _verify(operator, frozen, examples)
     return operator

@@ -99,7 +99,7 @@ def solve(
             f"a right side of shape {given.shape}; allowed: [{kernel.shape[0]}] or "
             f"[{kernel.shape[0]}, b], finite"
         )
-    if ridge < 0 or tolerance <= 0 or max_iterations < 1:
+    if not 0 <= ridge < np.inf or not tolerance > 0 or max_iterations < 1:
         raise ValueError(
             f"ridge={ridge}, tolerance={tolerance}, max_iterations={max_iterations}; allowed: 0 or "
             "more, above 0, 1 or more"

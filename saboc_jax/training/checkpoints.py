@@ -15,8 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from saboc_jax.evaluation.fingerprints import digest
 from saboc_jax.files import read_json, write_json
+from saboc_jax.layers.fingerprints import digest
 from saboc_jax.training.train import State
 
 FULL = ("No space left", "RESOURCE_EXHAUSTED", "Disk quota")

@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from saboc_jax.evaluation.fingerprints import digest
 from saboc_jax.evaluation.identity import computing, current_versions
 from saboc_jax.files import read_json, write_json
+from saboc_jax.layers.fingerprints import digest
 from saboc_jax.training.modes import STREAMS, Call, Modes, example, init_variables
 from saboc_jax.training.recipes import Recipe
 from saboc_jax.training.train import Examples

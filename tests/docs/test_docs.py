@@ -177,6 +177,7 @@ SMALL = {
     "correlate": [*STUDY, "--scorers=params"],
     "darts_correlations": [*QUICK, "--limit=20", "--scorers=params"],
     "fetch_data": [],
+    "ntk": [*NET[:3], "--dataset=digits", "--tile=4"],
     "paper.table1": ["--quick", *QUICK, "--num_archs=4"],
     "paper.table2": ["--quick", *QUICK, "--num_archs=4", "--sizes=4"],
     "paper.table3": ["--methods=params", "--seeds=2"],

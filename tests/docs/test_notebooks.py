@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "colab"
-NAMES = ("nas_bench_201_on_a_tpu", "quick_start", "reproduce_table_1", "score_your_own_model")
+NAMES = (
+    *("nas_bench_201_on_a_tpu", "ntk_of_many_images", "quick_start", "reproduce_table_1"),
+    "score_your_own_model",
+)
 PRINTED = {
     "nas_bench_201_on_a_tpu": r"\d+ connected cells[\s\S]*~0\|\+\|[\s\S]*tau: ",
+    "ntk_of_many_images": r"no kernel held[\s\S]*± [\s\S]*accuracy: 0[\s\S]*steps to a loss",
     "quick_start": r"S_t .* ± .*\(lower is better\)[\s\S]*disconnected[\s\S]*params ",
     "reproduce_table_1": r"ntk_score borda +0\.532",
     "score_your_own_model": r"S_g: .* between width[\s\S]*latency_ms",

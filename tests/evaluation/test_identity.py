@@ -13,11 +13,11 @@ from flax import linen as nn
 from flax import nnx
 
 from saboc_jax.evaluation.evaluator import Evaluator
-from saboc_jax.evaluation.fingerprints import digest, program_digest
 from saboc_jax.evaluation.identity import computing, space_identity
 from saboc_jax.evaluation.jobs import Draws
 from saboc_jax.evaluation.runner import Runner
 from saboc_jax.evaluation.store import Store
+from saboc_jax.layers.fingerprints import digest, program_digest
 from saboc_jax.layers.nnx import from_nnx
 from saboc_jax.layers.ops import Block
 from saboc_jax.scorers import make_scorer

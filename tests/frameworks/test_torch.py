@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: the extra `
 pytest.importorskip("torchax", reason="torchax is not installed: the extra `torch`")
 
 import saboc_jax as sj  # noqa: E402
-from saboc_jax.evaluation.fingerprints import digest  # noqa: E402
+from saboc_jax.layers.fingerprints import digest  # noqa: E402
 from saboc_jax.ntk.network import with_batch_statistics  # noqa: E402
 
 ALL = sj.NTKOptions(params="all")

@@ -19,6 +19,7 @@ SMALL = {
     "search": ["--searcher=random", "--max_evaluations=2"],
     "score": ["--num_archs=2"],
     "correlate": ["--num_archs=4"],
+    "ntk": ["--workdir=w"],
     "train": ["--recipe=tiny", "--arch=3,3"],
 }
 COMMON = ["--dataset=digits", "--scorer=params", "--repeats=1", "--batch_size=4", "--channels=1"]

@@ -14,7 +14,8 @@ SEED = int(os.environ.get("SABOC_FUZZ_SEED", "0"))
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_wrong_arguments_end_in_a_value_or_one_sentence():
+def test_wrong_arguments_end_in_a_value_or_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a text may be a good path of a store
     answers = [answer(number, SEED) for number in range(CASES)]
     counts = Counter(said if said in ("fine", "one sentence") else "bad" for _, said in answers)
     print(f"api: {CASES} tried, {dict(counts)}")

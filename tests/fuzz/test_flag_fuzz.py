@@ -19,7 +19,7 @@ SCRIPT = Path(__file__).with_name("flag_cases.py")
 
 
 @pytest.mark.parametrize(
-    "binary", ["search", "score", "correlate", "train"] if LONG else ["search"]
+    "binary", ["search", "score", "correlate", "ntk", "train"] if LONG else ["search"]
 )
 def test_wrong_flags_end_in_a_result_or_one_line(binary):
     command = [sys.executable, "-W", "ignore", str(SCRIPT), binary, str(CASES), SEED]
