@@ -23,6 +23,7 @@ from saboc_jax.api.results import Ranked
 from saboc_jax.api.scored import in_order, score_of
 from saboc_jax.data import Dataset
 from saboc_jax.evaluation.store import Store
+from saboc_jax.keys import root_key
 from saboc_jax.reports import html as report_html
 from saboc_jax.reports.tables import results_table
 from saboc_jax.spaces.modules import named
@@ -106,8 +107,12 @@ def _score(console: Console, dataset: Dataset, space: SearchSpace, scorer: Score
         Store(STORE.value) as store,
         progress.bar("scoring", len(names) * repeats, console) as bar,
     ):
-        evaluator = common.build_evaluator(
-            *(dataset, space, scorer, store, bar.advance), strict=STRICT.value
+        evaluator = common.settings(space, strict=STRICT.value).evaluator(
+            *(space, scorer, dataset, root_key(common.SEED.value)),
+            seed=common.SEED.value,
+            space_id=space.name,
+            store=store,
+            on_score=bar.advance,
         )
         scores = [score_of(evaluator, np.array([number])) for number in range(len(names))]
     counts = evaluator.counts
@@ -121,4 +126,4 @@ def _score(console: Console, dataset: Dataset, space: SearchSpace, scorer: Score
 
 
 if __name__ == "__main__":
-    common.run(main, takes="NAME ...", unread=common.NETWORK)
+    common.run(main, takes="NAME ...", unread=(*common.NETWORK,))

@@ -1,9 +1,8 @@
 """Types shared by every part: aliases, records and protocols. Imports no other module of ours.
 
-An **architecture** is one choice per decision. A **mask** tells which options of each
-decision are active: one-hot rows are an architecture, multi-hot rows a supernet. The network
-multiplies its options by **gates**: the mask with each row divided by its number of active
-options, so that a supernet averages its active operations.
+An **architecture** is one choice per decision. A **mask** tells which options of each decision are
+active: one-hot rows are an architecture, multi-hot rows a supernet. The network multiplies its
+options by **gates**: the mask with each row divided by its number of active options (an average).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,6 @@ Architecture = Int[np.ndarray, " decisions"]
 Gates = Float[Array, "decisions options"]
 Variables = Mapping[str, Any]
 Diagnostics = dict[str, Array]
-
 
 LONGEST = 120  # characters of a value in a message
 

@@ -393,7 +393,6 @@ def build_evaluator(
     store: Store | None = None,
     on_score: Callable[[], None] | None = None,
     batch_size: int | None = None,
-    strict: bool = True,
 ) -> Evaluator:
     """An evaluator whose weights and images are seeded by `--seed`, for every repeat.
 
@@ -404,15 +403,14 @@ def build_evaluator(
         store: where scores are kept.
         on_score: called after every score.
         batch_size: images of a batch; None: `--batch_size`.
-        strict: a network that cannot be scored is an error.
     """
-    return settings(space, batch_size, strict).evaluator(
+    return settings(space, batch_size).evaluator(
         space,
         scorer,
         dataset,
         root_key(SEED.value),
         seed=SEED.value,
-        space_id=space_id(space) if "channels" in flags.FLAGS else space.name,
+        space_id=space_id(space),
         store=store,
         on_score=on_score,
     )

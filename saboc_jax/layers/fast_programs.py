@@ -7,7 +7,7 @@ they are on other platforms. The function is traced as a whole, with the gradien
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from jax import lax
 from jaxtyping import Array
 
 from saboc_jax.layers.convolutions import shifted
-from saboc_jax.layers.jaxpr import Equation, evaluate, flatten_jaxpr
+from saboc_jax.layers.jaxpr import Equation, FlatProgram, evaluate, flatten_jaxpr
 from saboc_jax.layers.program_cost import inner_jaxprs
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -43,16 +43,53 @@ def with_fast_convolutions(function: T) -> T:
         closed = jax.make_jaxpr(flat)(*leaves)
         if _recomputes(closed.jaxpr):  # to save memory: it would not, equation by equation
             return function(*args)
-        program = flatten_jaxpr(closed)
-        known = dict(zip(program.inputs, leaves, strict=True)) | program.constants
-        for equation in program.equations:
-            way = faster(equation)
-            operands = [known[place] for place in equation.inputs]
-            results = evaluate(equation, *operands) if way is None else [way(*operands)]
-            known.update(zip(equation.outputs, results, strict=True))
-        return jax.tree.unflatten(made[0], [known[place] for place in program.outputs])
+        return jax.tree.unflatten(made[0], _run(flatten_jaxpr(closed), leaves))
 
     return run  # type: ignore[return-value]
+
+
+def _run(program: FlatProgram, leaves: Sequence[Any]) -> list[Any]:
+    """Runs a program with fast convolutions, also in the bodies of its loops."""
+    known = dict(zip(program.inputs, leaves, strict=True)) | program.constants
+    for equation in program.equations:
+        operands = [known[place] for place in equation.inputs]
+        if (way := faster(equation)) is not None:
+            results = [way(*operands)]
+        elif equation.name == "scan" and _holds_faster(body := _body(equation)):
+            results = _run_loop(equation.params, body, operands)
+        else:
+            results = evaluate(equation, *operands)
+        known.update(zip(equation.outputs, results, strict=True))
+    return [known[place] for place in program.outputs]
+
+
+def _body(equation: Equation) -> FlatProgram:
+    return flatten_jaxpr(equation.params["jaxpr"])
+
+
+def _holds_faster(program: FlatProgram) -> bool:
+    return any(
+        faster(equation) is not None or (equation.name == "scan" and _holds_faster(_body(equation)))
+        for equation in program.equations
+    )
+
+
+def _run_loop(params: dict[str, Any], body: FlatProgram, operands: Sequence[Any]) -> list[Any]:
+    consts, carries = params["num_consts"], params["num_carry"]
+    kept, start, steps = (
+        list(operands[:consts]),
+        list(operands[consts : consts + carries]),
+        list(operands[consts + carries :]),
+    )
+
+    def step(carry: list[Any], own: list[Any]) -> tuple[list[Any], list[Any]]:
+        results = _run(body, [*kept, *carry, *own])
+        return results[:carries], results[carries:]
+
+    last, made = lax.scan(
+        *(step, start, steps, params["length"], params["reverse"], params["unroll"])
+    )
+    return [*last, *made]
 
 
 def _recomputes(jaxpr: Any) -> bool:

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 
 from saboc_jax.precision import current_precision
 
+MANY_OPERATIONS = 2e9  # of a program that runs once: about a second without optimisation
+
 
 def signature_of(tree: Any) -> Hashable:
     """Returns structure, shapes and types of a tree of arrays: what a program is compiled for."""
@@ -73,6 +75,9 @@ class ProgramCache:
         """Calls a function that is needed once: compiled with little optimisation, not kept."""
         start = time.perf_counter()
         lowered = jax.jit(function).lower(*args)
-        compiled = lowered.compile(compiler_options={"xla_backend_optimization_level": "0"})
+        # Without optimisation a large program runs longer than it saves in compiling.
+        costs: Any = lowered.cost_analysis() or {}
+        level = "0" if costs.get("flops", 0.0) < MANY_OPERATIONS else "1"
+        compiled = lowered.compile(compiler_options={"xla_backend_optimization_level": level})
         self.compile_seconds += time.perf_counter() - start
         return compiled(*args)

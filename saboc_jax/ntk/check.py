@@ -101,7 +101,11 @@ def compare(
     one = jax.vmap(lambda x: network.apply(network.variables, _batch_of_one(x))[0][0])(inputs)
     v = jax.random.normal(jax.random.key(0), y.shape[:1], y.dtype)
     weights = _output_weights(y.shape[1], options.outputs, y.dtype)
-    norms, squares = jax.lax.map(lambda w: _squared_gradient(pull, v[:, None] * w), weights)
+    squared = lambda w: _squared_gradient(pull, v[:, None] * w)  # noqa: E731
+    if len(weights) == 1:  # XLA's CPU computes convolutions in a loop many times slower
+        norms, squares = jax.tree.map(lambda a: a[None], squared(weights[0]))
+    else:
+        norms, squares = jax.lax.map(squared, weights)
     return Differences(
         jnp.zeros(()) if kernel is None else _identity(kernel, v, weights, norms, options.outputs),
         _relative(one, y),

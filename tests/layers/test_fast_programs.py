@@ -104,6 +104,19 @@ def test_trees_constants_and_loops_pass():
         np.testing.assert_allclose(one, other)
 
 
+def test_convolutions_in_loops_are_fast_too():
+    x, kernel = operands(LAYOUTS[0], 2, 3, 3, 1, 3)
+
+    def run(x, kernel):
+        step = lambda y, _: (jnp.tanh(layer(LAYOUTS[0], 1, (1, 1), "SAME", (1, 1), y, kernel)),) * 2  # noqa: E731
+        return lax.map(lambda one: lax.scan(step, one[None], length=2)[1], x)
+
+    np.testing.assert_allclose(with_fast_convolutions(run)(x, kernel), run(x, kernel), atol=1e-5)
+    program = str(jax.make_jaxpr(with_fast_convolutions(run))(x, kernel))
+    assert "platform_index" in program
+    assert "platform_index" not in str(jax.make_jaxpr(run)(x, kernel))
+
+
 def test_what_recomputes_to_save_memory_still_does():
     @jax.checkpoint
     def block(x, kernel):
