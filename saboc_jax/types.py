@@ -6,7 +6,7 @@ options by **gates**: the mask with each row divided by its number of active opt
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -212,7 +212,7 @@ class Networks:
     specialise: Callable[[Architecture], nn.Module]
     extract: Callable[[Variables, Architecture], Variables] = _as_it_is
     call: Callable[[], dict[str, Any]] = dict
-    example: Any = None
+    example: Any = field(default=None, hash=False)  # a mapping has no hash
     dtype: str = "float32"
 
 

@@ -120,9 +120,11 @@ class Runner:
             check_needs(self.scorer, batch)
             if self.shard == "images":
                 check_divides(len(self._devices), number_of(batch.images))
-        if isinstance(self.space.networks, ProgramEach) and self.programs.maximum == MAX_PROGRAMS:
-            # A network has up to three programs: its own, the examination's, the second half.
-            self.programs = ProgramCache(min(MAX_PROGRAMS, 3 * self.space.networks.kept))
+        networks = self.space.networks
+        # A network has up to three programs: its own, the examination's, the second half.
+        most = 3 * networks.kept if isinstance(networks, ProgramEach) else MAX_PROGRAMS
+        if most < self.programs.maximum:  # a cache that is shared is small enough already
+            self.programs = ProgramCache(most)
         self._examined: dict[Any, Examination] = {}
         if self.together is None:
             self._together = self._devices[0].platform != "cpu"

@@ -108,8 +108,7 @@ def ntk_regression(
         targets: [n, classes], see `regression.encode_labels`; with outputs="full" as many
             classes as outputs.
         jitter: relative to the mean eigenvalue, see `regression.dual_coefficients` (decision
-            D10). The smaller, the more iterations: 1e-3 takes a few dozen where 1e-6 takes many
-            hundreds.
+            D10). The smaller, the more iterations.
         tolerance: relative residual of the linear system.
 
     Raises:

@@ -17,7 +17,8 @@ accuracies.
 
 **What a candidate cannot have**: where no weights of the searched cells reach the output there is
 no kernel, and S_g is the worst there is, by that witness alone. A witness that does not tell the
-candidates apart, because it is equal for all, has no say. A network whose outputs are not finite is
+candidates apart, because it is equal for all, has no say; jacob_cov is where inputs
+are whole numbers (tokens), which have no gradient. A network whose outputs are not finite is
 bad, and last. There is no other rule. A rank needs a set: a single candidate has witnesses, but no
 rank.
 
@@ -33,7 +34,7 @@ from jaxtyping import Array, Float
 
 from saboc_jax.ntk import regression, spectrum
 from saboc_jax.ntk.options import NTKOptions, check_options
-from saboc_jax.scorers.jacob_cov import InputCorrelation, spectrum_score
+from saboc_jax.scorers.jacob_cov import InputCorrelation, has_gradient, spectrum_score
 from saboc_jax.scorers.kernels import Kernels
 from saboc_jax.scorers.structure import ask, structures_of
 from saboc_jax.types import Batch, Diagnostics, Gates, Passes, Scorer, SearchSpace
@@ -56,6 +57,8 @@ def consensus(space: SearchSpace, *, engine: str = "auto", batch_norm: str = "fr
         ValueError: if an option does not exist.
     """
     options = check_options(NTKOptions(engine, "cells", "sum", batch_norm, 1, None))
+    example = space.networks.example
+    differs = example is None or has_gradient(example)  # tokens have no gradient: equal for all
     structures = structures_of(space)
 
     def encode(labels: Any) -> Array:
@@ -65,6 +68,7 @@ def consensus(space: SearchSpace, *, engine: str = "auto", batch_norm: str = "fr
         observed: Mapping[str, Any], gates: Gates, batch: Batch
     ) -> tuple[Float[Array, " k"], Diagnostics]:
         kernels = observed["kernels"]
+        likeness = spectrum_score(observed["correlation"]) if differs else jnp.zeros(())
         decomposed = spectrum.decompose(kernels["images"])
         coefficients = regression.dual_coefficients(decomposed, encode(batch.labels), 1e-6)
         error = regression.generalisation(
@@ -72,7 +76,7 @@ def consensus(space: SearchSpace, *, engine: str = "auto", batch_norm: str = "fr
         )
         largest = decomposed.values[0]  # zero: no weights reach the output, the worst S_g there is
         error = jnp.where((largest > 0) | jnp.isnan(largest), error, jnp.inf)
-        measured = jnp.stack([error, spectrum_score(observed["correlation"])])
+        measured = jnp.stack([error, likeness.astype(error.dtype)])
         counted = ask(structures, STRUCTURE, gates)
         counted = jnp.minimum(counted, jnp.finfo(counted.dtype).max)  # float32 holds fewer paths
         scores = jnp.concatenate([measured, counted])
@@ -86,10 +90,8 @@ def consensus(space: SearchSpace, *, engine: str = "auto", batch_norm: str = "fr
         higher_is_better=HIGHER_IS_BETTER,
         needs=frozenset({"images", "labels", "test_images", "test_labels"}),
         passes=Passes(*(a + b for a, b in zip(kernel, gradient, strict=True))),
-        observables={
-            "kernels": Kernels(space, options, ("test_images",)),
-            "correlation": InputCorrelation(space),
-        },
+        observables={"kernels": Kernels(space, options, ("test_images",))}
+        | ({"correlation": InputCorrelation(space)} if differs else {}),
         finish=finish,
         options={"batch_norm": batch_norm, "version": VERSION},
         ranking="agreement",

@@ -16,6 +16,7 @@ Weights come from the space's initialiser; the released code keeps PyTorch's def
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,13 +44,32 @@ from saboc_jax.types import (
 OFFSET = 1e-5  # k
 
 
-def input_gradients(network: Network, images: Images) -> Float[Array, "n pixels"]:
-    """Returns the gradient of the sum of all outputs with respect to each image."""
+def has_gradient(inputs: Any) -> bool:
+    """Does any of the inputs (arrays or shapes) have a gradient, as whole numbers have not?"""
+    return any(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(inputs))
 
-    def total(images: Array) -> Array:
-        return network.outputs(network.variables, images).sum()
 
-    return jax.grad(total)(images).reshape(images.shape[0], -1)
+def input_gradients(network: Network, inputs: Any) -> Float[Array, "n numbers"]:
+    """Returns the gradient of the sum of all outputs with respect to each example's floats.
+
+    Raises:
+        ValueError: if the inputs are whole numbers.
+    """
+    if not has_gradient(inputs):
+        raise ValueError(
+            "jacob_cov takes gradients by the inputs, and these are whole numbers; allowed: a "
+            "network that takes their embeddings, or another scorer, such as ntk_score"
+        )
+    leaves, structure = jax.tree.flatten(inputs)
+    moving = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
+
+    def total(floats: list[Array]) -> Array:
+        rest = iter(floats)
+        own = [next(rest) if m else leaf for leaf, m in zip(leaves, moving, strict=True)]
+        return network.outputs(network.variables, jax.tree.unflatten(structure, own)).sum()
+
+    rows = jax.grad(total)([leaf for leaf, m in zip(leaves, moving, strict=True) if m])
+    return jnp.concatenate([row.reshape(len(row), -1) for row in rows], 1)
 
 
 def correlation(rows: Float[Array, "n pixels"]) -> Float[Array, "n n"]:

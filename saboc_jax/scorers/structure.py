@@ -79,12 +79,19 @@ def _structure_scorer(space: SearchSpace, name: str, metrics: tuple[str, ...]) -
     )
 
 
-@lru_cache(8)
 def structures_of(space: SearchSpace) -> Remembered[Structure]:
     """Returns what remembers the structures of a space, the same for all scorers that ask.
 
     To read one from a program takes seconds, about as long as a kernel of a small network.
     """
+    try:
+        return _shared_structures(space)
+    except TypeError:  # inputs that are a mapping cannot be hashed
+        return Remembered(partial(of_choices, space), KEPT)
+
+
+@lru_cache(8)
+def _shared_structures(space: SearchSpace) -> Remembered[Structure]:
     return Remembered(partial(of_choices, space), KEPT)
 
 
@@ -101,7 +108,10 @@ def structure_of(space: SearchSpace, arch: Any) -> Structure:
     """
     if space.costs.structure is not None:
         return space.costs.structure(arch)
-    image = jax.ShapeDtypeStruct((1, *space.image_shape), jnp.float32)
+    example = space.networks.example
+    if example is None:
+        example = jax.ShapeDtypeStruct(space.image_shape, jnp.float32)
+    image = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), example)
     if isinstance(space.networks, OneProgram):
         module, call = space.specialise(arch), space.networks.call()
         variables = jax.eval_shape(lambda key, x: module.init(key, x, **call), _key(), image)
