@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,23 @@ def parse_json(text: str | bytes, where: object) -> Any:
         return json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
     except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, of digits without end
         raise ValueError(f"{where} is damaged: {error}") from error
+
+
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], show: Callable[[Any], str] = repr
+) -> str:
+    """Returns the entries in which a record of a file differs from ours, as text; "": none.
+
+    Args:
+        old: the record as it is in the file.
+        new: ours, in types that JSON keeps.
+        show: how a value is written.
+    """
+    return "; ".join(
+        f"{name}: {show(old.get(name))} there, {show(new.get(name))} now"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    )
 
 
 def write_json(path: Path, value: Any) -> None:

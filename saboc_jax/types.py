@@ -255,12 +255,12 @@ class ProgramEach(Networks):
             Masks that share a program get equal programs. It also takes an architecture.
         recipe: values that determine the networks together with the text of an architecture. A
             stored score is identified by them. None: by the traced program of its network.
-        kept: programs that are kept compiled; their networks may hold weights.
+        checked: can all be run? False: networks are made when they are needed; some may be refused.
     """
 
     program: Callable[[Any], OneProgram]
     recipe: Any = None
-    kept: int = 64
+    checked: bool = True
 
 
 class SearchSpace(NamedTuple):

@@ -11,7 +11,7 @@ from absl import flags
 
 from saboc_jax.devices import platform_of
 from saboc_jax.evaluation.identity import current_versions
-from saboc_jax.files import is_unfinished, read_json, write_json
+from saboc_jax.files import differences, is_unfinished, read_json, write_json
 
 from ..commands import COMMANDS
 
@@ -49,16 +49,10 @@ def open_workdir(path: str, settings: dict[str, Any]) -> Path:
     record = folder / "settings.json"
     settings = json.loads(json.dumps(settings))
     if record.exists():
-        old = read_json(record, dict[str, Any])
-        differing = [
-            f"{name}: {old.get(name)!r} there, {settings.get(name)!r} now"
-            for name in sorted(set(old) | set(settings))
-            if old.get(name) != settings.get(name)
-        ]
+        differing = differences(read_json(record, dict[str, Any]), settings)
         if differing:
             raise ValueError(
-                f"--workdir={path} holds another run ({'; '.join(differing)}); "
-                "choose another --workdir"
+                f"--workdir={path} holds another run ({differing}); choose another --workdir"
             )
     elif any(not _is_leftover(path) for path in folder.iterdir()):
         raise ValueError(

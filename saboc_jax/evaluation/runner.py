@@ -62,6 +62,8 @@ TOGETHER = 64
 """Jobs that a GPU or TPU takes at a time, under `vmap`; fewer if its memory does not suffice."""
 MAX_PROGRAMS = 64
 """Limit on kept programs: if each architecture has its own, a search would fill the memory."""
+FEW_PROGRAMS = 6
+"""The same of networks that are made when they are needed: two, with their weights."""
 LONGEST_REASON = 400  # characters of why a network is refused
 
 
@@ -121,10 +123,9 @@ class Runner:
             if self.shard == "images":
                 check_divides(len(self._devices), number_of(batch.images))
         networks = self.space.networks
-        # A network has up to three programs: its own, the examination's, the second half.
-        most = 3 * networks.kept if isinstance(networks, ProgramEach) else MAX_PROGRAMS
-        if most < self.programs.maximum:  # a cache that is shared is small enough already
-            self.programs = ProgramCache(most)
+        few = isinstance(networks, ProgramEach) and not networks.checked
+        if few and self.programs.maximum > FEW_PROGRAMS:  # else it is shared with another runner
+            self.programs = ProgramCache(FEW_PROGRAMS)
         self._examined: dict[Any, Examination] = {}
         if self.together is None:
             self._together = self._devices[0].platform != "cpu"

@@ -59,8 +59,8 @@ def network_of(given: Any, layout: str) -> Network:
         return Network(code.apply, own, train=code.train, name=code.name, source=code)
     if not callable(given) or isinstance(given, type):
         raise refuse(given, ALLOWED)
-    code = _Code(_made(given, 0), turns)
-    fetched = Fetched(lambda seed: code.arrays(_made(given, seed)), code.own)
+    code = _Code(made_with(given, 0), turns)
+    fetched = Fetched(lambda seed: code.arrays(made_with(given, seed)), code.own)
 
     def init(key: Any) -> dict[str, Any]:
         return code.variables(fetched(key))
@@ -68,8 +68,16 @@ def network_of(given: Any, layout: str) -> Network:
     return Network(code.apply, {}, train=code.train, name=code.name, source=code, init=init)
 
 
-def _made(make: Callable[[], Any], seed: int) -> Any:
-    """Returns the factory's module, drawn with a seed; the user's generator stays as it is."""
+def made_with(make: Callable[[], Any], seed: int) -> Any:
+    """Returns the factory's module, drawn with a seed; the user's generator stays as it is.
+
+    Args:
+        make: makes a module.
+        seed: a whole number of 64 bits.
+
+    Raises:
+        ValueError: if it makes something else.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         module = make()

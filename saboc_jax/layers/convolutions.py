@@ -19,6 +19,7 @@ from saboc_jax.precision import PRECISION
 
 Geometry = tuple[Any, ...]
 CACHE = 1 << 20  # bytes of patches that a core processes at a time
+FEW_PLACES = 9  # XLA's convolution of so few outputs is up to a hundred times slower on the CPU
 WIDTH = 32  # fewer outputs make a matrix product slow on the CPU
 
 
@@ -218,12 +219,20 @@ def held(strides: Sequence[int], taps: Any) -> Any:
     return lax.platform_dependent(taps, cpu=lambda x: x, default=lax.optimization_barrier)
 
 
+def columns(geometry: Geometry, x: Array, kernel_shape: tuple[int, ...]) -> Array:
+    """Returns the patches [n, h', w', k * k * in] of a convolution of few outputs."""
+    return jnp.concatenate(_taps(geometry, kernel_shape, x), -1)
+
+
+def columns_product(patches: Array, kernel: Array, precision: Any = PRECISION) -> Array:
+    """Computes a convolution as one product of its patches."""
+    return jnp.matmul(patches, kernel.reshape(-1, kernel.shape[-1]), precision=precision)
+
+
 def unfold(geometry: Geometry, kernel_shape: tuple[int, ...], x: Array) -> Array:
     """Returns patches of x, [n, positions, k * k * channels], in the order of the kernel's axes."""
-    taps = _taps(geometry, kernel_shape, x)
-    positions = taps[0].shape[1] * taps[0].shape[2]
-    patches = held(geometry[0], jnp.concatenate(taps, -1))
-    return patches.reshape(x.shape[0], positions, -1)
+    patches = held(geometry[0], columns(geometry, x, kernel_shape))
+    return patches.reshape(x.shape[0], -1, patches.shape[-1])
 
 
 def kernel_gradients(

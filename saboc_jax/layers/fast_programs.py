@@ -13,18 +13,24 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from saboc_jax.layers.convolutions import shifted
-from saboc_jax.layers.jaxpr import Equation, FlatProgram, evaluate, flatten_jaxpr
+from saboc_jax.layers import convolutions as conv
+from saboc_jax.layers.convolution_layouts import both, from_nhwc, to_hwio, to_nhwc
+from saboc_jax.layers.jaxpr import (
+    Equation,
+    FlatProgram,
+    evaluate,
+    evaluate_all,
+    flatten_jaxpr,
+)
 from saboc_jax.layers.program_cost import inner_jaxprs
 
 T = TypeVar("T", bound=Callable[..., Any])
-FEW_PLACES = 9  # of the output: up to here a product of patches is faster
 LARGEST_WINDOW = 25  # positions of patches: a gradient by the kernel has the image's
 _RECOMPUTED = ("remat", "remat2", "checkpoint")
+_NO_PADDING = ((0, 0), (0, 0))
 LARGEST_KERNEL = 49  # positions: a sum has a term for each
 
 
@@ -32,35 +38,28 @@ def with_fast_convolutions(function: T) -> T:
     """Returns a function of trees of arrays that gives the same results to rounding."""
 
     def run(*args: Any) -> Any:
-        leaves, structure = jax.tree.flatten(args)
-        made: list[Any] = []
-
-        def flat(*leaves: Any) -> list[Any]:
-            results, own = jax.tree.flatten(function(*jax.tree.unflatten(structure, leaves)))
-            made.append(own)
-            return results
-
-        closed = jax.make_jaxpr(flat)(*leaves)
+        closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
         if _recomputes(closed.jaxpr):  # to save memory: it would not, equation by equation
             return function(*args)
-        return jax.tree.unflatten(made[0], _run(flatten_jaxpr(closed), leaves))
+        results = _run(flatten_jaxpr(closed), jax.tree.leaves(args))
+        return jax.tree.unflatten(jax.tree.structure(shapes), results)
 
     return run  # type: ignore[return-value]
 
 
 def _run(program: FlatProgram, leaves: Sequence[Any]) -> list[Any]:
-    """Runs a program with fast convolutions, also in the bodies of its loops."""
     known = dict(zip(program.inputs, leaves, strict=True)) | program.constants
-    for equation in program.equations:
-        operands = [known[place] for place in equation.inputs]
-        if (way := faster(equation)) is not None:
-            results = [way(*operands)]
-        elif equation.name == "scan" and _holds_faster(body := _body(equation)):
-            results = _run_loop(equation.params, body, operands)
-        else:
-            results = evaluate(equation, *operands)
-        known.update(zip(equation.outputs, results, strict=True))
+    evaluate_all(program.equations, known, run=_evaluate)
     return [known[place] for place in program.outputs]
+
+
+def _evaluate(equation: Equation, *operands: Any) -> list[Any]:
+    """Runs an equation with fast convolutions, also in the body of a loop."""
+    if (way := faster(equation)) is not None:
+        return [way(*operands)]
+    if equation.name == "scan" and _holds_faster(body := _body(equation)):
+        return _run_loop(equation.params, body, operands)
+    return evaluate(equation, *operands)
 
 
 def _body(equation: Equation) -> FlatProgram:
@@ -106,14 +105,15 @@ def faster(equation: Equation) -> Callable[..., Array] | None:
     if equation.name != "conv_general_dilated" or not _is_plain(equation):
         return None
     params = equation.params
-    (x, kernel), result = (var.aval.shape for var in equation.source.invars), _out(equation)
+    x, kernel = (var.aval.shape for var in equation.source.invars)
+    result = equation.source.outvars[0].aval.shape
     numbers = params["dimension_numbers"]
     places = math.prod(result[axis] for axis in numbers.out_spec[2:])
     window = math.prod(kernel[axis] for axis in numbers.rhs_spec[2:])
     groups, batch_groups = params["feature_group_count"], params["batch_group_count"]
     inner, outer = kernel[numbers.rhs_spec[1]], kernel[numbers.rhs_spec[0]]
     if groups == batch_groups == 1:
-        way = _by_patches if places <= FEW_PLACES and window <= LARGEST_WINDOW else None
+        way = _by_patches if places <= conv.FEW_PLACES and window <= LARGEST_WINDOW else None
     elif batch_groups == 1:
         depthwise = inner == 1 and outer == groups and window <= LARGEST_KERNEL
         way = _by_taps if depthwise else None
@@ -129,58 +129,41 @@ def faster(equation: Equation) -> Callable[..., Array] | None:
 
 
 def _is_plain(equation: Equation) -> bool:
-    """Has it one or two spatial axes, one floating type, and no cropping?"""
+    """Has it one or two spatial axes, one floating type, and any output?"""
     x, kernel = (var.aval for var in equation.source.invars)
     result = equation.source.outvars[0].aval
     same = x.dtype == kernel.dtype == result.dtype and jnp.issubdtype(x.dtype, jnp.floating)
     return same and x.ndim in (3, 4) and math.prod(result.shape) > 0
 
 
-def _out(equation: Equation) -> tuple[int, ...]:
-    return tuple(equation.source.outvars[0].aval.shape)
-
-
 def _standard(equation: Equation, way: Callable[..., Array], x: Array, kernel: Array) -> Array:
     """Computes an equation in the layout NHWC by HWIO, with inputs dilated and padded before."""
     params, numbers = equation.params, equation.params["dimension_numbers"]
-    flat = x.ndim == 3
-    x = x.transpose(numbers.lhs_spec[0], *numbers.lhs_spec[2:], numbers.lhs_spec[1])
-    kernel = kernel.transpose(*numbers.rhs_spec[2:], numbers.rhs_spec[1], numbers.rhs_spec[0])
-    between = [d - 1 for d in params["lhs_dilation"]]
-    pads = [(*pad, inside) for pad, inside in zip(params["padding"], between, strict=True)]
-    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
-    strides, dilation = params["window_strides"], params["rhs_dilation"]
-    if flat:  # a first axis of size 1
-        x, kernel = x[:, None], kernel[None]
-        strides, dilation = (1, *strides), (1, *dilation)
-    y = way(strides, dilation, params["precision"], x, kernel)
-    y = y[:, 0] if flat else y
-    batch, channel, *spatial = numbers.out_spec
-    return y.transpose(*np.argsort([batch, *spatial, channel]).tolist())
+    x, kernel = to_nhwc(numbers.lhs_spec, x), to_hwio(numbers.rhs_spec, kernel)
+    between = [d - 1 for d in both(params["lhs_dilation"], 1)]
+    pads = zip(both(params["padding"], (0, 0)), between, strict=True)
+    around = [(*pad, inside) for pad, inside in pads]
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
+    steps = [both(params[name], 1) for name in ("window_strides", "rhs_dilation")]
+    geometry = (steps[0], _NO_PADDING, steps[1], params["feature_group_count"])
+    return from_nhwc(numbers.out_spec, way(geometry, params["precision"], x, kernel))
 
 
-def _by_patches(strides: Any, dilation: Any, precision: Any, x: Array, kernel: Array) -> Array:
-    """Computes a convolution as one product of its patches."""
-    taps = shifted(strides, _NO_PADDING, dilation, kernel.shape[:2], x)
-    weights = kernel.reshape(-1, kernel.shape[-1])
-    return jnp.matmul(jnp.concatenate(taps, -1), weights, precision=precision)
+def _by_patches(geometry: conv.Geometry, precision: Any, x: Array, kernel: Array) -> Array:
+    return conv.columns_product(conv.columns(geometry, x, kernel.shape), kernel, precision)
 
 
-def _by_taps(strides: Any, dilation: Any, precision: Any, x: Array, kernel: Array) -> Array:
-    """Computes a depthwise convolution as a sum over the kernel's positions."""
-    taps = shifted(strides, _NO_PADDING, dilation, kernel.shape[:2], x)
-    weights = kernel.reshape(len(taps), -1)
-    terms = [tap * weight for tap, weight in zip(taps, weights, strict=True)]
-    return sum(terms[1:], start=terms[0])
+def _by_taps(geometry: conv.Geometry, precision: Any, x: Array, kernel: Array) -> Array:
+    return conv.depthwise_convolve(geometry, x, kernel)
 
 
-def _by_channel(strides: Any, dilation: Any, precision: Any, x: Array, kernel: Array) -> Array:
+def _by_channel(geometry: conv.Geometry, precision: Any, x: Array, kernel: Array) -> Array:
     """Computes [1, h, w, c] of x [c, ., ., n] and kernel [., ., n, c], channel by channel.
 
     Positions of the output are those of the other convolution's kernel: exchanging what moves and
     what is summed over gives a sum for each.
     """
-    (sy, sx), (dy, dx) = strides, dilation
+    (sy, sx), _, (dy, dx), _ = geometry
     height = (x.shape[1] - dy * (kernel.shape[0] - 1) - 1) // sy + 1
     width = (x.shape[2] - dx * (kernel.shape[1] - 1) - 1) // sx + 1
     moved, channels = x.transpose(1, 2, 3, 0), kernel.shape[-1]  # [h, w, n, c]
@@ -193,6 +176,3 @@ def _by_channel(strides: Any, dilation: Any, precision: Any, x: Array, kernel: A
         for j in range(width)
     ]
     return jnp.stack(sums).reshape(1, height, width, channels)
-
-
-_NO_PADDING = ((0, 0), (0, 0))

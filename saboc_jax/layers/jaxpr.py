@@ -159,6 +159,7 @@ def evaluate_all(
     equations: Iterable[Equation],
     known: dict[int, Any],
     changes: Mapping[int, Callable[[Any], Any]] | None = None,
+    run: Callable[..., Sequence[Any]] = evaluate,
 ) -> dict[int, Any]:
     """Runs equations in order; adds their results to the known values, by place.
 
@@ -166,10 +167,11 @@ def evaluate_all(
         equations: in order.
         known: values by place; changed.
         changes: what a result is replaced by, as a function of it, by place.
+        run: runs one equation, as `evaluate` does.
     """
     changes = changes or {}
     for equation in equations:
-        results = evaluate(equation, *(known[place] for place in equation.inputs))
+        results = run(equation, *(known[place] for place in equation.inputs))
         known.update(zip(equation.outputs, results, strict=True))
         for place in changes.keys() & set(equation.outputs):
             known[place] = changes[place](known[place])

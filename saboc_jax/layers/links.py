@@ -1,10 +1,11 @@
-"""Gradients of a chain with respect to its images, link by link.
+"""Passes over a chain, link by link, and gradients with respect to its images.
 
 A gradient through a whole network is a program for every architecture, and compiling it takes many
 times longer than running it. Architectures share a chain's links (`saboc_jax.layers.chain`): each
 has a forward program, and a backward program that runs forward again.
 """
 
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,46 @@ from saboc_jax.layers.programs import ProgramCache
 from saboc_jax.layers.rules import batch_norm_rule, fast_rules
 from saboc_jax.types import PRNGKey
 
+Saved = list[tuple[Any, tuple[Array, ...]]]  # parameters and inputs of every link
+
+
+def run_forward(
+    chain: Chain,
+    pieces: ProgramCache,
+    key: PRNGKey,
+    images: Float[Array, "n ..."],
+    run: Callable[..., Array],
+    *name: Hashable,
+) -> tuple[Array, Saved]:
+    """Runs a chain at weights of a key; returns (its outputs, what every link was given).
+
+    Args:
+        chain: the network.
+        pieces: the cache of compiled links.
+        key: seeds the weights.
+        images: a batch.
+        run: (link, parameters, *inputs) gives the outputs of a link.
+        *name: names `run` in the cache, beside the link's module.
+    """
+    outputs, saved = [images], []
+    drawn = chain.draw(key, images.shape[1:], images.dtype, pieces)
+    for link, params in zip(chain.links, drawn, strict=True):
+        xs = tuple(outputs[place] for place in link.takes)
+        params = jax.device_put(link.padded(params, xs))
+        named = (name[0], link.runs, *name[1:])
+        outputs.append(pieces.run(named, partial(run, link), params, *xs))
+        saved.append((params, xs))
+    return outputs[-1], saved
+
+
+def add_cotangents(
+    link: Link, back: Sequence[Array], cotangents: list[Any], pieces: ProgramCache
+) -> None:
+    """Adds the cotangents of a link's inputs to those of the outputs that they are."""
+    for source, more in zip(link.takes, back, strict=True):
+        before = cotangents[source]
+        cotangents[source] = more if before is None else pieces.run("add", jnp.add, before, more)
+
 
 def image_gradients(
     chain: Chain, pieces: ProgramCache, key: PRNGKey, images: Float[Array, "n ..."]
@@ -30,25 +71,13 @@ def image_gradients(
         key: seeds the weights.
         images: a batch.
     """
-    outputs, saved = [images], []
-    drawn = chain.draw(key, images.shape[1:], images.dtype, pieces)
-    for link, params in zip(chain.links, drawn, strict=True):
-        xs = tuple(outputs[place] for place in link.takes)
-        params = jax.device_put(link.padded(params, xs))
-        run = partial(_outputs, link)
-        outputs.append(pieces.run(("outputs", link.runs), run, params, *xs))
-        saved.append((params, xs))
-    cotangents: list[Any] = [None] * len(chain.links) + [jnp.ones_like(outputs[-1])]
+    last, saved = run_forward(chain, pieces, key, images, _outputs, "outputs")
+    cotangents: list[Any] = [None] * len(chain.links) + [jnp.ones_like(last)]
     for link in reversed(chain.links):
         params, xs = saved.pop()
-        back = pieces.run(
-            ("pull back", link.runs), partial(_pull_back, link), params, xs, cotangents.pop()
-        )
-        for source, more in zip(link.takes, back, strict=True):
-            before = cotangents[source]
-            cotangents[source] = (
-                more if before is None else pieces.run("add", jnp.add, before, more)
-            )
+        name, pull = ("pull back", link.runs), partial(_pull_back, link)
+        back = pieces.run(name, pull, params, xs, cotangents.pop())
+        add_cotangents(link, back, cotangents, pieces)
     found: Array = cotangents[0]
     return found
 

@@ -8,22 +8,20 @@ precision of their own, are left to the general rule.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array
 
 from saboc_jax.layers import convolutions as conv
+from saboc_jax.layers.convolution_layouts import both, from_nhwc, to_hwio, to_nhwc
 from saboc_jax.layers.jaxpr import EXAMPLE, PARAMETER, Equation
 from saboc_jax.ntk.general_rule import GeneralRule, Values
 from saboc_jax.ntk.gram import Columns, gram, gram_of_places
 from saboc_jax.precision import MATMUL_PRECISIONS, PRECISION, current_precision
-
-FEW_PLACES = 9  # XLA's convolution of so few outputs is up to a hundred times slower on the CPU
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +33,9 @@ class ConvRule(GeneralRule):
         """Strides, padding, dilation and groups, for two spatial axes."""
         params = self.equation.params
         return (
-            self._both(params["window_strides"], 1),
-            self._both(params["padding"], (0, 0)),
-            self._both(params["rhs_dilation"], 1),
+            both(params["window_strides"], 1),
+            both(params["padding"], (0, 0)),
+            both(params["rhs_dilation"], 1),
             params["feature_group_count"],
         )
 
@@ -90,12 +88,13 @@ class ConvRule(GeneralRule):
     def _convolve(self, x: Array, kernel: Array) -> Array:
         if not self._has_few_places:
             return conv.convolve(self.geometry, x, kernel)
-        patches = conv.held(self.geometry[0], columns(self.geometry, x, kernel.shape))
-        return columns_product(patches, kernel)
+        patches = conv.held(self.geometry[0], conv.columns(self.geometry, x, kernel.shape))
+        return conv.columns_product(patches, kernel)
 
     def _input_gradient(self, x: Array, kernel: Array, g: Array) -> Array:
         if self._has_few_places:
-            run = lambda x: columns_product(columns(self.geometry, x, kernel.shape), kernel)  # noqa: E731
+            patches = partial(conv.columns, self.geometry, kernel_shape=kernel.shape)
+            run = lambda x: conv.columns_product(patches(x), kernel)  # noqa: E731
             return jax.linear_transpose(run, x)(g)[0]
         return conv.input_gradient(self.geometry, x, kernel, g)
 
@@ -106,7 +105,7 @@ class ConvRule(GeneralRule):
         """Is it a convolution without groups of so few outputs that a product is faster?"""
         shape, spec = self.equation.source.outvars[0].aval.shape, self._numbers.out_spec
         places = math.prod(shape[axis] for axis in spec[2:])
-        return places <= FEW_PLACES and self.geometry[3] == 1
+        return places <= conv.FEW_PLACES and self.geometry[3] == 1
 
     def _is_grouped(self, kernel_shape: tuple[int, ...]) -> bool:
         """Has it feature groups that are not single channels?"""
@@ -116,19 +115,13 @@ class ConvRule(GeneralRule):
     def _numbers(self) -> Any:
         return self.equation.params["dimension_numbers"]
 
-    def _both(self, values: Sequence[Any], filler: Any) -> tuple[Any, ...]:
-        """Returns values of two spatial axes; a single axis gets a first one of size 1."""
-        return (filler, *values) if len(values) == 1 else tuple(values)
-
     def _standard(self, x: Array, kernel: Array) -> tuple[Array, Array]:
         return self._standard_input(x), self._standard_kernel(kernel)
 
     def _standard_input(self, x: Array) -> Array:
         """Returns NHWC of an operand with a leading axis of examples, dilated if it is to be."""
-        batch, channel, *spatial = (1 + axis for axis in self._numbers.lhs_spec)
-        x = x.transpose(0, batch, *spatial, channel)
-        x = x.reshape(-1, *([1] if len(spatial) == 1 else []), *x.shape[2:])
-        dilation = self._both(self.equation.params["lhs_dilation"], 1)
+        x = _merged(to_nhwc(self._numbers.lhs_spec, x))
+        dilation = both(self.equation.params["lhs_dilation"], 1)
         if dilation == (1, 1):
             return x
         between = [(0, 0, d - 1) for d in dilation]
@@ -136,34 +129,20 @@ class ConvRule(GeneralRule):
 
     def _standard_kernel(self, kernel: Array) -> Array:
         """Returns HWIO."""
-        outer, inner, *spatial = self._numbers.rhs_spec
-        kernel = kernel.transpose(*spatial, inner, outer)
-        return kernel[None] if len(spatial) == 1 else kernel
+        return to_hwio(self._numbers.rhs_spec, kernel)
 
     def _cotangent(self, g: Array) -> Array:
         """Returns NHWC of a result's cotangent with a leading axis of examples."""
-        batch, channel, *spatial = (1 + axis for axis in self._numbers.out_spec)
-        g = g.transpose(0, batch, *spatial, channel)
-        return g.reshape(-1, *([1] if len(spatial) == 1 else []), *g.shape[2:])
+        return _merged(to_nhwc(self._numbers.out_spec, g))
 
     def _from_standard(self, y: Array, x: Array) -> Array:
         """Returns NHWC in the equation's own layout, with a leading axis of examples."""
-        batch, channel, *spatial = self._numbers.out_spec
-        y = y.reshape(len(x), -1, *(y.shape[2:] if len(spatial) == 1 else y.shape[1:]))
-        order = np.argsort([batch, *spatial, channel])
-        return y.transpose(0, *(1 + int(axis) for axis in order))
+        return from_nhwc(self._numbers.out_spec, y.reshape(len(x), -1, *y.shape[1:]))
 
 
-def columns(geometry: conv.Geometry, x: Array, kernel_shape: tuple[int, ...]) -> Array:
-    """Returns the patches [n, h', w', k * k * in] of a convolution of few outputs."""
-    strides, padding, dilation, _ = geometry
-    taps = conv.shifted(strides, padding, dilation, kernel_shape[:2], x)
-    return jnp.concatenate(taps, -1)
-
-
-def columns_product(patches: Array, kernel: Array) -> Array:
-    """Computes a convolution as one product of its patches."""
-    return jnp.matmul(patches, kernel.reshape(-1, kernel.shape[-1]), precision=PRECISION)
+def _merged(x: Array) -> Array:
+    """Returns [n, b, h, w, c] as [n b, h, w, c]."""
+    return x.reshape(-1, *x.shape[2:])
 
 
 def grouped_gradients(geometry: conv.Geometry, shape: tuple[int, ...], x: Array, g: Array) -> Array:

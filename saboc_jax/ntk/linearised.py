@@ -20,6 +20,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.special
 from jaxtyping import Array, Float
 
 from saboc_jax.keys import check_whole
@@ -157,12 +158,17 @@ class LinearisedTraining:
         """Returns dl/df of every example."""
         if self.loss == "square":
             return outputs - self.targets
-        return np.exp(_log_softmax(outputs)) * self.targets.sum(1, keepdims=True) - self.targets
+        return (
+            np.exp(scipy.special.log_softmax(outputs, axis=1)) * self.targets.sum(1, keepdims=True)
+            - self.targets
+        )
 
     def _loss(self, outputs: np.ndarray) -> float:
         if self.loss == "square":
             return float(np.square(outputs - self.targets).sum() / (2 * len(outputs)))
-        return float(-(self.targets * _log_softmax(outputs)).sum() / len(outputs))
+        return float(
+            -(self.targets * scipy.special.log_softmax(outputs, axis=1)).sum() / len(outputs)
+        )
 
     def _moved(self, duals: np.ndarray) -> np.ndarray:
         return self.outputs + self._multiply(duals).reshape(self.outputs.shape)
@@ -373,8 +379,3 @@ def _as_matrix(kernel: Any) -> np.ndarray:
     if given.ndim != 2:
         raise ValueError(f"a kernel of shape {given.shape}; allowed: [n, m] or [n, m, k, k]")
     return given
-
-
-def _log_softmax(outputs: np.ndarray) -> np.ndarray:
-    shifted = outputs - outputs.max(1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))

@@ -20,6 +20,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from saboc_jax.layers.chain import Chain, Link
+from saboc_jax.layers.links import add_cotangents, run_forward
 from saboc_jax.layers.programs import ProgramCache
 from saboc_jax.layers.rules import batch_norm_rule
 from saboc_jax.layers.tree import Path, Predicate, flatten
@@ -52,20 +53,12 @@ def piecewise_ntks(
     """
     count = columns.shape[0]
     images = jnp.concatenate([columns, *rows])
-    outputs, saved = [images], []
-    drawn = chain.draw(key, images.shape[1:], images.dtype, pieces)
-    for link, params in zip(chain.links, drawn, strict=True):
-        xs = tuple(outputs[place] for place in link.takes)
-        params = jax.device_put(link.padded(params, xs))
-        forward = partial(_forward, link, count)
-        outputs.append(pieces.run(("forward", link.runs, count), forward, params, *xs))
-        saved.append((params, xs))
+    run = partial(_forward, count)
+    last, saved = run_forward(chain, pieces, key, images, run, "forward", count)
     pairs = zip(chain.links, saved, strict=True)
     chosen_of = [_chosen(link, params, predicate) for link, (params, _) in pairs]
     if not any(chosen_of):
         raise NoParameterError("the predicate chooses no parameter of the chain")
-    last = outputs.pop()
-    del outputs  # frees a link's inputs once it has run backward
     # As `network.observed`: what is not finite has no gradient.
     cotangents: list[Any] = [None] * len(chain.links) + [observed(last) * 0 + 1]
     kernel = jnp.zeros((images.shape[0], count), last.dtype)
@@ -75,11 +68,7 @@ def piecewise_ntks(
         backward, g = partial(_backward, link, chosen), cotangents.pop()
         name = ("backward", link.runs, chosen, count)
         back, kernel = pieces.run(name, backward, params, xs, g, kernel)
-        for source, more in zip(link.takes, back, strict=True):
-            before = cotangents[source]
-            cotangents[source] = (
-                more if before is None else pieces.run("add", jnp.add, before, more)
-            )
+        add_cotangents(link, back, cotangents, pieces)
     return symmetric(split_batches(kernel, [columns, *rows]))
 
 
@@ -88,7 +77,7 @@ def _chosen(link: Link, params: Any, predicate: Predicate) -> frozenset[Path]:
     return frozenset(path for path in flatten(params) if predicate(link.path(path)))
 
 
-def _forward(link: Link, count: int, params: Any, *xs: Array) -> Array:
+def _forward(count: int, link: Link, params: Any, *xs: Array) -> Array:
     with nn.intercept_methods(batch_norm_rule("frozen", count)):
         output: Any = link.runs.apply({"params": params}, *xs)
     return output

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from saboc_jax.files import read_json, whole_file, write_json
+from saboc_jax.files import differences, read_json, whole_file, write_json
 from saboc_jax.keys import check_whole
 from saboc_jax.layers.fingerprints import digest
 from saboc_jax.layers.tree import path_names
@@ -183,16 +183,11 @@ def _compare(path: Path, identity: dict[str, Any]) -> None:
             raise ValueError(f"{path} is there and is not a kernel of ours; allowed: another path")
         write_json(record, identity)
         return
-    now, old = json.loads(json.dumps(identity)), read_json(record, dict[str, Any])
-    differing = [
-        f"{name}: {old.get(name)} there, {now.get(name)} now"
-        for name in sorted(set(old) | set(now))
-        if old.get(name) != now.get(name)
-    ]
+    now = json.loads(json.dumps(identity))
+    differing = differences(read_json(record, dict[str, Any]), now, show=str)
     if differing:
         raise ValueError(
-            f"{path} holds another kernel ({'; '.join(differing)}); allowed: the same, or another "
-            "path"
+            f"{path} holds another kernel ({differing}); allowed: the same, or another path"
         )
 
 

@@ -17,10 +17,9 @@ accuracies.
 
 **What a candidate cannot have**: where no weights of the searched cells reach the output there is
 no kernel, and S_g is the worst there is, by that witness alone. A witness that does not tell the
-candidates apart, because it is equal for all, has no say; jacob_cov is where inputs
-are whole numbers (tokens), which have no gradient. A network whose outputs are not finite is
-bad, and last. There is no other rule. A rank needs a set: a single candidate has witnesses, but no
-rank.
+candidates apart, because it is equal for all, has no say. Where inputs are whole numbers (tokens),
+which have no gradient, jacob_cov is such a witness. A network whose outputs are not finite is bad,
+and last. There is no other rule. A rank needs a set: a single candidate has witnesses, but no rank.
 
 Supernets have no structure, so pruning cannot use it. How the witnesses were chosen, and on what:
 docs/consensus_protocol.md.

@@ -77,13 +77,14 @@ def additive_table(
 ) -> tuple[float, Float[np.ndarray, "decisions options"]] | None:
     """Returns a cost as (base, the increment of each option); None if it is not such a sum.
 
-    None, too, of networks that are made when they are needed: asking for all would make all.
+    None, too, of networks that are made when they are needed: asking for all would make all, and
+    some may be refused.
 
     Args:
         space: its formula is called once for each option, and for some random architectures.
         quantity: a field of `Cost`.
     """
-    if isinstance(space.networks, ProgramEach) and space.networks.kept < max(space.choices):
+    if isinstance(space.networks, ProgramEach) and not space.networks.checked:
         return None
     cost = partial(_cost, space, quantity)
     zero = np.zeros(len(space.choices), np.int32)

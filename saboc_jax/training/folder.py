@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from saboc_jax.evaluation.identity import computing, current_versions
-from saboc_jax.files import read_json, write_json
+from saboc_jax.files import differences, read_json, write_json
 from saboc_jax.layers.fingerprints import digest
 from saboc_jax.training.modes import STREAMS, Call, Modes, example, init_variables
 from saboc_jax.training.recipes import Recipe
@@ -80,15 +80,6 @@ def check_identity(folder: Path, own: Mapping[str, Any]) -> None:
         )
     else:
         write_json(record, own)
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Returns the entries in which a record of a file differs from ours, as text."""
-    return "; ".join(
-        f"{name}: {old.get(name)!r} there, {new.get(name)!r} now"
-        for name in sorted({*old, *new})
-        if old.get(name) != new.get(name)
-    )
 
 
 @contextlib.contextmanager

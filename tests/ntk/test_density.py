@@ -1,10 +1,10 @@
 """Spectral densities against all eigenvalues of the dense kernel."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import trapezoid
+from two_layers import layers, weights
 
 import saboc_jax as sj
 from saboc_jax.ntk.density import lanczos, tridiagonal
@@ -13,16 +13,9 @@ N, K = 90, 3
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-def layers(params, x):
-    return jnp.tanh(x @ params["first"]) @ params["last"]
-
-
 def operator(products="passes", width=40, n=N):
     keys = jax.random.split(jax.random.key(0), 3)
-    params = {
-        "first": jax.random.normal(keys[0], (6, width), float),
-        "last": jax.random.normal(keys[1], (width, K), float),
-    }
+    params = weights(keys, 6, width, K)
     x = jax.random.normal(keys[2], (n, 6), float)
     return sj.ntk_operator(sj.from_function(layers, params), x, chunk=32, products=products)
 

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from two_layers import layers as f
+from two_layers import weights
 
 import saboc_jax as sj
 from saboc_jax.ntk import _neural_tangents
@@ -16,16 +18,9 @@ TIMES = np.array([0.0, 0.3, 2.0, 40.0])
 FULL = NTKOptions(outputs="full", params="all")
 
 
-def f(params, x):
-    return jnp.tanh(x @ params["first"]) @ params["last"]
-
-
 def case(loss="square"):
     keys = jax.random.split(jax.random.key(0), 5)
-    params = {
-        "first": jax.random.normal(keys[0], (4, 12), float),
-        "last": jax.random.normal(keys[1], (12, K), float),
-    }
+    params = weights(keys, 4, 12, K)
     x, other = (jax.random.normal(key, (n, 4), float) for key, n in ((keys[2], N), (keys[3], M)))
     targets = jax.nn.one_hot(jnp.arange(N) % K, K)
     if loss == "square":

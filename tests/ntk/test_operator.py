@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from two_layers import layers, weights
 
 import saboc_jax as sj
 from saboc_jax.ntk.options import NTKOptions
@@ -32,15 +33,8 @@ def images(seed, n, size=6):
 
 def perceptron(seed=0, width=5):
     keys = jax.random.split(jax.random.key(seed), 3)
-    params = {
-        "first": jax.random.normal(keys[0], (4, width), jnp.float64),
-        "last": jax.random.normal(keys[1], (width, K), jnp.float64),
-    }
+    params = weights(keys, 4, width, K)
     return sj.from_function(layers, params), jax.random.normal(keys[2], (N, 4), jnp.float64)
-
-
-def layers(params, x):
-    return jnp.tanh(x @ params["first"]) @ params["last"]
 
 
 def normed():

@@ -1,9 +1,9 @@
 """Scores of an operator are those of the dense kernels in float64."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from two_layers import layers, weights
 
 import saboc_jax as sj
 from saboc_jax.ntk import regression, spectrum
@@ -13,17 +13,10 @@ N, M, K = 80, 7, 3
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-def layers(params, x):
-    return jnp.tanh(x @ params["first"]) @ params["last"]
-
-
 @pytest.fixture
 def case(x64):
     keys = jax.random.split(jax.random.key(0), 5)
-    params = {
-        "first": jax.random.normal(keys[0], (6, 40), float),
-        "last": jax.random.normal(keys[1], (40, K), float),
-    }
+    params = weights(keys, 6, 40, K)
     train, test = (jax.random.normal(k, (n, 6), float) for k, n in zip(keys[2:], (N, M)))  # noqa: B905
     targets = jax.random.normal(keys[4], (N + M, 4), float)
     noisy = test + 0.1 * jax.random.normal(keys[3], test.shape, float)

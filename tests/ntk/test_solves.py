@@ -1,9 +1,9 @@
 """Eigenvalues and solutions by products alone are those of the dense kernel in float64."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from two_layers import layers, weights
 
 import saboc_jax as sj
 from saboc_jax.ntk import solves
@@ -13,17 +13,10 @@ from saboc_jax.ntk.solves import NotConverged
 N, K = 90, 3
 
 
-def layers(params, x):
-    return jnp.tanh(x @ params["first"]) @ params["last"]
-
-
 @pytest.fixture
 def network(x64):
     keys = jax.random.split(jax.random.key(0), 2)
-    params = {
-        "first": jax.random.normal(keys[0], (6, 40), float),
-        "last": jax.random.normal(keys[1], (40, K), float),
-    }
+    params = weights(keys, 6, 40, K)
     return sj.from_function(layers, params)
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from two_layers import layers, weights
 
 import saboc_jax as sj
 from saboc_jax.ntk import tiles
@@ -17,16 +18,9 @@ from saboc_jax.ntk.options import NTKOptions
 N, K, TILE = 11, 3, 4  # tiles of 4, 4 and 3 examples: 6 on and below the diagonal
 
 
-def layers(params, x):
-    return jnp.tanh(x @ params["first"]) @ params["last"]
-
-
 def case():
     keys = jax.random.split(jax.random.key(0), 3)
-    params = {
-        "first": jax.random.normal(keys[0], (6, 5)),
-        "last": jax.random.normal(keys[1], (5, K)),
-    }
+    params = weights(keys, 6, 5, K)
     return sj.from_function(layers, params), jax.random.normal(keys[2], (N, 6))
 
 

@@ -98,6 +98,13 @@ def test_what_cannot_be_scored_comes_last_with_its_reason():
     assert "refused" in str(ranked)
 
 
+def test_a_list_of_networks_may_hold_refused_ones():
+    ranked = sj.rank([Wrong(), Small(10)], tiny_batch(), jax.random.key(0), ["params", "depth"],
+                     repeats=1, strict=False, progress=False)  # fmt: skip
+    assert [score.flag for score in ranked.scores] == ["refused", None]
+    assert ranked.scores[1].mean() == {"params": 162.0, "depth": 2.0}
+
+
 def test_strict_raises_the_reason():
     space = named.named_space(["my_nets:Small", "my_nets:Wrong"], 10, SHAPE)
     with pytest.raises(ValueError, match="no images of that kind"):

@@ -19,11 +19,10 @@ from saboc_jax.extras import needed
 from saboc_jax.frameworks import adapters
 from saboc_jax.layers.tree import Remembered
 from saboc_jax.spaces.modules.models import ADAPTERS, adapter_of, is_candidate
-from saboc_jax.spaces.modules.space import module_space
+from saboc_jax.spaces.modules.space import FEW, module_space
 from saboc_jax.types import SearchSpace
 
 Shape = tuple[int, int, int]
-KEPT = 2  # networks that a space of names keeps, each with its weights
 HEAD_SEED = 0  # of the head that a network with given weights gets
 ALLOWED = (
     "timm:MODEL, torchvision:MODEL, keras:MODEL (with * and ? for several), or "
@@ -66,14 +65,13 @@ def named_space(names: Sequence[str], num_classes: int, image_shape: Shape) -> S
     """
     for name in names:
         _parts(name)
-    made = Remembered(partial(from_name, num_classes=num_classes, image_shape=image_shape), KEPT)
+    made = Remembered(partial(from_name, num_classes=num_classes, image_shape=image_shape), FEW)
     return module_space(
         partial(_chosen, made, tuple(names)),
         image_shape=image_shape,
         choices=(len(names),),
         option_names=[names],
         strict=False,
-        kept=KEPT,
         name="named",
     )
 
@@ -138,19 +136,18 @@ def _timm_module(model: str, classes: int, shape: Shape, **options: Any) -> Any:
 def _of_timm(model: str, classes: int, shape: Shape) -> Any:
     if "." not in model:
         return adapters.from_torch(partial(_timm_module, model, classes, shape))
-    import torch
+    from saboc_jax.frameworks.torch import made_with
 
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(HEAD_SEED)
-        try:
-            module = _timm_module(model, classes, shape, pretrained=True)
-        except ValueError:
-            raise
-        except Exception as error:  # of the network or of the hub
-            raise ValueError(
-                f"the weights of timm:{model} cannot be had ({error}); allowed: a tag that "
-                f"timm.list_pretrained lists and its hub serves, or timm:{model.partition('.')[0]}"
-            ) from error
+    make = partial(_timm_module, model, classes, shape, pretrained=True)
+    try:
+        module = made_with(make, HEAD_SEED)
+    except (ValueError, ImportError):
+        raise
+    except Exception as error:  # of the network or of the hub
+        raise ValueError(
+            f"the weights of timm:{model} cannot be had ({error}); allowed: a tag that "
+            f"timm.list_pretrained lists and its hub serves, or timm:{model.partition('.')[0]}"
+        ) from error
     return adapters.from_torch(module)
 
 

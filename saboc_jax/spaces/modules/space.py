@@ -42,6 +42,7 @@ from saboc_jax.types import (
 
 MAX_MEMBERS = 64  # largest number of architectures in a supernet
 CACHED = 1024  # number of cached programs
+FEW = 2  # of those that are made when they are needed
 SEPARATOR = "|"
 Make = Callable[[Architecture], Any]
 
@@ -58,7 +59,6 @@ def module_space(
     output: Output = None,
     redraw_zeros: bool = False,
     strict: bool = True,
-    kept: int = CACHED,
     name: str = "module",
 ) -> SearchSpace:
     """Makes a search space of the user's networks.
@@ -77,8 +77,8 @@ def module_space(
         output: which outputs count, see `models.reduced`; None: they are [n, classes].
         redraw_zeros: draw weights anew that a module starts at zero (`redraw.without_zeros`).
         strict: check candidates at once. False: the first that can be run says how many outputs
-            all have; what is wrong with another is raised when it is needed.
-        kept: programs that are kept at most, with their networks.
+            all have; what is wrong with another is raised when it is needed, and few programs are
+            kept, for they hold their networks.
         name: name of the space in messages. Results are stored under the digest of each program.
 
     Raises:
@@ -126,7 +126,7 @@ def module_space(
             **facts,
         )
 
-    programs = Remembered(program, kept)
+    programs = Remembered(program, CACHED if strict else FEW)
     return SearchSpace(
         name=name,
         decisions=Decisions(
@@ -139,7 +139,9 @@ def module_space(
             is_connected=lambda mask: True,
         ),
         networks=ProgramEach(
-            program=lambda mask: programs(_members(mask, counts, name)), kept=kept, **facts
+            program=lambda mask: programs(_members(mask, counts, name)),
+            checked=strict,
+            **facts,
         ),
         costs=Costs(build.cost),
     )
