@@ -1,11 +1,15 @@
 """What adapters share: the layout of images, collections, refusals."""
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+# PyTorch and Keras hold arrays in their modules while they run, and draw by one global generator.
+# A program's callbacks come from other threads: several at once would read each other's.
+ONE_THREAD = threading.RLock()
 BUFFERS = "buffers"
 CHANNELS_FIRST, CHANNELS_LAST = "NCHW", "NHWC"
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from saboc_jax.extras import needed
 from saboc_jax.frameworks.common import (
     BUFFERS,
+    ONE_THREAD,
     check_has_parameters,
     refuse,
     with_collections,
@@ -68,14 +69,20 @@ def _checked(model: Any) -> Any:
 
 def _made(make: Callable[[], Any]) -> tuple["_Code", list[Any]]:
     """Returns the code of a factory's model, and the initialiser of each of its variables."""
-    before = random.getstate()  # Keras takes its default seeds from Python's generator
+    with ONE_THREAD, _users_seeds(), keras.StatelessScope():
+        code = _Code(_checked(make()))
+        initialisers = [variable._initializer for variable in code.variables]
+    return code, initialisers
+
+
+@contextmanager
+def _users_seeds() -> Iterator[None]:
+    """Leaves Python's generator, which Keras takes its default seeds from, as it was."""
+    before = random.getstate()
     try:
-        with keras.StatelessScope():
-            code = _Code(_checked(make()))
-            initialisers = [variable._initializer for variable in code.variables]
+        yield
     finally:
         random.setstate(before)
-    return code, initialisers
 
 
 def _draw(code: "_Code", initialisers: list[Any], key: Any) -> dict[str, Any]:
@@ -132,11 +139,12 @@ class _Code:
 
     def apply(self, variables: Any, inputs: Any, mutable: Any = ()) -> Any:
         """Runs it in evaluation mode; returns (outputs, {})."""
-        return self._run(variables, inputs)[0], {}
+        with ONE_THREAD:
+            return self._run(variables, inputs)[0], {}
 
     def train(self, variables: Any, inputs: Any, mutable: Any = ()) -> Any:
         """Runs it with the statistics of the batch; returns (outputs, state)."""
-        with _in_training(self.norms):
+        with ONE_THREAD, _in_training(self.norms):
             outputs, others = self._run(variables, inputs)
         if not self.norms:
             return outputs, {}

@@ -20,6 +20,7 @@ import numpy as np
 from saboc_jax.extras import OWN, install_line, needed
 from saboc_jax.frameworks.common import (
     BUFFERS,
+    ONE_THREAD,
     check_has_parameters,
     check_layout,
     refuse,
@@ -78,7 +79,7 @@ def made_with(make: Callable[[], Any], seed: int) -> Any:
     Raises:
         ValueError: if it makes something else.
     """
-    with torch.random.fork_rng(devices=[]):
+    with ONE_THREAD, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         module = make()
     if not isinstance(module, torch.nn.Module):
@@ -139,7 +140,7 @@ class _Code:
 
     def train(self, variables: Any, inputs: Any, mutable: Any = ()) -> Any:
         """Runs it with the statistics of the batch; returns (outputs, state)."""
-        with self._recording() as recorded:
+        with ONE_THREAD, self._recording() as recorded:
             outputs = self._run(variables, inputs)
         if not self.norms:
             return outputs, {}
@@ -164,7 +165,7 @@ class _Code:
         args, named = linen.arguments(type(self.module).forward, inputs)
         if self.turns:
             args, named = turned((args, named))
-        with self.environment:
+        with ONE_THREAD, self.environment:
             tensors = self.environment.j2t_iso((arrays, args, named))
             outputs = torch.func.functional_call(self.module, *tensors)
         return self.environment.t2j_iso(outputs)

@@ -1,6 +1,8 @@
 """PyTorch modules as candidates, against PyTorch itself in float64."""
 
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -126,6 +128,31 @@ def test_fresh_weights_are_those_of_the_seed():
     np.testing.assert_array_equal(drawn["params"]["conv"]["weight"], expected)
     np.testing.assert_array_equal(again["params"]["conv"]["weight"], expected)
     assert (other["params"]["conv"]["weight"] != drawn["params"]["conv"]["weight"]).any()
+
+
+class Slow(Net):
+    """Lets other threads run while it draws, and while it runs."""
+
+    def __init__(self, **norm):
+        time.sleep(0.02)
+        super().__init__(**norm)
+
+    def forward(self, x):
+        time.sleep(0.02)
+        return super().forward(x)
+
+
+def test_several_threads_run_one_module_and_draw_as_one_does():
+    network, keys = sj.from_torch(lambda: Slow()), list(jax.random.split(jax.random.key(0), 8))
+
+    def outputs(key):
+        variables = network.init(key)
+        return np.asarray(jax.jit(network.apply)(variables, images())[0])
+
+    alone = [outputs(key) for key in keys]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(outputs, keys))
+    np.testing.assert_allclose(together, alone, rtol=1e-6)
 
 
 def test_digests_of_draws_are_by_content():
