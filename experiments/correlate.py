@@ -20,6 +20,7 @@ from absl import flags
 from rich.console import Console
 
 from saboc_jax.benchmarks import tables as benchmarks
+from saboc_jax.benchmarks.accuracies import LEAST
 from saboc_jax.reports import html as report_html
 from saboc_jax.reports.tables import results_table
 from saboc_jax.statistics import correlation
@@ -51,6 +52,12 @@ TOP_K = flags.DEFINE_list(
     [str(share) for share in correlation.TOP_K],
     "Shares of the architectures, by commas: what is lost if the best so many by a score were "
     "trained and the best of them taken.",
+)
+WITHIN = flags.DEFINE_string(
+    "within",
+    None,
+    "A column of words of the table, such as the training recipe: also tau within each of its "
+    "groups of 10 rows or more, as their unweighted mean.",
 )
 
 
@@ -106,6 +113,44 @@ def measured(
     return rows
 
 
+def add_within(
+    rows: list[correlation.CorrelationRow],
+    scores: dict[str, correlation.Candidate],
+    truth: tables.Truth,
+    archs: np.ndarray,
+) -> None:
+    """Adds tau within the groups of `--within` to rows of scores and of columns of the table.
+
+    Raises:
+        ValueError: if there is no table, or no such column of it.
+    """
+    if WITHIN.value is None:
+        return
+    if truth.table is None:
+        raise ValueError(f"--within={WITHIN.value} without a table; allowed: with --table=FILE")
+    of_row = np.full(len(truth.table), -1)
+    own = truth.table.rows(archs)
+    of_row[own] = np.arange(len(own))
+    groups = [
+        (of_row[places[known]], values[known])
+        for places, values in truth.table.groups(WITHIN.value).values()
+        if (known := of_row[places] >= 0).sum() >= LEAST
+    ]
+    if not groups:
+        raise ValueError(
+            f"--within={WITHIN.value}: no group has {LEAST} of the {len(archs)} scored; allowed: "
+            "more architectures"
+        )
+    columns = {
+        f"{name} (table)": correlation.Candidate(truth.table.values(archs, name)[:, None], True)
+        for name in truth.table.others
+    }
+    for row in rows:
+        if row["score"] in (found := scores | columns):
+            row[f"tau within {WITHIN.value}"] = correlation.tau_within(found[row["score"]], groups)
+            row["groups"] = len(groups)
+
+
 def main() -> None:
     """Scores, correlates, shows, writes."""
     console = Console(highlight=False, markup=False)
@@ -123,6 +168,7 @@ def main() -> None:
             scorer, scores, truth, aggregations=HOW.value, resamples=RESAMPLES.value, top_k=shares
         )
         found += measured(known, archs, truth, shares)
+        add_within(found, correlation.candidates(scorer, scores, HOW.value), known, archs)
         what, label = "architectures" if known.restricts else "cells", known.label
         title = (
             f"{len(archs)} {what}, {label}, scored on {dataset.name} ({common.network_text()}); "

@@ -136,6 +136,7 @@ if __name__ == "__main__":
         main,
         unread=(
             *common.RAY,
+            "check",
             "latency_batch",
             "latency_image_size",
             "ntk_engine",

@@ -57,7 +57,10 @@ def main() -> None:
     sys.path.insert(0, os.getcwd())  # of the user's own packages
     dataset = common.load_dataset()
     names = _within(console, named.expand(common.arguments("timm:resnet18")), dataset)
-    space = named.named_space(names, dataset.num_classes, dataset.image_shape)
+    space = named.named_space(
+        *(names, dataset.num_classes, dataset.image_shape),
+        redraw_zeros=common.REDRAW_ZEROS.value,
+    )
     scorer = common.build_scorer(SCORERS.value, space)
     ranked = _score(console, dataset, space, scorer)
     rows = ranked.rows()
@@ -126,4 +129,4 @@ def _score(console: Console, dataset: Dataset, space: SearchSpace, scorer: Score
 
 
 if __name__ == "__main__":
-    common.run(main, takes="NAME ...", unread=(*common.NETWORK,))
+    common.run(main, takes="NAME ...", unread=(*common.SIZED,))

@@ -142,6 +142,7 @@ if __name__ == "__main__":
         unread=(
             "cells",
             "channels",
+            "redraw_zeros",
             "space",
             "trained_size",
         ),

@@ -209,6 +209,7 @@ if __name__ == "__main__":
             "dataset",
             "init",
             "precision",
+            "redraw_zeros",
             "repeats",
             "resize",
             "space",

@@ -109,6 +109,7 @@ if __name__ == "__main__":
             "dataset",
             "init",
             "precision",
+            "redraw_zeros",
             "repeats",
             "resize",
             "trained_size",

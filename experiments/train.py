@@ -115,6 +115,7 @@ if __name__ == "__main__":
             "column",
             "init",
             "precision",
+            "redraw_zeros",
             "repeats",
             "table",
             "trained_size",

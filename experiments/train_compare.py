@@ -119,6 +119,7 @@ if __name__ == "__main__":
             "batch_size",
             "init",
             "precision",
+            "redraw_zeros",
             "repeats",
             "space",
             "trained_size",

@@ -121,4 +121,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    common.run(main, unread=("space",))
+    common.run(main, unread=("redraw_zeros", "space"))

@@ -27,7 +27,7 @@ from saboc_jax.searching.assembly import ScoringSettings
 from saboc_jax.spaces import SPACES, known_options, make_space
 from saboc_jax.spaces.darts.trained import trained
 from saboc_jax.spaces.dtype import DTYPES, in_dtype
-from saboc_jax.types import Scorer, SearchSpace
+from saboc_jax.types import OneProgram, Scorer, SearchSpace
 
 from .. import interrupts
 from . import compiling, flag_help, pictures, workdir
@@ -55,6 +55,11 @@ TRAINED_SIZE = flags.DEFINE_string(
 INIT = flags.DEFINE_enum(
     "init", "kaiming_normal_fan_in", sorted(INITIALISERS), "How weights are drawn."
 )
+REDRAW_ZEROS = flags.DEFINE_bool(
+    "redraw_zeros",
+    False,
+    "Draw weights anew that a network of others starts at zero: all before them have no gradient.",
+)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "n, images of a batch.", 1)
 REPEATS = flags.DEFINE_integer("repeats", 3, "Draws of weights and images to average over.", 1)
 NTK_ENGINE = flags.DEFINE_enum(
@@ -63,6 +68,12 @@ NTK_ENGINE = flags.DEFINE_enum(
     ENGINES,
     "How NTKs are computed; auto: one_backward where it applies, else jacobian. neural_tangents is "
     "the reference, and has to be installed for it.",
+)
+CHECK = flags.DEFINE_bool(
+    "check",
+    True,
+    "Verify the kernel of each network of others against a plain gradient. --nocheck saves about a "
+    "third of its compiling, and believes it.",
 )
 BATCH_NORM = flags.DEFINE_enum(
     "batch_norm",
@@ -131,9 +142,10 @@ DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Where data lies; else $SABOC_DATA_DIR, else TFDS's own place."
 )
 
-NETWORK = ("space", "channels", "cells", "init", "precision", "trained_size")
+SIZED = ("space", "channels", "cells", "init", "precision", "trained_size")
+NETWORK = (*SIZED, "redraw_zeros")
 SCORING = (
-    *("batch_norm", "ntk_engine", "latency_batch", "latency_image_size"),
+    *("batch_norm", "check", "ntk_engine", "latency_batch", "latency_image_size"),
     *("matmul_precision", "same_platform", "shard"),
 )
 RAY = ("executor", "num_workers", "ray_address", "gpus_per_worker")
@@ -262,7 +274,12 @@ def build_space(dataset: Dataset) -> SearchSpace:
         ValueError: if `--trained_size` is not of this space.
     """
     # Not each space has both: ResNets bring their own widths and depth.
-    sized = known_options(SPACE.value, channels=CHANNELS.value, num_cells=CELLS.value)
+    sized = known_options(
+        SPACE.value,
+        channels=CHANNELS.value,
+        num_cells=CELLS.value,
+        redraw_zeros=REDRAW_ZEROS.value,
+    )
     space = make_space(
         SPACE.value,
         num_classes=dataset.num_classes,
@@ -325,15 +342,17 @@ def scorer_names(chosen: list[str]) -> list[str]:
 
 
 def settings(
-    space: SearchSpace, batch_size: int | None = None, strict: bool = True
+    space: SearchSpace, batch_size: int | None = None, strict: bool | None = None
 ) -> ScoringSettings:
     """How the flags say that networks are scored.
 
     Args:
         space: what does not apply to it is left out.
         batch_size: images of a batch; None: `--batch_size`.
-        strict: a network that cannot be scored is an error.
+        strict: a network that cannot be scored is an error; None: where all were checked before.
     """
+    if strict is None:
+        strict = isinstance(space.networks, OneProgram) or space.networks.checked
     options: dict[str, Any] = {"engine": NTK_ENGINE.value, "batch_norm": BATCH_NORM.value}
     if thin_cell(space) is None:
         options["regions"] = False  # TE-NAS without the network that they are counted on
@@ -348,6 +367,7 @@ def settings(
         build_executor(),
         SAME_PLATFORM.value,
         matmul_precision=MATMUL_PRECISION.value,
+        check=CHECK.value,
         strict=strict,
     )
 

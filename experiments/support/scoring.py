@@ -103,7 +103,8 @@ def score(
     per_score = counts.run_seconds / max(counts.scored, 1)
     console.print(
         f"{counts.scored} scores computed, {counts.served} from the store, "
-        f"{counts.disconnected} disconnected, {counts.non_finite} not finite; "
+        f"{counts.disconnected} disconnected, {counts.refused} refused, "
+        f"{counts.non_finite} not finite; "
         f"{counts.compile_seconds:.1f} s compiling, {per_score:.3f} s per score"
     )
     passes = ", ".join(f"{part.name} {part.passes}" for part in scorer.parts or (scorer,))

@@ -28,7 +28,8 @@ from saboc_jax.spaces.notations import read_notation
 from saboc_jax.types import Architecture, SearchSpace
 
 UNITS = ("percent", "fraction")
-ARCHITECTURE_NAMES = ("arch", "architecture", "arch_str", "genotype", "cell", "structure")
+ARCHITECTURE_NAMES = ("arch", "architecture", "arch_str", "genotype", "cell", "structure", "model")
+LEAST = 10  # rows of a group that a correlation is computed of
 _PAIRS = (("adjacency", "ops", "{0} {1}"), ("normal", "reduce", "{0} / {1}"))
 _ACCURACY = re.compile(r"(^|_)(acc|accuracy|test|val|valid|validation|train|top_?[15])($|_)")
 _OTHER = re.compile(r"(^|_)(loss|time|second|seconds|error|err|std|params|flops|macs|latency)($|_)")
@@ -48,6 +49,9 @@ class AccuracyTable:
         accuracies: the names of the columns that are accuracies.
         main: the accuracy that is meant if none is named; None: there is no accuracy.
         notes: what was made of the file, in sentences that a user should see.
+        places: [rows] the architecture of each row of the file.
+        per_row: [rows] of each column of numbers, as `columns`.
+        words: [rows] of each column of words, such as how an architecture was trained.
     """
 
     path: Path
@@ -57,6 +61,9 @@ class AccuracyTable:
     accuracies: tuple[str, ...]
     main: str | None
     notes: tuple[str, ...]
+    places: Int[np.ndarray, " rows"]
+    per_row: Mapping[str, Float[np.ndarray, " rows"]]
+    words: Mapping[str, tuple[str, ...]]
 
     def __len__(self) -> int:
         return len(self.architectures)
@@ -96,6 +103,36 @@ class AccuracyTable:
         """Returns a column for architectures [m, decisions]; NaN where the table has none."""
         rows = self.rows(archs)
         return np.where(rows < 0, np.nan, self.column(name)[rows])
+
+    def groups(
+        self, by: str, least: int = LEAST, name: str | None = None
+    ) -> dict[str, tuple[Int[np.ndarray, " m"], Float[np.ndarray, " m"]]]:
+        """Returns the rows of each word of a column: their architectures, and their accuracies.
+
+        Args:
+            by: a column of words.
+            least: groups of fewer rows are left out.
+            name: the column of the accuracies; None: the main one.
+
+        Raises:
+            ValueError: if there is no such column of words, or no group of so many rows.
+        """
+        if by not in self.words:
+            known = ", ".join(self.words) or "it has none"
+            raise ValueError(f"{self.path} has no column of words {by!r}; allowed: {known}")
+        self.column(name)
+        values = self.per_row[name or self.main or ""]
+        words = np.array(self.words[by])
+        found = {}
+        for word in sorted(set(words)):
+            rows = np.flatnonzero((words == word) & ~np.isnan(values))
+            if len(rows) >= least:
+                found[str(word)] = self.places[rows], values[rows]
+        if not found:
+            raise ValueError(
+                f"{self.path}: no {by} has {least} rows or more; allowed: a column of groups"
+            )
+        return found
 
 
 def read_table(
@@ -150,7 +187,14 @@ def read_table(
         name: _merged(name, values, places, len(archs), notes) for name, values in found.items()
     }
     notes += [f"{len(texts) - len(archs)} rows repeat an architecture"] * (len(texts) > len(archs))
-    return AccuracyTable(path, space, archs, merged, accuracies, main, tuple(notes))
+    words = {
+        name: tuple(cell.strip() for cell in cells)
+        for name, cells in text.items()
+        if name not in used and name not in found
+    }
+    return AccuracyTable(
+        path, space, archs, merged, accuracies, main, tuple(notes), places, found, words
+    )
 
 
 def is_accuracy(name: str) -> bool:

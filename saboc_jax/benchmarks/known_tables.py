@@ -106,7 +106,7 @@ KNOWN = {
         },
     ),
     "timm_imagenet": KnownTable(
-        "",
+        "timm",
         "imagenet_top1",
         "GitHub huggingface/pytorch-image-models, results-imagenet.csv",
         "the same",

@@ -115,6 +115,8 @@ class _Code:
             for kind in ("params", STATISTICS, BUFFERS)
         }
         check_has_parameters(trained, self.name)
+        self._apply = jax.jit(self._run, inline=True)  # the layers' own code runs once a shape
+        self._train = jax.jit(self._run_in_training, inline=True)
 
     def _of(self, kind: str) -> list[int]:
         return [i for i, own in enumerate(self.kinds) if own == kind]
@@ -139,17 +141,19 @@ class _Code:
 
     def apply(self, variables: Any, inputs: Any, mutable: Any = ()) -> Any:
         """Runs it in evaluation mode; returns (outputs, {})."""
-        with ONE_THREAD:
-            return self._run(variables, inputs)[0], {}
+        return self._apply(variables, inputs)[0], {}
 
     def train(self, variables: Any, inputs: Any, mutable: Any = ()) -> Any:
         """Runs it with the statistics of the batch; returns (outputs, state)."""
-        with ONE_THREAD, _in_training(self.norms):
-            outputs, others = self._run(variables, inputs)
+        outputs, others = self._train(variables, inputs)
         if not self.norms:
             return outputs, {}
         values = [*self.values(variables)[: self.trained], *others]
         return outputs, {STATISTICS: self.arrays(values)[STATISTICS]}
+
+    def _run_in_training(self, variables: Any, inputs: Any) -> tuple[Any, Any]:
+        with ONE_THREAD, _in_training(self.norms):
+            return self._run(variables, inputs)
 
     def _run(self, variables: Any, inputs: Any) -> tuple[Any, Any]:
         values = self.values(variables)
@@ -157,7 +161,8 @@ class _Code:
         parts = values[: self.trained], values[self.trained :]
         if isinstance(inputs, tuple):
             inputs = list(inputs)
-        return self.model.stateless_call(*parts, inputs, **flags)
+        with ONE_THREAD:
+            return self.model.stateless_call(*parts, inputs, **flags)
 
 
 def _layers(model: Any) -> list[Any]:

@@ -35,6 +35,7 @@ from saboc_jax.ntk.network import Network
 
 with needed("torch", "A PyTorch network"):
     import torch
+    from torch.utils import _pytree as pytree
 
     try:
         import torchax.tensor
@@ -46,6 +47,7 @@ with needed("torch", "A PyTorch network"):
             f"`torch` of {OWN} brings a pair that does: {install_line('torch')}"
         ) from error
 
+_HOLE = object()
 ALLOWED = "a torch.nn.Module, or a function without arguments that makes one"
 KINDS = ("params", STATISTICS, BUFFERS)
 RUNNING = ("running_mean", "running_var")
@@ -110,6 +112,9 @@ class _Code:
         check_has_parameters(trained, self.name)
         self.own = self.arrays(self.module)
         self.recorded: dict[str, Any] | None = None
+        # Half of the seconds of a score went into running PyTorch's code for the same shapes.
+        self._apply = jax.jit(self._run, inline=True)
+        self._train = jax.jit(self._run_recording, inline=True)
         for name, norm in self.norms.items():
             norm.register_forward_pre_hook(_Hook(self, name))
 
@@ -136,18 +141,22 @@ class _Code:
 
     def apply(self, variables: Any, inputs: Any, mutable: Any = ()) -> Any:
         """Runs it in evaluation mode; returns (outputs, {})."""
-        return self._run(variables, inputs), {}
+        return self._apply(variables, inputs).outputs(), {}
 
     def train(self, variables: Any, inputs: Any, mutable: Any = ()) -> Any:
         """Runs it with the statistics of the batch; returns (outputs, state)."""
-        with ONE_THREAD, self._recording() as recorded:
-            outputs = self._run(variables, inputs)
+        results, recorded = self._train(variables, inputs)
+        outputs = results.outputs()
         if not self.norms:
             return outputs, {}
         kept = self.named[STATISTICS].leaves(variables[STATISTICS])
         before = dict(zip(self.names[STATISTICS], kept, strict=True))
         values = [recorded.get(name, before[name]) for name in self.names[STATISTICS]]
         return outputs, {STATISTICS: self.named[STATISTICS].tree(values)}
+
+    def _run_recording(self, variables: Any, inputs: Any) -> tuple["_Results", dict[str, Any]]:
+        with ONE_THREAD, self._recording() as recorded:
+            return self._run(variables, inputs), recorded
 
     @contextmanager
     def _recording(self) -> Iterator[dict[str, Any]]:
@@ -157,7 +166,7 @@ class _Code:
         finally:
             self.recorded = None
 
-    def _run(self, variables: Any, inputs: Any) -> Any:
+    def _run(self, variables: Any, inputs: Any) -> "_Results":
         arrays: dict[str, Any] = {}
         for kind in KINDS:
             leaves = self.named[kind].leaves(variables.get(kind, {}))
@@ -168,7 +177,38 @@ class _Code:
         with ONE_THREAD, self.environment:
             tensors = self.environment.j2t_iso((arrays, args, named))
             outputs = torch.func.functional_call(self.module, *tensors)
-        return self.environment.t2j_iso(outputs)
+        return _Results.of(self.environment.t2j_iso(outputs))
+
+
+@jax.tree_util.register_pytree_node_class
+class _Results:
+    """What a module returned, of any class that PyTorch knows as a tree, as a tree of JAX."""
+
+    def __init__(self, arrays: list[Any], others: list[Any], kind: Any) -> None:
+        self.arrays, self.others, self.kind = arrays, others, kind
+
+    @classmethod
+    def of(cls, outputs: Any) -> "_Results":
+        """Takes a tree apart: `others` has a hole for each array."""
+        leaves, kind = pytree.tree_flatten(outputs)
+        arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
+        others = [_HOLE if isinstance(leaf, jax.Array) else leaf for leaf in leaves]
+        return cls(arrays, others, kind)
+
+    def outputs(self) -> Any:
+        """Puts the tree together again."""
+        arrays = iter(self.arrays)
+        leaves = [next(arrays) if leaf is _HOLE else leaf for leaf in self.others]
+        return pytree.tree_unflatten(leaves, self.kind)
+
+    def tree_flatten(self) -> tuple[list[Any], Any]:
+        """As JAX asks for it."""
+        return self.arrays, (self.others, self.kind)
+
+    @classmethod
+    def tree_unflatten(cls, rest: Any, arrays: Any) -> "_Results":
+        """As JAX asks for it."""
+        return cls(list(arrays), *rest)
 
 
 class _Hook:

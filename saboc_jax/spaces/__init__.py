@@ -18,9 +18,13 @@ SPACES = {
     "nats_sss": "saboc_jax.spaces.nats_sss.space:nats_sss",
     "pit": "saboc_jax.spaces.transformers.pit:pit",
     "resnet": "saboc_jax.spaces.resnet.space:resnet",
+    "timm": "saboc_jax.spaces.modules.timm_space:timm",
     "transnas_macro": "saboc_jax.spaces.transnas.space:transnas_macro",
     "transnas_micro": "saboc_jax.spaces.transnas.space:transnas_micro",
 }
+
+OF_EXTRAS = {"timm": "timm"}
+"""Spaces of networks that an extra brings, and its name."""
 
 
 def make_space(name: str, **options: Any) -> SearchSpace:

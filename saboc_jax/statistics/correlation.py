@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from saboc_jax.statistics import ranking, winners
 from saboc_jax.types import Scorer
@@ -136,6 +136,24 @@ def of_candidate(
 ) -> CorrelationRow:
     """Returns `statistics` of a candidate."""
     return statistics(name, each.values, truth, each.higher_is_better, each.bad, **options)
+
+
+def tau_within(
+    each: Candidate,
+    groups: Sequence[tuple[Int[np.ndarray, " m"], Float[np.ndarray, " m"]]],
+) -> float:
+    """Returns the unweighted mean over groups of Kendall's tau_b within each.
+
+    Accuracies of different training recipes do not compare; within one they do.
+
+    Args:
+        each: what orders architectures, by its mean over repeats; ranks are those among all.
+        groups: the architectures of each group, and their accuracies in it.
+    """
+    mean, directions = each.values.mean(1), (each.higher_is_better, True)
+    return float(
+        np.mean([ranking.kendall(mean[rows], truth, directions) for rows, truth in groups])
+    )
 
 
 def number_of(share: float, total: int) -> int:

@@ -87,6 +87,19 @@ def test_repeated_rows_count_once(tmp_path):
     )
 
 
+def test_groups_of_rows_keep_what_each_row_says(tmp_path):
+    texts = [TEXTS[0], TEXTS[1], TEXTS[0], TEXTS[2]]
+    found = read(tmp_path, table("arch,how,test", "abba", [50, 60, 52, ""], texts=texts))
+    assert found.words == {"how": ("a", "b", "b", "a")}
+    groups = found.groups("how", least=2)
+    assert list(groups) == ["b"]  # a row of a has no accuracy
+    np.testing.assert_array_equal(found.architectures[groups["b"][0]], ARCHS[[1, 0]])
+    np.testing.assert_array_equal(groups["b"][1], [60, 52])
+    for wrong, said in (("test", "allowed: how"), ("how", "no how has 10 rows")):
+        with pytest.raises(ValueError, match=said):
+            found.groups(wrong)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

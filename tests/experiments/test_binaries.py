@@ -18,6 +18,7 @@ from saboc_jax.spaces import make_space
 from saboc_jax.spaces.darts.cells import make_genotype
 from saboc_jax.spaces.darts.codec import write_genotype
 from saboc_jax.spaces.darts.trained import trained
+from saboc_jax.spaces.nas_bench_201 import cells
 
 UNREPEATED = ["--dataset=digits", "--channels=2", "--batch_size=6"]
 TINY = [*UNREPEATED, "--repeats=1"]
@@ -189,6 +190,23 @@ def test_correlate_agrees_with_scipy(tmp_path):
     again = [np.nan_to_num(float(row["S_g (repeat 1)"]), nan=np.inf) for row in kept]
     accuracies = [float(row["accuracy"]) for row in kept]
     assert scipy.stats.kendalltau(again, accuracies).statistic == pytest.approx(expected)
+
+
+def test_correlate_within_the_groups_of_a_table(tmp_path):
+    texts = [cells.to_string(arch) for arch in cells.all_architectures()[700::1500]]
+    rows = [f"{text},{how},{50 + n}" for how in "ab" for n, text in enumerate(texts)]
+    (tmp_path / "t.csv").write_text("\n".join(["arch,recipe,test", *rows, f"{texts[0]},c,7"]))
+    flags = [*TINY, "--table=t.csv", "--archs=all", "--scorers=params", "--out=o"]
+    done = run("experiments.correlate", *flags, "--within=recipe", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (row, *_) = json.loads((tmp_path / "o" / "correlations.json").read_text())["rows"]
+    params = [
+        make_space("nas_bench_201", channels=2).cost(cells.from_string(t)).params for t in texts
+    ]
+    tau = scipy.stats.kendalltau(params, range(len(texts))).statistic
+    assert row["groups"] == 2 and row["tau within recipe"] == pytest.approx(tau)
+    wrong = run("experiments.correlate", *flags, "--within=test", cwd=tmp_path)
+    assert wrong.returncode == 1 and "allowed: recipe" in wrong.stderr
 
 
 def test_the_papers_tables_and_figures_share_one_store(tmp_path):

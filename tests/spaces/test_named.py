@@ -157,6 +157,20 @@ def test_names_of_timm():
     assert shapes.shape == (2, 10)
 
 
+def test_the_space_of_timm():
+    timm = pytest.importorskip("timm", reason="timm is not installed: the extra `timm`")
+    space = sj.make_space("timm", num_classes=3, image_shape=(32, 32, 3))
+    arch = space.from_string("test_convnext")
+    assert space.choices == (len(timm.list_models()),)
+    assert space.to_string(arch) == "test_convnext" and space.num_classes == 3
+    batch = sj.Batch(np.zeros((4, 32, 32, 3), np.float32), np.array([0, 1, 2, 0]))
+    (score,) = sj.rank(["test_convnext"], batch, jax.random.key(0), "params", space=space).scores
+    module = timm.create_model("test_convnext", num_classes=3)
+    assert score.mean()["params"] == sum(p.numel() for p in module.parameters())
+    with pytest.raises(ValueError, match="is no option"):
+        space.from_string("resnet_18")
+
+
 @pytest.mark.parametrize(
     ("text", "number"),
     [("6M", 6_000_000), ("6e6", 6_000_000), ("1.5k", 1500), ("6000000", 6_000_000)],

@@ -118,3 +118,12 @@ def test_tau_between_scores_is_oriented(sample):
     names, matrix = correlation.tau_matrix(found)
     assert names == ["down", "up"]
     np.testing.assert_allclose(matrix, 1)
+
+
+def test_tau_within_groups_is_the_mean_of_each_by_hand():
+    each = correlation.Candidate(np.array([[1.0], [2.0], [3.0], [4.0]]), True)
+    rising, falling = np.array([0, 1, 2]), np.array([3, 1])
+    groups = [(rising, np.array([50.0, 60.0, 70.0])), (falling, np.array([10.0, 20.0]))]
+    assert correlation.tau_within(each, groups) == pytest.approx((1 - 1) / 2)
+    lower = each._replace(higher_is_better=False)
+    assert correlation.tau_within(lower, groups[:1]) == pytest.approx(1)  # the sign is of values

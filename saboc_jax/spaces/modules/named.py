@@ -55,25 +55,52 @@ def from_name(name: str, num_classes: int, image_shape: Shape) -> Any:
     return _of_package(kind, own, num_classes)
 
 
-def named_space(names: Sequence[str], num_classes: int, image_shape: Shape) -> SearchSpace:
+def named_space(
+    names: Sequence[str],
+    num_classes: int,
+    image_shape: Shape,
+    *,
+    redraw_zeros: bool = False,
+    option_names: Sequence[str] | None = None,
+    name: str = "named",
+) -> SearchSpace:
     """Returns a space whose one decision is which of the named networks.
 
     Networks are made when they are scored, and few are kept. What is wrong with one is raised then.
 
+    Args:
+        names: see `from_name`.
+        num_classes: width of the outputs.
+        image_shape: (height, width, channels) of one image.
+        redraw_zeros: draw weights anew that a network starts at zero (`redraw.without_zeros`).
+        option_names: what the networks are called in texts; None: their names.
+        name: name of the space.
+
     Raises:
-        ValueError: if a name is wrong or stands twice, or none of them can be run.
+        ValueError: if a name is wrong or stands twice.
     """
-    for name in names:
-        _parts(name)
+    for each in names:
+        _parts(each)
     made = Remembered(partial(from_name, num_classes=num_classes, image_shape=image_shape), FEW)
     return module_space(
         partial(_chosen, made, tuple(names)),
         image_shape=image_shape,
         choices=(len(names),),
-        option_names=[names],
+        option_names=[names if option_names is None else option_names],
+        num_classes=num_classes,
+        redraw_zeros=redraw_zeros,
         strict=False,
-        name="named",
+        name=name,
     )
+
+
+def model_names(collection: str) -> list[str]:
+    """Returns the models of timm, torchvision or keras by name.
+
+    Raises:
+        MissingExtraError: if it is not installed.
+    """
+    return _LISTS[collection]()
 
 
 def _chosen(made: Callable[[str], Any], names: tuple[str, ...], arch: Any) -> Any:

@@ -57,6 +57,7 @@ def module_space(
     call: Mapping[str, Any] | None = None,
     rngs: Any = None,
     output: Output = None,
+    num_classes: int | None = None,
     redraw_zeros: bool = False,
     strict: bool = True,
     name: str = "module",
@@ -75,10 +76,11 @@ def module_space(
             batch norm themselves; dropout is off.
         rngs: random streams that a module's evaluation mode needs.
         output: which outputs count, see `models.reduced`; None: they are [n, classes].
+        num_classes: how many outputs all have; None: it is asked of the candidates.
         redraw_zeros: draw weights anew that a module starts at zero (`redraw.without_zeros`).
         strict: check candidates at once. False: the first that can be run says how many outputs
-            all have; what is wrong with another is raised when it is needed, and few programs are
-            kept, for they hold their networks.
+            all have, unless that is given; what is wrong with another is raised when it is needed,
+            and few programs are kept, for they hold their networks.
         name: name of the space in messages. Results are stored under the digest of each program.
 
     Raises:
@@ -103,7 +105,11 @@ def module_space(
     build = _Builder(
         make, counts, _example(image_shape, inputs), dict(call or {}), rngs, output, redraw_zeros
     )
-    num_classes = build.common_classes(_checked_at_once(modules, counts), strict)
+    if num_classes is None or strict:
+        own = build.common_classes(_checked_at_once(modules, counts), strict)
+        if num_classes not in (None, own):
+            raise ValueError(f"num_classes={num_classes}; the modules have {own} outputs")
+        num_classes = own
     facts: dict[str, Any] = {
         "image_shape": build.image_shape,
         "example": build.example,
