@@ -174,7 +174,7 @@ class _Code:
         args, named = linen.arguments(type(self.module).forward, inputs)
         if self.turns:
             args, named = turned((args, named))
-        with ONE_THREAD, self.environment:
+        with ONE_THREAD, self.environment, _unchanged(self.module):
             tensors = self.environment.j2t_iso((arrays, args, named))
             outputs = torch.func.functional_call(self.module, *tensors)
         return _Results.of(self.environment.t2j_iso(outputs))
@@ -227,6 +227,25 @@ class _Hook:
         for kind in RUNNING:
             tensor = self.code.environment.t2j_iso(getattr(norm, kind))
             recorded[f"{self.name}.{kind}"] = tensor
+
+
+@contextmanager
+def _unchanged(module: Any) -> Iterator[None]:
+    """Takes back what a module's own code keeps on itself, such as a cache of biases.
+
+    It would be an array of one trace, and wrong or a leak in the next.
+    """
+    containers = (dict, list, set)
+    before = [
+        (each, {n: copy.copy(v) if isinstance(v, containers) else v for n, v in vars(each).items()})
+        for each in module.modules()
+    ]
+    try:
+        yield
+    finally:
+        for each, attributes in before:
+            vars(each).clear()
+            vars(each).update(attributes)
 
 
 def _is_norm(module: Any) -> bool:

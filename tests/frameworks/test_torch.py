@@ -107,6 +107,30 @@ def test_tied_weights_count_once(x64):
     np.testing.assert_allclose(kernel, rows @ rows.T, rtol=1e-9)
 
 
+class Caching(nn.Module):
+    """Keeps what it computes of its weights, as attention with relative positions does."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.bias = nn.Parameter(torch.randn(3))
+        self.kept = {}
+
+    def forward(self, x):
+        if self.training or "bias" not in self.kept:
+            self.kept["bias"], self.latest = self.bias[[0, 2, 1, 0]], x
+        return self.last(torch.tanh(self.first(x) + self.kept["bias"]))
+
+
+def test_what_a_module_keeps_on_itself_does_not_leak(x64):
+    module = Caching().double()
+    network, x = sj.from_torch(module), np.random.default_rng(0).normal(size=(5, 3))
+    for size in (5, 3):  # traced anew for other shapes
+        rows = rows_of(module.train(), torch.tensor(x[:size]))
+        kernel = sj.empirical_ntk(network, x[:size], options=ALL)
+        np.testing.assert_allclose(kernel, rows @ rows.T, rtol=1e-10)
+
+
 def test_weights_that_are_frozen_and_counters_are_buffers():
     module = Net()
     module.conv.requires_grad_(False)
