@@ -100,6 +100,11 @@ PAPERS = {
         r"$- \sum_v [\log (v + k) + 1 / (v + k)]$, with v the eigenvalues of correlations of "
         "image gradients",
     ),
+    "logme": (
+        "You et al. 2021, LogME",
+        r"$\frac{1}{n} \max_{\alpha, \beta} \log N(y; 0, I / \beta + F F' / \alpha)$, mean over "
+        "classes",
+    ),
     "params": ("baseline", "number of parameters"),
     "macs": ("baseline", "multiply-accumulates"),
     "depth": ("baseline", "layers on the longest path"),

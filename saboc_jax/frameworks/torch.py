@@ -96,6 +96,7 @@ class _Code:
         self.name, self.turns = type(module).__name__, turns
         self.module = _prepared(copy.deepcopy(module))
         self.environment = torchax.tensor.Environment()
+        self.environment.override_op_definition(torch.nn.functional.linear, _linear)
         trained = [n for n, p in self.module.named_parameters() if p.requires_grad]
         self.norms = {name: m for name, m in self.module.named_modules() if _is_norm(m)}
         moving = {f"{name}.{kind}" for name in self.norms for kind in RUNNING}
@@ -246,6 +247,12 @@ def _unchanged(module: Any) -> Iterator[None]:
         for each, attributes in before:
             vars(each).clear()
             vars(each).update(attributes)
+
+
+def _linear(input: Any, weight: Any, bias: Any = None) -> Any:
+    """PyTorch's function by its own names: torchax's takes no `weight=`, which Swin V2 gives."""
+    y = torch.einsum("...a,ba->...b", input, weight)
+    return y if bias is None else y + bias
 
 
 def _is_norm(module: Any) -> bool:

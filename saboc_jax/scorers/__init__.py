@@ -26,6 +26,7 @@ SCORERS = {
     "grad_norm": "saboc_jax.scorers.grad_norm:grad_norm",
     "zico": "saboc_jax.scorers.zico:zico",
     "jacob_cov": "saboc_jax.scorers.jacob_cov:jacob_cov",
+    "logme": "saboc_jax.scorers.logme:logme",
     "params": "saboc_jax.scorers.costs:params",
     "macs": "saboc_jax.scorers.costs:macs",
     "depth": "saboc_jax.scorers.costs:depth",

@@ -49,6 +49,21 @@ def last_features(network: Network, inputs: Any) -> tuple[Array, Array]:
     Raises:
         ValueError: if nothing has examples, positions and channels.
     """
+    found, _, outputs = _last_map(network, inputs)
+    return found, outputs
+
+
+def pooled_features(network: Network, inputs: Any) -> tuple[Float[Array, "n d"], Array]:
+    """Returns (the mean over positions of the last feature map, the outputs) of one batch.
+
+    Raises:
+        ValueError: if nothing has examples, positions and channels.
+    """
+    found, channels, outputs = _last_map(network, inputs)
+    return as_image(found, channels).mean((1, 2)), outputs
+
+
+def _last_map(network: Network, inputs: Any) -> tuple[Array, int, Array]:
     marks = read(network, inputs)
     place = marks.features()
     if place is None:
@@ -57,7 +72,7 @@ def last_features(network: Network, inputs: Any) -> tuple[Array, Array]:
             "channels that its outputs are computed from; allowed: one"
         )
     values = landmarks.run(marks, jax.tree.leaves((network.variables, inputs)), {})
-    return values[place], values[marks.program.outputs[0]]
+    return values[place], marks.channel_axis(place), values[marks.program.outputs[0]]
 
 
 def batch_variances(network: Network, inputs: Any) -> list[Float[Array, ""]]:

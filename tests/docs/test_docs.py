@@ -57,7 +57,11 @@ def readme_run():
     return blocks(page, "python")[0], run_python(page)
 
 
-NEEDS = {"frameworks.md": ("equinox", "haiku", "keras"), "pytorch.md": ("torch", "torchax")}
+NEEDS = {
+    "frameworks.md": ("equinox", "haiku", "keras"),
+    "keras.md": ("keras",),
+    "pytorch.md": ("torch", "torchax"),
+}
 """What the Python of a page needs beside the package."""
 
 

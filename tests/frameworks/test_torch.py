@@ -119,7 +119,8 @@ class Caching(nn.Module):
     def forward(self, x):
         if self.training or "bias" not in self.kept:
             self.kept["bias"], self.latest = self.bias[[0, 2, 1, 0]], x
-        return self.last(torch.tanh(self.first(x) + self.kept["bias"]))
+        first = nn.functional.linear(input=x, weight=self.first.weight, bias=self.first.bias)
+        return self.last(torch.tanh(first + self.kept["bias"]))
 
 
 def test_what_a_module_keeps_on_itself_does_not_leak(x64):

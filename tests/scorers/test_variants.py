@@ -115,7 +115,7 @@ PASSES = {
     "knas": "1 + 1", "lga": "1 + 1", "fisher": "1 + 1", "snip": "1 + 1", "synflow": "4 + 4",
     "grasp": "1 + 3", "grad_norm": "1 + 1", "zico": "2 + 2", "jacob_cov": "1 + 1",
     "params": "0 + 0", "macs": "0 + 0", "depth": "0 + 0", "paths": "0 + 0", "consensus": "3 + 3",
-    "activations": "0 + 0", "random": "0 + 0", "latency": "33 + 0",
+    "activations": "0 + 0", "logme": "1 + 0", "random": "0 + 0", "latency": "33 + 0",
 }  # fmt: skip
 
 

@@ -218,7 +218,7 @@ class _Builder:
             shapes = jax.tree.map(lambda leaf: (*leaf.shape, str(leaf.dtype)), self.example)
             raise ValueError(
                 f"architecture {list(map(int, arch))} ({model.name}) cannot be run on "
-                f"examples of shape {shapes} with {self.call}: {error}"
+                f"examples of shape {shapes} with {self.call}: {str(error) or repr(error)}"
             ) from error
         return model, variables, outputs
 
