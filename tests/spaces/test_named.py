@@ -163,6 +163,10 @@ def test_the_space_of_timm():
     arch = space.from_string("test_convnext")
     assert space.choices == (len(timm.list_models()),)
     assert space.to_string(arch) == "test_convnext" and space.num_classes == 3
+    trained = sj.trained_cost("test_convnext", space)  # of 1,000 classes
+    published = timm.create_model("test_convnext")
+    assert trained.params == sum(p.numel() for p in published.parameters())
+    assert space.costs.structure(arch).params == trained.params
     batch = sj.Batch(np.zeros((4, 32, 32, 3), np.float32), np.array([0, 1, 2, 0]))
     (score,) = sj.rank(["test_convnext"], batch, jax.random.key(0), "params", space=space).scores
     module = timm.create_model("test_convnext", num_classes=3)
