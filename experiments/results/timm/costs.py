@@ -7,7 +7,6 @@ TABLE: timm_imagenet.csv. OUT: the CSV file to write.
 
 import csv
 import sys
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
 import saboc_jax as sj
@@ -16,15 +15,17 @@ import saboc_jax as sj
 def main(table: Path, out: Path) -> None:
     """Writes a row for each model of the table; refused ones have their reason."""
     space = sj.make_space("timm")
+    structure = space.costs.structure
+    if structure is None:
+        raise ValueError("space timm has no structures")
     with table.open() as file:
         names = list(dict.fromkeys(row["model"] for row in csv.DictReader(file)))
     rows = []
     for name in names:
         try:
-            found = space.costs.structure(space.from_string(name))
-            own = asdict(found) if is_dataclass(found) else found._asdict()
+            found = structure(space.from_string(name))
             cost = sj.trained_cost(name, space)
-            rows.append({"model": name, **own, "macs": cost.macs, "depth": cost.depth})
+            rows.append({"model": name, **found._asdict(), "macs": cost.macs, "depth": cost.depth})
         except Exception as error:
             rows.append({"model": name, "refused": " ".join(str(error).split())[:160]})
         print(name, flush=True)

@@ -4,8 +4,8 @@ Every model has fresh weights by timm's own initialisers, and is made for the si
 where its size is fixed. An architecture is the name of a model, as in `timm.list_models()`.
 
 What was trained, and published, is a network of ImageNet's 1,000 classes at an image size of its
-own, 224 pixels or more: structures (`paths`, `activations`, `consensus`) and `trained_cost` are of
-that network, whatever the size of the images that it is scored on.
+own, 224 pixels or more: costs and structures (`params`, `macs`, `paths`, `activations`, those of
+`consensus`) are of that network, whatever the size of the images that it is scored on.
 """
 
 from functools import lru_cache, partial
@@ -16,7 +16,7 @@ import numpy as np
 from saboc_jax.extras import needed
 from saboc_jax.spaces.modules.named import model_names, named_space
 from saboc_jax.spaces.structures import structure_of
-from saboc_jax.types import Cost, SearchSpace, Structure
+from saboc_jax.types import Cost, Costs, SearchSpace, Structure
 
 CLASSES = 1000  # of ImageNet
 _ALONE = np.zeros(1, np.int32)
@@ -49,9 +49,7 @@ def timm(
         option_names=names,
         name="timm",
     )
-    costs = space.costs._replace(
-        trained=partial(_trained_cost, names), structure=partial(_trained_structure, names)
-    )
+    costs = Costs(partial(_published_cost, names), structure=partial(_published_structure, names))
     return space._replace(costs=costs)
 
 
@@ -65,9 +63,9 @@ def _published(name: str) -> SearchSpace:
     return named_space([f"timm:{name}"], CLASSES, (height, width, channels))
 
 
-def _trained_cost(names: tuple[str, ...], arch: Any) -> Cost:
+def _published_cost(names: tuple[str, ...], arch: Any) -> Cost:
     return _published(names[int(arch[0])]).cost(_ALONE)
 
 
-def _trained_structure(names: tuple[str, ...], arch: Any) -> Structure:
+def _published_structure(names: tuple[str, ...], arch: Any) -> Structure:
     return structure_of(_published(names[int(arch[0])]), _ALONE)
