@@ -221,6 +221,7 @@ NOT_RUN = {
     "saboc fetch_data --prepare": "it downloads",
     "saboc fetch_data --archive": "it needs published archives; tests/data/test_archives.py",
     "saboc rank": "it needs timm and a folder; tests/experiments/test_rank.py",
+    "saboc correlate --space=timm": "it needs timm; tests/spaces/test_named.py",
     "saboc import_nats_bench": "it needs the official files; tests/benchmarks/test_nats_bench.py",
     "tfds build": "another program, which downloads",
     "pip install": "it installs",
