@@ -271,7 +271,7 @@ def build_space(dataset: Dataset) -> SearchSpace:
     """The space of `--space` with a scoring network for that dataset.
 
     Raises:
-        ValueError: if `--trained_size` is not of this space.
+        ValueError: if `--trained_size` or `--redraw_zeros` is not of this space.
     """
     # Not each space has both: ResNets bring their own widths and depth.
     sized = known_options(
@@ -280,6 +280,8 @@ def build_space(dataset: Dataset) -> SearchSpace:
         num_cells=CELLS.value,
         redraw_zeros=REDRAW_ZEROS.value,
     )
+    if REDRAW_ZEROS.value and "redraw_zeros" not in sized:
+        raise ValueError(f"--redraw_zeros with --space={SPACE.value}; allowed: with --space=timm")
     space = make_space(
         SPACE.value,
         num_classes=dataset.num_classes,

@@ -85,7 +85,9 @@ def architecture_identity(
     networks = space.networks
     if isinstance(networks, OneProgram) or networks.recipe is not None or _chain(space) is not None:
         return text
-    return f"program#{program_digest(networks.program(mask))}"
+    own = f"program#{program_digest(networks.program(mask))}"
+    # Costs of a published network are not those of the program, whatever it is called elsewhere.
+    return own if space.costs.structure is None else f"{own}/{space.name}:{text}"
 
 
 def _chain(space: SearchSpace) -> Any:

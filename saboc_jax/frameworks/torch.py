@@ -113,7 +113,7 @@ class _Code:
         check_has_parameters(trained, self.name)
         self.own = self.arrays(self.module)
         self.recorded: dict[str, Any] | None = None
-        # Half of the seconds of a score went into running PyTorch's code for the same shapes.
+        # Its code takes a second to trace, and is asked for the same shapes a dozen times a score.
         self._apply = jax.jit(self._run, inline=True)
         self._train = jax.jit(self._run_recording, inline=True)
         for name, norm in self.norms.items():

@@ -170,6 +170,14 @@ def test_ones_own_modules_are_identified_by_what_they_do(tmp_path):
         assert all(row.request.architecture.startswith("program#") for row in store.select())
 
 
+def test_costs_of_a_published_network_are_not_those_of_a_program(tmp_path):
+    with Store(tmp_path / "s.sqlite") as store:
+        plain = one_module(Net())
+        published = plain._replace(costs=plain.costs._replace(structure=lambda arch: None))
+        assert served(evaluator(store, plain)) == served(evaluator(store, published)) == 0
+        assert served(evaluator(store, plain)) == served(evaluator(store, published)) == 1
+
+
 def test_the_precision_of_products_identifies_a_row(tmp_path):
     with Store(tmp_path / "s.sqlite") as store:
         assert served(evaluator(store, one_module(Net()))) == 0
