@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from saboc_jax.layers.structures import structure_of
 from saboc_jax.layers.tree import Remembered
-from saboc_jax.spaces.structures import structure_of
 from saboc_jax.types import (
     Batch,
     Diagnostics,

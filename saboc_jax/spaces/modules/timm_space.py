@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from saboc_jax.extras import needed
+from saboc_jax.layers.structures import structure_of
 from saboc_jax.spaces.modules.named import model_names, named_space
-from saboc_jax.spaces.structures import structure_of
 from saboc_jax.types import Cost, Costs, SearchSpace, Structure
 
 CLASSES = 1000  # of ImageNet
