@@ -28,7 +28,7 @@ from saboc_jax.benchmarks.accuracies import read_table
 from saboc_jax.benchmarks.csv_files import read_columns
 from saboc_jax.benchmarks.known_tables import KNOWN
 from saboc_jax.data.registry import default_directory
-from saboc_jax.spaces import OF_EXTRAS, SPACES, make_space
+from saboc_jax.spaces import OWN_SPACES, make_space
 
 from .support import common
 
@@ -99,7 +99,7 @@ def open_known(name: str, folder: Path) -> str:
     path = known_tables.find(name, folder)
     columns = read_columns(path)
     rows = len(next(iter(columns.values())))
-    if known.space in set(SPACES) - set(OF_EXTRAS):
+    if known.space in OWN_SPACES:
         rows = len(read_table(path, make_space(known.space)))
     return f"{rows:,} rows, {', '.join(columns)} (official files: {known.official})"
 

@@ -225,8 +225,7 @@ class OneProgram(Networks):
         apply: `apply(variables, gates, images, mutable=())` gives
             (outputs [n, classes], state); `state` holds the collections named in `mutable`.
         in_cells: `in_cells(path)`: does a parameter path lie in the searched cells?
-        layers_per_leaf: `layers_per_leaf(path)`: how many leading axes of the parameter at
-            `path` count layers rather than weights (the supernet stacks its layers).
+        layers_per_leaf: `layers_per_leaf(path)`: how many leading axes of a parameter count layers.
         chain: its `saboc_jax.layers.chain.Chain`, whose links compile apart; None: it has none.
         thin_cell: TE-NAS's tiny network of one cell on one-channel crops; its outputs are
             feature maps. None: the space has no such network.
@@ -244,6 +243,7 @@ class OneProgram(Networks):
     known_layers: bool = False
     train: Callable[..., tuple[Array, Any]] | None = None
     name: str = ""
+    checked = True  # no field: see `ProgramEach`
 
 
 @dataclass(frozen=True, kw_only=True)

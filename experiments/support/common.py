@@ -27,7 +27,7 @@ from saboc_jax.searching.assembly import ScoringSettings
 from saboc_jax.spaces import SPACES, known_options, make_space
 from saboc_jax.spaces.darts.trained import trained
 from saboc_jax.spaces.dtype import DTYPES, in_dtype
-from saboc_jax.types import OneProgram, Scorer, SearchSpace
+from saboc_jax.types import Scorer, SearchSpace
 
 from .. import interrupts
 from . import compiling, flag_help, pictures, workdir
@@ -354,7 +354,7 @@ def settings(
         strict: a network that cannot be scored is an error; None: where all were checked before.
     """
     if strict is None:
-        strict = isinstance(space.networks, OneProgram) or space.networks.checked
+        strict = space.networks.checked
     options: dict[str, Any] = {"engine": NTK_ENGINE.value, "batch_norm": BATCH_NORM.value}
     if thin_cell(space) is None:
         options["regions"] = False  # TE-NAS without the network that they are counted on

@@ -26,7 +26,7 @@ from saboc_jax.evaluation.jobs import Draws, Job
 from saboc_jax.evaluation.records import Request, canonical_json
 from saboc_jax.layers.fingerprints import digest, program_digest
 from saboc_jax.precision import current_precision
-from saboc_jax.types import OneProgram, ProgramEach, Scorer, SearchSpace
+from saboc_jax.types import OneProgram, Scorer, SearchSpace
 
 PACKAGES = ("saboc_jax", "jax", "jaxlib", "flax")
 """Packages that affect the numbers. neural-tangents is not among them: it runs only on request,
@@ -92,7 +92,7 @@ def architecture_identity(
 
 def _chain(space: SearchSpace) -> Any:
     """Returns the first architecture's chain of layers; None: texts do not identify networks."""
-    if isinstance(space.networks, ProgramEach) and not space.networks.checked:
+    if not space.networks.checked:
         return None  # networks of any kind, which are made when they are needed
     try:
         return space.program(np.zeros(len(space.choices), int)).one_program.chain

@@ -122,9 +122,9 @@ class Runner:
             check_needs(self.scorer, batch)
             if self.shard == "images":
                 check_divides(len(self._devices), number_of(batch.images))
-        networks = self.space.networks
-        few = isinstance(networks, ProgramEach) and not networks.checked
-        if few and self.programs.maximum > FEW_PROGRAMS:  # else it is shared with another runner
+        if (
+            not self.space.networks.checked and self.programs.maximum > FEW_PROGRAMS
+        ):  # else it is shared with another runner
             self.programs = ProgramCache(FEW_PROGRAMS)
         self._examined: dict[Any, Examination] = {}
         if self.together is None:

@@ -24,7 +24,6 @@ from saboc_jax.types import (
     Gates,
     Passes,
     PRNGKey,
-    ProgramEach,
     Scorer,
     SearchSpace,
 )
@@ -84,7 +83,7 @@ def additive_table(
         space: its formula is called once for each option, and for some random architectures.
         quantity: a field of `Cost`.
     """
-    if isinstance(space.networks, ProgramEach) and not space.networks.checked:
+    if not space.networks.checked:
         return None
     cost = partial(_cost, space, quantity)
     zero = np.zeros(len(space.choices), np.int32)

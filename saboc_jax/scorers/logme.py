@@ -18,27 +18,17 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from saboc_jax.layers.ops import Block
 from saboc_jax.ntk.network import Network, bind, soundness
 from saboc_jax.ntk.options import BATCH_NORMS
 from saboc_jax.precision import inner_products
 from saboc_jax.scorers import foreign
-from saboc_jax.scorers.activations import put, record, recorded
+from saboc_jax.scorers.ete_nas import pooled_features
 from saboc_jax.scorers.observables import draw_weights, require
 from saboc_jax.scorers.single import check_choice, single_metric
-from saboc_jax.scorers.zen import FEATURES
 from saboc_jax.types import Batch, Diagnostics, Gates, Kernel, Passes, PRNGKey, Scorer, SearchSpace
 
 STEPS = 200  # of the fixed point; it settles in about ten, but where a precision runs away
 RATIOS = 1e-12, 1e12  # of alpha to beta times the largest eigenvalue, where it runs away
-
-
-def _rule(next_fun: Any, args: tuple, kwargs: dict, context: Any) -> Any:
-    """Records the last feature map of a network of our own spaces."""
-    y = next_fun(*args, **kwargs)
-    if isinstance(context.module, Block) and context.module.name == FEATURES:
-        put(context.module, FEATURES, y)
-    return y
 
 
 def features(network: Network, inputs: Any) -> Float[Array, "n d"]:
@@ -47,12 +37,10 @@ def features(network: Network, inputs: Any) -> Float[Array, "n d"]:
     Raises:
         ValueError: if there is no feature map.
     """
-    if not network.known_layers:
-        found, outputs = foreign.pooled_features(network, inputs)
-        return found * soundness(outputs)
-    outputs, observed = record(network, inputs, _rule)
-    (found,) = recorded(observed, FEATURES)
-    return found.mean(tuple(range(1, found.ndim - 1))) * soundness(outputs)
+    if network.known_layers:
+        return pooled_features(network, inputs)
+    found, outputs = foreign.pooled_features(network, inputs)
+    return found * soundness(outputs)
 
 
 def evidence(gram: Kernel, targets: Float[Array, "n k"]) -> Float[Array, " k"]:

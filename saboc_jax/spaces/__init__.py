@@ -23,8 +23,8 @@ SPACES = {
     "transnas_micro": "saboc_jax.spaces.transnas.space:transnas_micro",
 }
 
-OF_EXTRAS = {"timm": "timm"}
-"""Spaces of networks that an extra brings, and its name."""
+OWN_SPACES = tuple(name for name in SPACES if name != "timm")
+"""Spaces that need no extra."""
 
 
 def make_space(name: str, **options: Any) -> SearchSpace:

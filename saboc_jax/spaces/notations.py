@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from saboc_jax.spaces import OF_EXTRAS, SPACES, make_space
+from saboc_jax.spaces import OWN_SPACES, make_space
 from saboc_jax.spaces.masks import check_architecture
 from saboc_jax.types import Architecture, Notation, SearchSpace
 
@@ -132,8 +132,7 @@ def _read(
 
 
 def _explained(error: str, space: str, example: str, text: str, hint: bool) -> str:
-    known = [name for name in SPACES if name not in (space, *OF_EXTRAS)]
-    others = [name for name in known if hint and _is_read_by(name, text)]
+    others = [name for name in OWN_SPACES if hint and name != space and _is_read_by(name, text)]
     elsewhere = f"; it is an architecture of space {' or '.join(others)}" if others else ""
     return f"{error}; allowed in space {space}: e.g. {example}{elsewhere}"
 

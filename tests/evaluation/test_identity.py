@@ -21,7 +21,7 @@ from saboc_jax.layers.fingerprints import digest, program_digest
 from saboc_jax.layers.nnx import from_nnx
 from saboc_jax.layers.ops import Block
 from saboc_jax.scorers import make_scorer
-from saboc_jax.spaces import OF_EXTRAS, SPACES, make_space
+from saboc_jax.spaces import OWN_SPACES, make_space
 from saboc_jax.spaces.dtype import in_dtype
 from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.spaces.modules.space import module_space
@@ -104,7 +104,7 @@ def test_another_process_has_the_same_digests():
     assert done.stdout.split() == [digest_of(Net()), space_identity(make_space("darts"))]
 
 
-@pytest.mark.parametrize("name", sorted(set(SPACES) - set(OF_EXTRAS)))
+@pytest.mark.parametrize("name", sorted(OWN_SPACES))
 def test_what_configures_a_space_identifies_it(name):
     space = make_space(name)
     others = [

@@ -27,7 +27,7 @@ from saboc_jax.scorers.jacob_cov import InputCorrelation
 from saboc_jax.scorers.kernels import Kernels
 from saboc_jax.scorers.structure import PATHS
 from saboc_jax.scorers.te_nas import thin_cell
-from saboc_jax.spaces import OF_EXTRAS, SPACES, make_space
+from saboc_jax.spaces import OWN_SPACES, make_space
 from saboc_jax.spaces.darts import space as darts
 from saboc_jax.spaces.darts.cells import make_genotype
 from saboc_jax.spaces.darts.codec import write_genotype
@@ -166,7 +166,7 @@ def scores_of(evaluators, masks):
     return found
 
 
-@pytest.fixture(scope="module", params=sorted(set(SPACES) - set(OF_EXTRAS)))
+@pytest.fixture(scope="module", params=sorted(OWN_SPACES))
 def case(request):
     _, *texts = SMALL[request.param]
     with enable_x64():
@@ -186,7 +186,7 @@ def case(request):
 
 
 def test_every_space_has_a_small_size():
-    assert set(SMALL) == set(SPACES) - set(OF_EXTRAS)
+    assert set(SMALL) == set(OWN_SPACES)
 
 
 def test_connected_architectures_have_finite_scores_by_one_program(case):

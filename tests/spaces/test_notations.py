@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saboc_jax.spaces import OF_EXTRAS, SPACES, make_space
+from saboc_jax.spaces import OWN_SPACES, make_space
 from saboc_jax.spaces.darts import codec
 from saboc_jax.spaces.nas_bench_101 import cells as nas_bench_101
 from saboc_jax.spaces.nas_bench_201 import cells, texts
@@ -182,7 +182,7 @@ def test_naslibs_numbers_name_every_edge_once(numbers):
         assert cells.OPERATIONS[option] == texts.NASLIB_OPERATIONS[number]
 
 
-@pytest.mark.parametrize("name", sorted(set(SPACES) - set(OF_EXTRAS)))
+@pytest.mark.parametrize("name", sorted(OWN_SPACES))
 def test_every_example_of_a_notation_is_read(name):
     space = make_space(name)
     for notation in space.decisions.notations:

@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 
 import saboc_jax as sj
-from saboc_jax.spaces import OF_EXTRAS, SPACES
+from saboc_jax.spaces import OWN_SPACES
 from saboc_jax.spaces.masks import architecture_to_mask
 from saboc_jax.spaces.modules.space import module_space
 from saboc_jax.types import Decisions, Networks, OneProgram, ProgramEach
@@ -19,7 +19,7 @@ class Net(nn.Module):
         return nn.Dense(3)(images.mean((1, 2)))
 
 
-@pytest.fixture(scope="module", params=[*sorted(set(SPACES) - set(OF_EXTRAS)), "module"])
+@pytest.fixture(scope="module", params=[*OWN_SPACES, "module"])
 def space(request):
     if request.param == "module":
         return module_space([Net(), Net()], image_shape=(8, 8, 3))
