@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 PRNGKey = Key[Array, ""]
 Images = Float[Array, "n height width channels"]
-Labels = Int[Array, " n"]
+Labels = Int[Array, " n"] | Float[Array, "n k"]
 Targets = Float[Array, "n classes"]
 Kernel = Float[Array, "n m"]
 Architecture = Int[np.ndarray, " decisions"]
@@ -37,9 +37,9 @@ class Batch(NamedTuple):
 
     Attributes:
         images: [n, h, w, c] training images, normalised.
-        labels: [n] their classes, whole numbers from 0; None for scorers that read none.
+        labels: [n] classes from 0; [n, k] targets of the square loss; None if no scorer reads them.
         test_images: [n, h, w, c] held-out images.
-        test_labels: [n] their integer labels.
+        test_labels: [n] their labels.
         perturbed_images: [n, h, w, c] `test_images` plus Gaussian noise (SABoC-NAS Eq. 7).
         more_images: [m, n, h, w, c] further training batches (ZiCo).
         more_labels: [m, n] their labels.
@@ -52,7 +52,7 @@ class Batch(NamedTuple):
     test_labels: Labels | None = None
     perturbed_images: Images | None = None
     more_images: Float[Array, "m n height width channels"] | None = None
-    more_labels: Int[Array, "m n"] | None = None
+    more_labels: Array | None = None
     crops: Float[Array, "r size size 1"] | None = None
 
 
@@ -81,10 +81,8 @@ class Structure(NamedTuple):
         pool_free: number of paths without a pooling (the global one at the end is none).
         live_params: trainable parameters that lie on a path.
         activations: outputs of the layers that lie on a path, for one image.
-        volume: sum of log2 of the output features of the layers that lie on a path. It grows with
-            their number, and with width as a logarithm, as the volume of what they can tell apart.
-        chain: most layers in a row between two concatenations of branches: the depth of a cell
-            that ends in one, the longest path where there is none.
+        volume: sum of log2 of the output features of the layers that lie on a path.
+        chain: most layers in a row between concatenations: the depth of a cell that ends in one.
         params: all trainable parameters, those that lie on no path as well.
     """
 
@@ -205,6 +203,7 @@ class Networks:
         call: `call()` gives the keyword arguments of every call of a specialised module.
         example: shapes of one input, `jax.ShapeDtypeStruct`s; None: an image of `image_shape`.
         dtype: the floating-point type that the networks compute in (`saboc_jax.spaces.dtype`).
+        loss: "cross_entropy" of classes, or "square" of targets (`layers.losses.example_loss`).
     """
 
     image_shape: tuple[int, int, int]
@@ -214,6 +213,7 @@ class Networks:
     call: Callable[[], dict[str, Any]] = dict
     example: Any = field(default=None, hash=False)  # a mapping has no hash
     dtype: str = "float32"
+    loss: str = "cross_entropy"
 
 
 @dataclass(frozen=True, kw_only=True)

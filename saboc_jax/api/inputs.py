@@ -42,6 +42,7 @@ class RunningOptions(TypedDict, total=False):
     rngs: Any
     output: Output
     redraw_zeros: bool
+    loss: str
     check: bool
     strict: bool
 
@@ -54,6 +55,8 @@ class Running(NamedTuple):
         rngs: random streams that a module's evaluation mode needs.
         output: which outputs count, see `saboc_jax.spaces.modules.models.reduced`.
         redraw_zeros: draw weights anew that a module starts at zero.
+        loss: "cross_entropy" of classes; "square": a batch's labels are floating-point targets
+            [n, outputs], and losses half their squared distance to the outputs.
         check: verify the kernels of networks (`saboc_jax.check_ntk`).
         strict: a network that cannot be scored is an error; False: it is flagged as refused, with
             the reason among its warnings, and ranked last.
@@ -63,6 +66,7 @@ class Running(NamedTuple):
     rngs: Any = None
     output: Output = None
     redraw_zeros: bool = False
+    loss: str = "cross_entropy"
     check: bool = True
     strict: bool = True
 
@@ -84,7 +88,7 @@ def _image_shape(images: Batch | Dataset) -> tuple[int, int, int]:
     if isinstance(images, Dataset):
         return images.image_shape
     if isinstance(images, Batch) and images.images is not None:
-        images = check_batch(images)
+        images = check_batch(images, loss=None)
     if not isinstance(images, Batch) or np.ndim(images.images) != 4:
         raise ValueError(
             f"images={type(images).__name__}; allowed: a Dataset (saboc_jax.data.load, of your own "

@@ -116,14 +116,17 @@ class Runner:
         self.matmul_precision = chosen_precision(self.matmul_precision)
         self._devices = find_devices(self.devices)
         shared_by(self.scorer, self.shard, len(self._devices))  # raises if they cannot
-        checked = [check_batch(batch, self.space.num_classes) for batch in self.draws.batches]
+        networks = self.space.networks
+        checked = [
+            check_batch(batch, networks.num_classes, networks.loss) for batch in self.draws.batches
+        ]
         self.draws = replace(self.draws, batches=checked)
         for batch in checked:
             check_needs(self.scorer, batch)
             if self.shard == "images":
                 check_divides(len(self._devices), number_of(batch.images))
         if (
-            not self.space.networks.checked and self.programs.maximum > FEW_PROGRAMS
+            not networks.checked and self.programs.maximum > FEW_PROGRAMS
         ):  # else it is shared with another runner
             self.programs = ProgramCache(FEW_PROGRAMS)
         self._examined: dict[Any, Examination] = {}

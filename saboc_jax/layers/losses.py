@@ -1,8 +1,10 @@
-"""The cross-entropy of outputs with labels or with probabilities."""
+"""Losses of outputs: the cross-entropy with labels or with probabilities, the square loss."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+LOSSES = ("cross_entropy", "square")  # of classes, and of floating-point targets
 
 
 def cross_entropy(
@@ -22,3 +24,15 @@ def label_cross_entropy(
     """
     log_probabilities = jax.nn.log_softmax(logits)
     return -jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)[:, 0]
+
+
+def example_loss(outputs: Float[Array, "n k"], labels: Array) -> Float[Array, " n"]:
+    """The loss of each example: its cross-entropy with a class, the square loss of a target.
+
+    Args:
+        outputs: [n, k], logits where labels are classes.
+        labels: [n] classes; or [n, k] floating-point targets, of which it is |f - y|^2 / 2.
+    """
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        return 0.5 * jnp.square(outputs - labels).sum(-1)
+    return label_cross_entropy(outputs, labels)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from saboc_jax.layers.losses import cross_entropy
 from saboc_jax.ntk.spectrum import Spectrum
@@ -13,11 +13,18 @@ Outputs = Float[Array, "n classes"]
 LABEL_ENCODINGS = ("centred", "onehot")
 
 
-def encode_labels(labels: Int[Array, " n"], num_classes: int, encoding: str = "centred") -> Outputs:
-    """Returns one-hot labels, minus their mean over the batch if "centred" (decision D5)."""
+def encode_labels(labels: Array, num_classes: int, encoding: str = "centred") -> Outputs:
+    """Returns the targets of a regression, minus their mean over the batch if "centred" (D5).
+
+    Args:
+        labels: [n] classes, which become one-hot; or [n, k] floating-point targets.
+        num_classes: width of one-hot targets.
+        encoding: "centred" or "onehot" (nothing is taken away).
+    """
     if encoding not in LABEL_ENCODINGS:
         raise ValueError(f"label_encoding={encoding!r}; allowed: {LABEL_ENCODINGS}")
-    targets = jax.nn.one_hot(labels, num_classes)
+    floating = jnp.issubdtype(labels.dtype, jnp.floating)
+    targets = labels if floating else jax.nn.one_hot(labels, num_classes)
     return targets - targets.mean(0) if encoding == "centred" else targets
 
 

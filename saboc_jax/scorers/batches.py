@@ -19,12 +19,16 @@ LABELS = {"labels": "images", "test_labels": "test_images", "more_labels": "more
 LARGEST = 1e18  # squares of larger numbers are infinite in float32, and a batch norm squares
 
 
-def check_batch(batch: Batch, num_classes: int | None = None) -> Batch:
+def check_batch(
+    batch: Batch, num_classes: int | None = None, loss: str | None = "cross_entropy"
+) -> Batch:
     """Returns the batch with arrays for lists.
 
     Args:
         batch: fields that are None are not read. Values of traced arrays are not checked.
         num_classes: number of outputs of the network, which labels number from 0. None: unknown.
+        loss: "cross_entropy": labels are classes; "square": they are floating-point targets
+            [n, outputs], or [n] for one output; None: unknown, either.
 
     Raises:
         ValueError: names the field and what is allowed.
@@ -41,7 +45,13 @@ def check_batch(batch: Batch, num_classes: int | None = None) -> Batch:
             _check_inputs(name, leaf)
     for name, of in LABELS.items():
         if name in arrays:
-            _check_labels(name, arrays[name], of, _length(arrays.get(of), name), num_classes)
+            examples = _length(arrays.get(of), name)
+            if loss == "square" or (
+                loss is None and jnp.issubdtype(arrays[name].dtype, jnp.floating)
+            ):
+                arrays[name] = _targets(name, arrays[name], of, examples, num_classes)
+            else:
+                _check_labels(name, arrays[name], of, examples, num_classes)
     _check_alike(arrays)
     return batch._replace(**arrays)
 
@@ -53,19 +63,21 @@ def check_needs(scorer: Scorer, batch: Batch) -> None:
         raise ValueError(f"scorer {scorer.name!r} needs the batch fields {missing}, got None")
 
 
-def classes_of(scorer: Scorer) -> int | None:
-    """Returns the number of outputs of the networks that a scorer observes; None: it has none."""
+def outputs_of(scorer: Scorer) -> tuple[int | None, str | None]:
+    """Returns (number of outputs, loss) of a scorer's networks; None: it observes none."""
     spaces: Any = (getattr(each, "space", None) for each in scorer.observables.values())
     space = next((space for space in spaces if space is not None), None)
-    return None if space is None else space.num_classes
+    return (None, None) if space is None else (space.num_classes, space.networks.loss)
 
 
 def differs(batch: Batch, name: str) -> Any:
     """Returns whether a field tells examples apart: a boolean, traced if the field is."""
     value = getattr(batch, name)
     if name in LABELS:
-        xp = _numbers(value)
-        return (xp.asarray(value) != xp.asarray(value).reshape(-1)[:1]).any()
+        array = _numbers(value).asarray(value)
+        axes = 1 if array.dtype.kind in "iu" else 2  # classes, or rows of targets
+        rows = array.reshape(-1, *array.shape[array.ndim - axes + 1 :])
+        return (rows != rows[:1]).any()
     if name == "more_images":
         value = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), value)
     return _any(_varies(leaf) for leaf in jax.tree.leaves(value))
@@ -153,6 +165,8 @@ def _check_labels(
         raise _says(name, labels, f"shape {shape}, a label for each of {of}")
     if labels.ndim != axes or labels.dtype.kind not in "iu":
         hint = " (of one-hot labels: labels.argmax(-1))" if labels.ndim == axes + 1 else ""
+        if jnp.issubdtype(labels.dtype, jnp.floating):
+            hint += ", or targets of a module of your own with loss='square'"
         raise _says(name, labels, f"{axes} {'axis' if axes == 1 else 'axes'} of {wanted}{hint}")
     if isinstance(labels, jax.core.Tracer):
         return
@@ -160,6 +174,27 @@ def _check_labels(
     low, high = int(values.min(initial=0)), int(values.max(initial=0))
     if low < 0 or (num_classes is not None and high >= num_classes):
         raise ValueError(f"{name} from {values.min()} to {values.max()}; allowed: {wanted}")
+
+
+def _targets(
+    name: str, targets: Any, of: str, shape: tuple[int, ...] | None, outputs: int | None
+) -> Any:
+    """Returns targets of the square loss with an axis of outputs."""
+    axes = 2 if name == "more_labels" else 1
+    if targets.ndim == axes and outputs in (1, None):
+        targets = targets[..., None]
+    width = "outputs" if outputs is None else outputs
+    examples = "n" if shape is None else ", ".join(str(size) for size in shape)
+    fits = targets.ndim == axes + 1 and (shape is None or targets.shape[:-1] == shape)
+    if not fits or targets.shape[-1] != (outputs or targets.shape[-1]):
+        raise _says(
+            name, targets, f"[{examples}, {width}], targets of the square loss for each of {of}"
+        )
+    if not jnp.issubdtype(targets.dtype, jnp.floating):
+        raise _says(name, targets, "floating-point numbers, targets of the square loss")
+    if not isinstance(targets, jax.core.Tracer) and not np.isfinite(np.asarray(targets)).all():
+        raise _says(name, targets, "finite numbers, targets of the square loss")
+    return targets
 
 
 def _check_alike(arrays: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ Perspective: Can it be trusted for Neural Architecture Search without training?"
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from saboc_jax.ntk.options import NTKOptions, check_options
 from saboc_jax.scorers.kernels import Kernels
@@ -16,13 +16,19 @@ from saboc_jax.scorers.single import single_metric
 from saboc_jax.types import Scorer, SearchSpace
 
 
-def alignment(kernel: Float[Array, "n n"], labels: Int[Array, " n"]) -> Float[Array, ""]:
+def alignment(kernel: Float[Array, "n n"], labels: Array) -> Float[Array, ""]:
     """Returns the correlation, over all pairs of images, of the NTK with +1 (same class) or -1.
+
+    Of [n, k] floating-point targets: with the inner products of the centred targets.
 
     Returns:
         Between -1 and 1; higher is better. NaN if the kernel or the labels are constant.
     """
-    same = jnp.where(labels[:, None] == labels[None, :], 1.0, -1.0).astype(kernel.dtype)
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        centred = labels - labels.mean(0)
+        same = (centred @ centred.T).astype(kernel.dtype)
+    else:
+        same = jnp.where(labels[:, None] == labels[None, :], 1.0, -1.0).astype(kernel.dtype)
     a, b = kernel - kernel.mean(), same - same.mean()
     # Divide by the largest entry first: squares of large kernels overflow float32.
     a = a / jnp.abs(a).max()

@@ -16,8 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from saboc_jax.ntk import regression
 from saboc_jax.ntk.network import Network, bind, soundness
 from saboc_jax.ntk.options import BATCH_NORMS
 from saboc_jax.precision import inner_products
@@ -80,9 +81,15 @@ def evidence(gram: Kernel, targets: Float[Array, "n k"]) -> Float[Array, " k"]:
     return jax.vmap(of_one, 1)(squares)
 
 
-def logme_value(gram: Kernel, labels: Int[Array, " n"], num_classes: int) -> Float[Array, ""]:
-    """Returns LogME of features with these inner products; NaN if they are all zero."""
-    targets = jax.nn.one_hot(labels, num_classes, dtype=gram.dtype)
+def logme_value(gram: Kernel, labels: Array, num_classes: int) -> Float[Array, ""]:
+    """Returns LogME of features with these inner products; NaN if they are all zero.
+
+    Args:
+        gram: [n, n] inner products.
+        labels: [n] classes, or [n, k] floating-point targets.
+        num_classes: how many classes there are.
+    """
+    targets = regression.encode_labels(labels, num_classes, "onehot").astype(gram.dtype)
     there = targets.any(0)
     found = evidence(gram, targets)
     value = jnp.where(there, found, 0).sum() / there.sum()

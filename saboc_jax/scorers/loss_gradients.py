@@ -1,4 +1,6 @@
-"""Gradients of the cross-entropy at initialisation, layer by layer, for several scorers.
+"""Gradients of the loss at initialisation, layer by layer, for several scorers.
+
+The loss is the cross-entropy with classes, or the square loss of floating-point targets.
 
 SNIP, GradNorm and Fisher sum a statistic of one forward and one backward pass over layers. The pass
 and the statistics are one observable, so that these scorers together cost one pass; each scorer's
@@ -18,7 +20,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from saboc_jax.layers.interceptors import Interceptor, is_call, is_own
-from saboc_jax.layers.losses import label_cross_entropy
+from saboc_jax.layers.losses import example_loss
 from saboc_jax.layers.roles import KERNEL
 from saboc_jax.layers.tree import Path, Predicate, flatten
 from saboc_jax.ntk.network import Network, NoParameterError, bind, split_parameters
@@ -60,12 +62,12 @@ def kernel_predicate(network: Network, inputs: Any) -> Predicate:
 def training_loss(
     network: Network, images: Images, labels: Labels, predicate: Predicate | None = None
 ) -> tuple[Callable[[list[Array]], Float[Array, ""]], list[Array]]:
-    """Returns the mean cross-entropy in train mode as a function of parameters, and the parameters.
+    """Returns the mean loss in train mode as a function of parameters, and the parameters.
 
     Args:
         network: at fixed weights.
         images: one batch.
-        labels: labels of the images.
+        labels: of the images, see `layers.losses.example_loss`.
         predicate: chooses the parameters; the others are constants. None: kernels.
     """
     predicate = kernel_predicate(network, images) if predicate is None else predicate
@@ -73,7 +75,7 @@ def training_loss(
 
     def loss(leaves: list[Array]) -> Array:
         outputs = network.outputs({**network.variables, "params": restore(leaves)}, images)
-        return label_cross_entropy(outputs, labels).mean()
+        return example_loss(outputs, labels).mean()
 
     return loss, leaves
 
@@ -118,7 +120,7 @@ def _fisher_rule(tap: Float[Array, "2"], tapped: list[Path]) -> Interceptor:
 
 
 class LayerStatistics(NamedTuple):
-    """Statistics of one backward pass of the mean cross-entropy L.
+    """Statistics of one backward pass of the mean loss L.
 
     Attributes:
         saliency: [layers] sum |w dL/dw| over the layer's weights.
@@ -144,7 +146,7 @@ def layer_statistics(network: Network, images: Images, labels: Labels) -> LayerS
     def loss(params: Any, tap: Array) -> Array:
         variables = {**network.variables, "params": params}
         logits = network.outputs(variables, images, rules=(_fisher_rule(tap, tapped),))
-        return label_cross_entropy(logits, labels).mean()
+        return example_loss(logits, labels).mean()
 
     dtype = jnp.result_type(*jax.tree.leaves(params))
     gradients, fisher = jax.grad(loss, (0, 1))(params, jnp.zeros(2, dtype))
@@ -210,7 +212,7 @@ def foreign_fisher(network: Network, inputs: Any, labels: Labels) -> Float[Array
         return None
 
     def loss(logits: Array) -> Float[Array, ""]:
-        return label_cross_entropy(logits, labels).mean()
+        return example_loss(logits, labels).mean()
 
     found = foreign.fisher_information(network, inputs, loss)
     if found is None and not _sees_layers(network, inputs):

@@ -29,7 +29,7 @@ def ntk_score(
     implementation: int = 1,
     chunk: int | None = None,
     top: spectrum.Top = "ceil",
-    expressivity: str = "softmax",
+    expressivity: str | None = None,
     norm: str = "mse",
     label_encoding: str = "centred",
     jitter: float = 1e-6,
@@ -53,7 +53,8 @@ def ntk_score(
         chunk: rows per pass, to bound memory.
         top: how many eigenvalues are large in S_t: "ceil" or "floor" of sqrt(n), a number, or
             a fraction.
-        expressivity: what S_e's cross-entropy is, see `regression.expressivity`.
+        expressivity: what S_e's cross-entropy is, see `regression.expressivity`. None: "softmax";
+            of the square loss "l2", for its outputs are no logits.
         norm: "mse" or "fro", see `regression.generalisation`.
         label_encoding: "centred" or "onehot".
         jitter: relative to the mean eigenvalue, see `regression.dual_coefficients`.
@@ -62,6 +63,7 @@ def ntk_score(
         ValueError: if an option does not exist.
     """
     options = check_options(NTKOptions(engine, params, "sum", batch_norm, implementation, chunk))
+    expressivity = expressivity or ("l2" if space.networks.loss == "square" else "softmax")
     if expressivity not in regression.EXPRESSIVITIES:
         raise ValueError(
             f"expressivity={expressivity!r}; allowed: {sorted(regression.EXPRESSIVITIES)}"

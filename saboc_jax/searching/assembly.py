@@ -186,7 +186,7 @@ def _batch(images: Batch | Dataset, key: PRNGKey, needs: Collection[str], batch_
     """Returns a batch of the dataset, or the given batch with perturbed test images if needed."""
     if isinstance(images, Dataset):
         return data.draw(images, key, batch_size, needs=needs)
-    images = check_batch(images)
+    images = check_batch(images, loss=None)
     lacks = "perturbed_images" in needs and images.perturbed_images is None
     if lacks and images.test_images is not None:
         noisy = data.perturb(key_for(key, Purpose.NOISE), images.test_images)

@@ -20,17 +20,24 @@ from saboc_jax.benchmarks.tables import DATASETS, load_darts_swap, load_nas_benc
 from saboc_jax.scorers.consensus import WITNESSES
 from saboc_jax.spaces import make_space
 from saboc_jax.spaces.darts.genotypes import from_genotype
+from saboc_jax.spaces.trained import trained_cost
 from saboc_jax.statistics import ranking, winners
 
 FOLDER = Path(__file__).parent
 HIGHER = {"S_g": False, "jacob_cov": True, "zen": True, "swap": True}
-FINALISTS = {
+SIZE = ("params", "macs", "volume", "activations")  # several measures that are one witness
+Names = tuple[str | tuple[str, ...], ...]
+FINALISTS: dict[int, Names] = {
     1: ("S_g", "jacob_cov", "params", "chain", "pool_free", "volume"),
     2: ("S_g", "jacob_cov", "params", "chain", "pool_free"),
     3: ("S_g", "jacob_cov", "zen", "params", "chain", "pool_free"),
     4: ("S_g", "jacob_cov", "zen", "swap", "params", "chain", "pool_free"),
     5: ("S_g", "zen", "swap", "params", "chain", "pool_free"),
     6: ("S_g", "jacob_cov", "params", "chain", "mean"),
+    7: ("S_g", "jacob_cov", SIZE, "chain", "pool_free"),
+    8: ("S_g", "jacob_cov", SIZE, "chain", "pool_free"),
+    9: ("S_g", "jacob_cov", SIZE, "chain", "pool_free"),
+    10: ("S_g", "jacob_cov", "params", SIZE[1:], "chain", "pool_free"),
 }
 TABLES = (
     *("nas_bench_101", "nas_bench_macro", "nats_sss", "autoformer", "pit"),
@@ -53,16 +60,53 @@ def column(rows: list[dict[str, str]], name: str) -> np.ndarray:
     return np.where(np.isfinite(values), values, -np.inf if HIGHER[name] else np.inf)
 
 
-def ranks(rows: list[dict[str, str]], space: Any, archs: Any, names: Any) -> np.ndarray:
-    """The ranks by `agreement`; an architecture without a path is last."""
-    counted = [space.costs.structure(arch) for arch in archs]
-    columns = [
-        column(rows, name) if name in HIGHER else np.array([getattr(s, name) for s in counted])
-        for name in names
+def agreed(witnesses: dict[str, np.ndarray], number: int) -> np.ndarray:
+    """The ranks of one finalist, by the witnesses that there are."""
+    columns, higher = [], []
+    for name in FINALISTS[number]:
+        together = flat((name,))
+        there = {each: witnesses[each] for each in together if each in witnesses}
+        directions = [HIGHER.get(each, True) for each in there]
+        if len(together) > 1:
+            columns.append(
+                np.asarray(ranking.log_rank(np.stack(list(there.values()), 1), directions))
+            )
+            higher.append(False)
+        elif there:
+            columns.extend(there.values())
+            higher.extend(directions)
+    table = np.stack(columns, 1)
+    table[np.isnan(table).any(1)] = np.nan
+    if number in (8, 9):
+        return weighted(ranking.per_metric_ranks(table, higher), number)
+    return np.asarray(ranking.agreement(table, higher))
+
+
+def weighted(ranks: np.ndarray, number: int) -> np.ndarray:
+    """Adds logarithms of ranks as `agreement`, with the weights of finalists 8 and 9."""
+    n, k = ranks.shape
+    others = [
+        np.median(np.delete(ranks, j, 1), 1) if number == 8 else ranks[:, 2] for j in range(k)
     ]
-    table = np.stack(columns, 1).astype(float)
-    table[[s.longest == 0 for s in counted]] = np.nan
-    return np.asarray(ranking.agreement(table, [HIGHER.get(name, True) for name in names]))
+    said = [ranking.spearman(ranks[:, j], others[j]) for j in range(k)]
+    weights = np.maximum(np.maximum(np.nan_to_num(said), 0) ** (4 if number == 8 else 2), 0.01)
+    return -(np.log((n + 1 - ranks) / n) * weights).sum(1) / weights.sum()
+
+
+def ranks(rows: list[dict[str, str]], space: Any, archs: Any, number: int) -> np.ndarray:
+    """The ranks of a finalist; an architecture without a path is last."""
+    counted = [space.costs.structure(arch) for arch in archs]
+    dead = [each.longest == 0 for each in counted]
+    found = {}
+    for name in flat(FINALISTS[number]):
+        if name in HIGHER:
+            values = column(rows, name)
+        elif name == "macs":
+            values = np.array([trained_cost(arch, space).macs for arch in archs], float)
+        else:
+            values = np.array([getattr(each, name) for each in counted], float)
+        found[name] = np.where(dead, np.nan, values)
+    return agreed(found, number)
 
 
 def witness(rows: list[dict[str, str]], name: str) -> np.ndarray | None:
@@ -73,11 +117,16 @@ def witness(rows: list[dict[str, str]], name: str) -> np.ndarray | None:
     return None if np.isnan(values).all() else values
 
 
-def ranks_of(rows: list[dict[str, str]], names: tuple[str, ...]) -> np.ndarray:
-    """The ranks by `agreement` of the witnesses that there are."""
+def ranks_of(rows: list[dict[str, str]], number: int) -> np.ndarray:
+    """The ranks of a finalist by the witnesses that there are."""
+    names = flat(FINALISTS[number])
     found = {name: values for name in names if (values := witness(rows, name)) is not None}
-    table = np.stack(list(found.values()), 1)
-    return np.asarray(ranking.agreement(table, [HIGHER.get(name, True) for name in found]))
+    return agreed(found, number)
+
+
+def flat(names: Names) -> list[str]:
+    """All names, those that are one witness too."""
+    return [each for name in names for each in ((name,) if isinstance(name, str) else name)]
 
 
 def taus(order: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -118,7 +167,7 @@ def compared(name: str) -> Iterator[dict[str, str | int | float]]:
     by_params = np.array([taus(-params[at], truth[at]).mean() for at in draws])
     other = float(taus(-params, truth).mean())
     for number, names in FINALISTS.items():
-        own = ranks_of(rows, names)
+        own = ranks_of(rows, number)
         moved = np.array([taus(own[at], truth[at]).mean() for at in draws]) - by_params
         low, high = np.quantile(moved, (0.025, 0.975))
         columns = taus(own, truth)
@@ -128,7 +177,7 @@ def compared(name: str) -> Iterator[dict[str, str | int | float]]:
             "table": name,
             "n": len(rows),
             "finalist": number,
-            "without": " ".join(each for each in names if witness(rows, each) is None),
+            "without": " ".join(each for each in flat(names) if witness(rows, each) is None),
             **{key: round(float(value), 4) for key, value in numbers.items()},
             "tau of each column": " ".join(f"{value:.3f}" for value in columns),
         }
@@ -144,10 +193,10 @@ def first() -> None:
     swap = load_darts_swap()
     genotypes = [from_genotype(each) for each in swap.genotypes()[::2]]
     trained = np.asarray(swap.accuracies)[::2]
-    for number, names in FINALISTS.items():
-        own = ranks(cells, space, archs, names)
+    for number in FINALISTS:
+        own = ranks(cells, space, archs, number)
         taus = [ranking.kendall(-own, accuracy) for accuracy in accuracies]
-        taus.append(ranking.kendall(-ranks(even, darts, genotypes, names), trained))
+        taus.append(ranking.kendall(-ranks(even, darts, genotypes, number), trained))
         best = [
             [p.expected for p in winners.winners(own, accuracy, (57, 256, 1024), resamples=1)]
             for accuracy in accuracies

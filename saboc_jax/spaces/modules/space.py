@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from saboc_jax.layers.losses import LOSSES
 from saboc_jax.layers.program_cost import count_work
 from saboc_jax.layers.tree import Remembered
 from saboc_jax.spaces.masks import architecture_to_mask, as_gates, check_architecture
@@ -59,6 +60,7 @@ def module_space(
     output: Output = None,
     num_classes: int | None = None,
     redraw_zeros: bool = False,
+    loss: str = "cross_entropy",
     strict: bool = True,
     name: str = "module",
 ) -> SearchSpace:
@@ -78,6 +80,7 @@ def module_space(
         output: which outputs count, see `models.reduced`; None: they are [n, classes].
         num_classes: how many outputs all have; None: it is asked of the candidates.
         redraw_zeros: draw weights anew that a module starts at zero (`redraw.without_zeros`).
+        loss: "cross_entropy", or "square" of floating-point targets.
         strict: check candidates at once. False: the first that can be run says how many outputs
             all have, unless that is given; what is wrong with another is raised when it is needed,
             and few programs are kept, for they hold their networks.
@@ -100,6 +103,8 @@ def module_space(
         >>> space.choices, space.num_classes, space.cost([1]).params
         ((2,), 10, 122)
     """
+    if loss not in LOSSES:
+        raise ValueError(f"loss={loss!r}; allowed: {LOSSES}")
     make, counts = _as_function(modules, choices)
     names = _names(option_names, counts)
     build = _Builder(
@@ -116,6 +121,7 @@ def module_space(
         "num_classes": num_classes,
         "specialise": build.module,
         "call": lambda: dict(build.call),
+        "loss": loss,
     }
 
     def program(members: tuple[tuple[int, ...], ...]) -> OneProgram:
