@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from saboc_jax.layers.chain import Chain, Link
-from saboc_jax.layers.interceptors import rules_in_force
+from saboc_jax.layers.interceptors import Interceptor, rules_in_force
 from saboc_jax.layers.programs import ProgramCache
 from saboc_jax.layers.rules import batch_norm_rule, fast_rules
 from saboc_jax.types import PRNGKey
@@ -60,6 +60,35 @@ def add_cotangents(
         cotangents[source] = more if before is None else pieces.run("add", jnp.add, before, more)
 
 
+def run_backward(
+    chain: Chain,
+    pieces: ProgramCache,
+    saved: Saved,
+    g: Array,
+    pull: Callable[..., tuple[tuple[Array, ...], Any]],
+    *name: Hashable,
+) -> tuple[Array, list[Any]]:
+    """Runs a chain backward; returns (cotangent of the images, what each link found, last first).
+
+    Args:
+        chain: the network.
+        pieces: the cache of compiled links.
+        saved: of `run_forward`; emptied.
+        g: cotangent of the outputs.
+        pull: (link, parameters, inputs, cotangent) gives (cotangents of the inputs, what it finds).
+        *name: names `pull` in the cache, beside the link's module.
+    """
+    cotangents: list[Any] = [None] * len(chain.links) + [g]
+    found = []
+    for link in reversed(chain.links):
+        params, xs = saved.pop()
+        named, own = (name[0], link.runs, *name[1:]), partial(pull, link)
+        back, value = pieces.run(named, own, params, xs, cotangents.pop())
+        found.append(value)
+        add_cotangents(link, back, cotangents, pieces)
+    return cotangents[0], found
+
+
 def image_gradients(
     chain: Chain, pieces: ProgramCache, key: PRNGKey, images: Float[Array, "n ..."]
 ) -> Float[Array, "n ..."]:
@@ -71,22 +100,18 @@ def image_gradients(
         key: seeds the weights.
         images: a batch.
     """
-    last, saved = run_forward(chain, pieces, key, images, _outputs, "outputs")
-    cotangents: list[Any] = [None] * len(chain.links) + [jnp.ones_like(last)]
-    for link in reversed(chain.links):
-        params, xs = saved.pop()
-        name, pull = ("pull back", link.runs), partial(_pull_back, link)
-        back = pieces.run(name, pull, params, xs, cotangents.pop())
-        add_cotangents(link, back, cotangents, pieces)
-    found: Array = cotangents[0]
-    return found
+    last, saved = run_forward(chain, pieces, key, images, outputs_of, "outputs")
+    return run_backward(chain, pieces, saved, jnp.ones_like(last), _pull_back, "pull back")[0]
 
 
-def _outputs(link: Link, params: Any, *xs: Array) -> Array:
-    with rules_in_force(*fast_rules(), batch_norm_rule("batch")):
+def outputs_of(link: Link, params: Any, *xs: Array, rules: Sequence[Interceptor] = ()) -> Array:
+    """Returns the outputs of a link, batch norms with the batch's statistics, under rules."""
+    with rules_in_force(*rules, *fast_rules(), batch_norm_rule("batch")):
         outputs: Any = link.runs.apply({"params": params}, *xs)
     return outputs
 
 
-def _pull_back(link: Link, params: Any, xs: tuple[Array, ...], g: Array) -> tuple[Array, ...]:
-    return jax.vjp(partial(_outputs, link, params), *xs)[1](g)
+def _pull_back(
+    link: Link, params: Any, xs: tuple[Array, ...], g: Array
+) -> tuple[tuple[Array, ...], None]:
+    return jax.vjp(partial(outputs_of, link, params), *xs)[1](g), None

@@ -28,7 +28,7 @@ from saboc_jax.layers.programs import ProgramCache
 from saboc_jax.ntk.network import Network
 from saboc_jax.precision import inner_products
 from saboc_jax.scorers.loss_gradients import bind_drawn
-from saboc_jax.scorers.observables import require
+from saboc_jax.scorers.observables import has_links, require
 from saboc_jax.scorers.single import single_metric
 from saboc_jax.types import (
     Batch,
@@ -102,7 +102,7 @@ class InputCorrelation:
     @property
     def runs_apart(self) -> bool:
         """Does it compile its own pieces, so that it must not be traced with the rest?"""
-        return self.pieces is not None and self.space.one_program.chain is not None
+        return has_links(self.space, self.pieces)
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> Float[Array, "n n"]:
         """Runs one forward and one backward pass."""

@@ -11,7 +11,7 @@ layer has its own statistics, which are zero if it does not run.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -19,14 +19,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from saboc_jax.keys import Purpose, key_for
+from saboc_jax.layers.chain import Chain, Link, shapes_of
 from saboc_jax.layers.interceptors import Interceptor, is_call, is_own
+from saboc_jax.layers.links import outputs_of, run_backward, run_forward
 from saboc_jax.layers.losses import example_loss
+from saboc_jax.layers.programs import ProgramCache
 from saboc_jax.layers.roles import KERNEL
 from saboc_jax.layers.tree import Path, Predicate, flatten
 from saboc_jax.ntk.network import Network, NoParameterError, bind, split_parameters
 from saboc_jax.ntk.reading import read_statically
 from saboc_jax.scorers import foreign
-from saboc_jax.scorers.observables import draw_weights, require
+from saboc_jax.scorers.observables import draw_weights, has_links, require
 from saboc_jax.types import Batch, Gates, Images, Labels, PRNGKey, SearchSpace
 
 LAYERS = (nn.Conv, nn.Dense)
@@ -102,18 +106,32 @@ def sum_per_layer(
 # --- a layer's output times its gradient -------------------------------------------------------
 
 
-def _fisher_rule(tap: Float[Array, "2"], tapped: list[Path]) -> Interceptor:
-    """Returns an interceptor that taps every layer's output and adds its path to `tapped`."""
+def fisher_rule(tap_of: Callable[[Path, tuple[int, ...]], tuple[Any, int]]) -> Interceptor:
+    """Returns an interceptor that taps every layer's output.
+
+    Args:
+        tap_of: (path of the kernel, its shape) gives (tap, weights that feed a channel).
+    """
 
     def rule(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
         y = next_fun(*args, **kwargs)
         if not is_call(context, LAYERS) or not any(is_own(context, kind) for kind in LAYERS):
             return y
-        tapped.append(context.module.path)
         kernel = context.module.get_variable("params", "kernel")
-        return foreign.fisher_tap(0, (y.ndim - 1,), math.prod(kernel.shape[:-1]), y, tap)
+        tap, fan_in = tap_of((*context.module.path, "kernel"), kernel.shape)
+        return foreign.fisher_tap(0, (y.ndim - 1,), fan_in, y, tap)
 
     return rule
+
+
+def _one_tap(tap: Float[Array, "2"], tapped: list[Path]) -> Interceptor:
+    """Returns the rule with one tap for all layers, whose paths it adds to `tapped`."""
+
+    def tap_of(path: Path, shape: tuple[int, ...]) -> tuple[Any, int]:
+        tapped.append(path)
+        return tap, math.prod(shape[:-1])
+
+    return fisher_rule(tap_of)
 
 
 # --- the shared observable ----------------------------------------------------------------------
@@ -145,7 +163,7 @@ def layer_statistics(network: Network, images: Images, labels: Labels) -> LayerS
 
     def loss(params: Any, tap: Array) -> Array:
         variables = {**network.variables, "params": params}
-        logits = network.outputs(variables, images, rules=(_fisher_rule(tap, tapped),))
+        logits = network.outputs(variables, images, rules=(_one_tap(tap, tapped),))
         return example_loss(logits, labels).mean()
 
     dtype = jnp.result_type(*jax.tree.leaves(params))
@@ -161,20 +179,101 @@ def layer_statistics(network: Network, images: Images, labels: Labels) -> LayerS
     )
 
 
+def linked_statistics(
+    chain: Chain, pieces: ProgramCache, key: PRNGKey, images: Images, labels: Labels
+) -> LayerStatistics:
+    """Computes `layer_statistics` of a chain link by link, layers in the order of its links.
+
+    Args:
+        chain: the network.
+        pieces: the cache of compiled links.
+        key: seeds the weights.
+        images: one batch.
+        labels: of the images.
+    """
+    last, saved = run_forward(chain, pieces, key, images, outputs_of, "outputs")
+    g = pieces.run("loss", jax.grad(_mean_loss), last, labels)
+    _, found = run_backward(chain, pieces, saved, g, _link_statistics, "layer statistics")
+    saliency, squared, everything, fisher = zip(*found[::-1], strict=True)
+    fan_in = jnp.asarray(_feeding(chain, images), g.dtype)
+    channels = jnp.concatenate(fisher)
+    return LayerStatistics(
+        jnp.concatenate(saliency),
+        jnp.concatenate(squared),
+        jnp.stack(everything).sum(),
+        jnp.stack([(channels * fan_in).sum(), channels.sum()]),
+    )
+
+
+def _mean_loss(outputs: Array, labels: Labels) -> Float[Array, ""]:
+    return example_loss(outputs, labels).mean()
+
+
+def _kernels(params: Any) -> list[Path]:
+    return [path for path in flatten(params) if is_kernel(path)]
+
+
+def _feeding(chain: Chain, images: Images) -> list[float]:
+    """Returns how many weights feed a channel, for each kernel; as they run they may be padded."""
+    outputs, found = [jax.ShapeDtypeStruct(images.shape[1:], images.dtype)], []
+    for link in chain.links:
+        params, output = shapes_of(link.module, *(outputs[place] for place in link.takes))
+        outputs.append(output)
+        shapes = flatten(params)
+        found += [float(math.prod(shapes[path].shape[:-1])) for path in _kernels(params)]
+    return found
+
+
+def _link_statistics(
+    link: Link, params: Any, xs: tuple[Array, ...], g: Array
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Returns (cotangents of the inputs, saliency, squared norms and channels of its layers)."""
+    paths = _kernels(params)
+
+    def run(params: Any, xs: tuple[Array, ...], taps: list[Array]) -> Array:
+        rule = fisher_rule(lambda path, shape: (taps[paths.index(path)], 1))
+        return outputs_of(link, params, *xs, rules=(rule,))
+
+    taps = [jnp.zeros(2, g.dtype) for _ in paths]
+    gradients, back, tapped = jax.vjp(run, params, xs, taps)[1](g)
+    w, own = flatten(params), flatten(gradients)
+    zero = jnp.zeros(0, g.dtype)
+    total = sum((jnp.square(leaf).sum() for leaf in own.values()), jnp.zeros((), g.dtype))
+    if not paths:
+        return back, (zero, zero, total, zero)
+    return back, (
+        jnp.stack([jnp.abs(w[path] * own[path]).sum() for path in paths]),
+        jnp.stack([jnp.square(own[path]).sum() for path in paths]),
+        total,
+        jnp.stack([tap[1] for tap in tapped]),
+    )
+
+
 @dataclass(frozen=True)
 class LossGradients:
     """Observable: `layer_statistics` of the training images at the key's weights.
 
     Attributes:
         space: the search space.
+        pieces: the cache of compiled links; a space with a chain then runs link by link. None: one
+            program.
     """
 
     space: SearchSpace
+    pieces: ProgramCache | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def runs_apart(self) -> bool:
+        """Does it compile its own pieces, so that it must not be traced with the rest?"""
+        return has_links(self.space, self.pieces)
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> LayerStatistics:
         """Runs one forward and one backward pass."""
-        network = bind_drawn(self.space, key, gates)
-        return layer_statistics(network, require(batch, "images"), require(batch, "labels"))
+        images, labels = require(batch, "images"), require(batch, "labels")
+        if self.pieces is not None and self.runs_apart:
+            chain, weights = self.space.one_program.chain, key_for(key, Purpose.WEIGHTS)
+            return linked_statistics(chain, self.pieces, weights, images, labels)
+        return layer_statistics(bind_drawn(self.space, key, gates), images, labels)
 
 
 @dataclass(frozen=True)
@@ -186,12 +285,21 @@ class ForeignFisher:
 
     Attributes:
         space: the search space.
+        pieces: as `LossGradients.pieces`; then all layers of a chain are seen there.
     """
 
     space: SearchSpace
+    pieces: ProgramCache | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def runs_apart(self) -> bool:
+        """Is there nothing to trace with the rest?"""
+        return has_links(self.space, self.pieces)
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> Float[Array, "2"]:
         """Runs one forward and one backward pass."""
+        if self.runs_apart:
+            return jnp.full(2, jnp.nan)
         network = bind_drawn(self.space, key, gates)
         found = foreign_fisher(network, require(batch, "images"), require(batch, "labels"))
         return jnp.full(2, jnp.nan) if found is None else found
@@ -225,7 +333,7 @@ def foreign_fisher(network: Network, inputs: Any, labels: Labels) -> Float[Array
 
 def _sees_layers(network: Network, inputs: Any) -> bool:
     tapped: list[Path] = []
-    rule = _fisher_rule(jnp.zeros(2), tapped)
+    rule = _one_tap(jnp.zeros(2), tapped)
     jax.eval_shape(lambda x: network.outputs(network.variables, x, rules=(rule,)), inputs)
     return bool(tapped)
 

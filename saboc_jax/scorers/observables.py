@@ -17,6 +17,11 @@ def draw_weights(space: SearchSpace, key: PRNGKey) -> Variables:
     return space.init(key_for(key, Purpose.WEIGHTS))
 
 
+def has_links(space: SearchSpace, pieces: ProgramCache | None) -> bool:
+    """Does an observable with these pieces run link by link, apart from the rest?"""
+    return pieces is not None and space.one_program.chain is not None
+
+
 @dataclass(frozen=True)
 class KernelRequest:
     """A request of NTKs; `kernels.Kernels` computes them.
@@ -39,8 +44,8 @@ class KernelRequest:
     @property
     def runs_apart(self) -> bool:
         """Does it compile its own pieces, so that it must not be traced with the rest?"""
-        has_pieces = self.pieces is not None and self.space.one_program.chain is not None
-        return has_pieces and self.devices == 1 and self.options.runs_by_links
+        linked = has_links(self.space, self.pieces)
+        return linked and self.devices == 1 and self.options.runs_by_links
 
     def covers(self, other: object) -> bool:
         """Does its value contain another observable's value?"""

@@ -23,8 +23,10 @@ is the logarithm of the score, which ranks equally and is computed without R, in
 "blocks" is computed with two powers; it is valid if both agree. All passes are of one image.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -34,11 +36,16 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from saboc_jax.keys import Purpose, key_for
+from saboc_jax.layers.chain import Chain, Link
 from saboc_jax.layers.interceptors import Interceptor, is_call, is_own
+from saboc_jax.layers.links import outputs_of, run_backward, run_forward
 from saboc_jax.layers.ops import Block
-from saboc_jax.layers.tree import path_names
+from saboc_jax.layers.programs import ProgramCache
+from saboc_jax.layers.tree import flatten, path_names
 from saboc_jax.ntk.network import Network, split_parameters
-from saboc_jax.scorers.loss_gradients import bind_drawn, kernel_predicate
+from saboc_jax.scorers.loss_gradients import bind_drawn, is_kernel, kernel_predicate
+from saboc_jax.scorers.observables import has_links
 from saboc_jax.scorers.single import check_choice, single_metric
 from saboc_jax.types import Batch, Diagnostics, Gates, Passes, PRNGKey, Scorer, SearchSpace
 
@@ -159,19 +166,76 @@ def log_score(
     return jnp.where(blocks, logs[0], ends), blocks
 
 
+def linked_flows(
+    chain: Chain, pieces: ProgramCache, key: PRNGKey, image_shape: tuple[int, ...]
+) -> tuple[Float[Array, "4"], Float[Array, "4"]]:
+    """Computes the "ends" of `synaptic_flows` link by link; "blocks", which are none, are NaN.
+
+    Args:
+        chain: the network.
+        pieces: the cache of compiled links.
+        key: seeds the weights.
+        image_shape: (height, width, channels).
+    """
+    flows, logs = [jnp.full((), jnp.nan)] * 2, [0.0, 0.0]
+    for _, unit in SCALINGS[2:]:
+        images, name = jnp.full((1, *image_shape), unit), ("flow", unit)
+        run = partial(_link_outputs, unit)
+        last, saved = run_forward(chain, pieces, key, images, run, *name)
+        ends, pull = jnp.full_like(last, unit), partial(_link_flow, unit)
+        found = run_backward(chain, pieces, saved, ends, pull, *name, "back")[1]
+        flows.append(jnp.stack(found).sum())
+        logs.append(-2 * math.log(unit))
+    return jnp.stack(flows), jnp.asarray(logs)
+
+
+def _link_outputs(unit: float, link: Link, params: Any, *xs: Array) -> Array:
+    def prepare(path: Any, leaf: Array) -> Array:
+        return jnp.abs(leaf) * (unit if path_names(path)[-1] == "bias" else 1.0)
+
+    return outputs_of(
+        link, jax.tree_util.tree_map_with_path(prepare, params), *xs, rules=(_without_norm,)
+    )
+
+
+def _link_flow(
+    unit: float, link: Link, params: Any, xs: tuple[Array, ...], g: Array
+) -> tuple[tuple[Array, ...], Array]:
+    """Returns (cotangents of the inputs, the flow through the link's kernels)."""
+    pull = jax.vjp(lambda params, xs: _link_outputs(unit, link, params, *xs), params, xs)[1]
+    gradients, back = pull(g)
+    w, own = flatten(params), flatten(gradients)
+    flow = [jnp.abs(w[path] * own[path]).sum() for path in w if is_kernel(path)]
+    return back, sum(flow, jnp.zeros((), g.dtype))
+
+
 @dataclass(frozen=True)
 class SynapticFlows:
     """Observable: `synaptic_flows` at the key's weights.
 
     Attributes:
         space: the search space.
+        pieces: the cache of compiled links; a space with a chain then runs link by link. None: one
+            program.
     """
 
     space: SearchSpace
+    pieces: ProgramCache | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def runs_apart(self) -> bool:
+        """Does it compile its own pieces, so that it must not be traced with the rest?"""
+        return has_links(self.space, self.pieces)
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> tuple[Array, Array]:
-        """Runs four forward and backward passes of one image."""
-        return synaptic_flows(bind_drawn(self.space, key, gates), self.space.image_shape)
+        """Runs two or four forward and backward passes of one image."""
+        shape = self.space.image_shape
+        if self.pieces is not None and self.runs_apart:
+            chain, weights = self.space.one_program.chain, key_for(key, Purpose.WEIGHTS)
+            flows, logs = linked_flows(chain, self.pieces, weights, shape)
+            if jnp.isfinite(jnp.log(flows[2:])).any():  # else only "blocks" can be valid
+                return flows, logs
+        return synaptic_flows(bind_drawn(self.space, key, gates), shape)
 
 
 def synflow(space: SearchSpace, *, variant: str = "log") -> Scorer:
