@@ -2,17 +2,18 @@
 
 No single witness orders every space; a candidate's place is what several different ones agree on:
 
+    size       one witness of four measures: parameters, multiply-accumulates, activations (outputs
+               of layers), and volume (the sum of the logarithms of the widths of the layers on a
+               path). Logarithms of ranks by the four are added, and ranked again.
     S_g        error of kernel regression on held-out images (`ntk_score`, Eq. 10): lower is better.
     jacob_cov  how unlike the gradients of different images are (`jacob_cov`).
-    params     trainable parameters.
     chain      most layers in a row between two concatenations.
     pool_free  paths from input to output without a pooling.
-    volume     sum of the logarithms of the widths of the layers on a path.
 
-The last four are read from the network that will be trained (`scorers.structure`), the first two
-from the scoring network, in two kernels and one backward pass. They are ranked among the
-candidates, and their ranks are added by `statistics.ranking.agreement`: as AZ-NAS adds ranks, each
-witness with the weight that its agreement with the median of all earns it, which needs no
+Size, chain and paths are those of the network that will be trained (`scorers.structure`), S_g and
+jacob_cov of the scoring network, in two kernels and one backward pass. Candidates are ranked by
+`statistics.ranking.anchored`: logarithms of ranks are added as AZ-NAS adds them, size in full and
+every other witness with the weight that its agreement with size earns it, which needs no
 accuracies.
 
 **What a candidate cannot have**: where no weights of the searched cells reach the output there is
@@ -35,13 +36,14 @@ from saboc_jax.ntk import regression, spectrum
 from saboc_jax.ntk.options import NTKOptions, check_options
 from saboc_jax.scorers.jacob_cov import InputCorrelation, has_gradient, spectrum_score
 from saboc_jax.scorers.kernels import Kernels
-from saboc_jax.scorers.structure import ask, structures_of
+from saboc_jax.scorers.structure import ask, costs_of, structures_of
 from saboc_jax.types import Batch, Diagnostics, Gates, Passes, Scorer, SearchSpace
 
-STRUCTURE = ("params", "chain", "pool_free", "volume")
-WITNESSES = ("S_g", "jacob_cov", *STRUCTURE)
-HIGHER_IS_BETTER = (False, True, True, True, True, True)
-VERSION = 1  # of the definition, part of a stored score's identity
+SIZE = ("params", "macs", "activations", "volume")  # the anchor of `ranking.anchored`
+STRUCTURE = ("params", "activations", "volume", "chain", "pool_free")
+WITNESSES = (*SIZE, "S_g", "jacob_cov", "chain", "pool_free")
+HIGHER_IS_BETTER = tuple(name != "S_g" for name in WITNESSES)
+VERSION = 2  # of the definition, part of a stored score's identity
 
 
 def consensus(space: SearchSpace, *, engine: str = "auto", batch_norm: str = "frozen") -> Scorer:
@@ -58,7 +60,7 @@ def consensus(space: SearchSpace, *, engine: str = "auto", batch_norm: str = "fr
     options = check_options(NTKOptions(engine, "cells", "sum", batch_norm, 1, None))
     example = space.networks.example
     differs = example is None or has_gradient(example)  # tokens have no gradient: equal for all
-    structures = structures_of(space)
+    structures, costs = structures_of(space), costs_of(space)
 
     def encode(labels: Any) -> Array:
         return regression.encode_labels(labels, space.num_classes)
@@ -76,9 +78,12 @@ def consensus(space: SearchSpace, *, engine: str = "auto", batch_norm: str = "fr
         largest = decomposed.values[0]  # zero: no weights reach the output, the worst S_g there is
         error = jnp.where((largest > 0) | jnp.isnan(largest), error, jnp.inf)
         measured = jnp.stack([error, likeness.astype(error.dtype)])
-        counted = ask(structures, STRUCTURE, gates)
+        counted = jnp.append(ask(structures, STRUCTURE, gates), ask(costs, ("macs",), gates))
         counted = jnp.minimum(counted, jnp.finfo(counted.dtype).max)  # float32 holds fewer paths
-        scores = jnp.concatenate([measured, counted])
+        found = dict(
+            zip(("S_g", "jacob_cov", *STRUCTURE, "macs"), [*measured, *counted], strict=True)
+        )
+        scores = jnp.stack([found[name] for name in WITNESSES])
         scores = jnp.where(jnp.isnan(measured).any(), jnp.nan, scores)  # bad, whatever is counted
         return scores, {"eigenvalues": decomposed.values}
 
@@ -93,6 +98,6 @@ def consensus(space: SearchSpace, *, engine: str = "auto", batch_norm: str = "fr
         | ({"correlation": InputCorrelation(space)} if differs else {}),
         finish=finish,
         options={"batch_norm": batch_norm, "version": VERSION},
-        ranking="agreement",
+        ranking="anchored",
         supernets=False,
     )

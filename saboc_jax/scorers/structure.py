@@ -25,6 +25,7 @@ from saboc_jax.layers.structures import structure_of
 from saboc_jax.layers.tree import Remembered
 from saboc_jax.types import (
     Batch,
+    Cost,
     Diagnostics,
     Gates,
     Passes,
@@ -94,13 +95,30 @@ def _shared_structures(space: SearchSpace) -> Remembered[Structure]:
     return Remembered(partial(of_choices, space), KEPT)
 
 
+@lru_cache(8)
+def _shared_costs(space: SearchSpace) -> Remembered[Cost]:
+    return Remembered(partial(_cost_of_choices, space), KEPT)
+
+
+def costs_of(space: SearchSpace) -> Remembered[Cost]:
+    """Returns what remembers the costs of the networks that will be trained."""
+    try:
+        return _shared_costs(space)
+    except TypeError:  # as above
+        return Remembered(partial(_cost_of_choices, space), KEPT)
+
+
+def _cost_of_choices(space: SearchSpace, arch: tuple[int, ...]) -> Cost:
+    return (space.costs.trained or space.costs.of)(np.array(arch, np.int32))
+
+
 def of_choices(space: SearchSpace, arch: tuple[int, ...]) -> Structure:
     """Returns `structure_of` the architecture of these choices."""
     return structure_of(space, np.array(arch, np.int32))
 
 
 def ask(structures: Any, fields: tuple[str, ...], gates: Gates) -> Float[Array, " k"]:
-    """Asks for a structure on the host; NaN unless every decision has one option.
+    """Asks for a structure or a cost on the host; NaN unless every decision has one option.
 
     The numbers return as whole numbers of 32 bits: JAX runs the callback in another thread, where
     our x64 mode is not set, and a double would be rounded.

@@ -197,11 +197,39 @@ def agreement(scores: Float[Any, "n k"], higher_is_better: Sequence[bool]) -> Fl
     return -(xp.log((n + 1 - ranks) / n) * weights).sum(axis=1) / weights.sum()
 
 
+ANCHOR = 4  # metrics at the beginning that `anchored` takes as one
+
+
+def anchored(scores: Float[Any, "n k"], higher_is_better: Sequence[bool]) -> Float[Any, " n"]:
+    """Adds logarithms of ranks to those of an anchor, by the say that agreement with it earns.
+
+    The first `ANCHOR` metrics are measures of one thing, the anchor: their ranks are added by
+    `log_rank` and ranked again. A further metric's weight is the square of Spearman's correlation
+    of its ranks with the anchor's, at least `LEAST_SAY`; the anchor's is 1. No accuracies are
+    needed. A metric that is equal for all has no say. Up to `ANCHOR` metrics it orders as
+    `log_rank`.
+
+    A candidate with NaN in one metric is last by all, as in the other aggregations.
+    """
+    scores = _voided(scores)
+    xp, n = _backend(scores), scores.shape[0]
+    first = log_rank(scores[:, :ANCHOR], higher_is_better[:ANCHOR])
+    anchor = per_metric_ranks(first[:, None], (False,))
+    rest = per_metric_ranks(scores[:, ANCHOR:], higher_is_better[ANCHOR:])
+    ranks = xp.concatenate([anchor, rest.reshape(n, -1)], axis=1)
+    centred = ranks - (n + 1) / 2  # the mean of ranks, ties averaged
+    spread = xp.sqrt((centred**2).sum(0) * (centred[:, 0] ** 2).sum())
+    together = (centred * centred[:, :1]).sum(0) / xp.where(spread > 0, spread, 1)
+    weights = xp.maximum(xp.maximum(together, 0) ** 2, LEAST_SAY)
+    return -(xp.log((n + 1 - ranks) / n) * weights).sum(axis=1) / weights.sum()
+
+
 AGGREGATIONS: Mapping[str, Ranking] = MappingProxyType(
     {
         "borda": borda,
         "log_rank": log_rank,
         "agreement": agreement,
+        "anchored": anchored,
         "sum": mean_z_score,
         "first": first_metric,
         "worst": worst_rank,

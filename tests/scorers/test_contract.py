@@ -22,10 +22,12 @@ from saboc_jax.layers.initialise import find_initialiser
 from saboc_jax.precision import enable_x64
 from saboc_jax.scorers import MEASURED, SCORERS, make_scorer
 from saboc_jax.scorers.combine import combine, load_factory
-from saboc_jax.scorers.consensus import STRUCTURE
+from saboc_jax.scorers.consensus import SIZE, STRUCTURE
 from saboc_jax.scorers.jacob_cov import InputCorrelation
 from saboc_jax.scorers.kernels import Kernels
+from saboc_jax.scorers.loss_gradients import LossGradients
 from saboc_jax.scorers.structure import PATHS
+from saboc_jax.scorers.synflow import SynapticFlows
 from saboc_jax.scorers.te_nas import thin_cell
 from saboc_jax.spaces import OWN_SPACES, make_space
 from saboc_jax.spaces.darts import space as darts
@@ -53,6 +55,8 @@ def genotype(*operations, inputs=(0, 1)):
     edges = tuple((name, inputs[place % 2]) for place, name in enumerate(operations))
     return write_genotype(make_genotype(edges, edges))
 
+
+LINKED = Kernels | InputCorrelation | LossGradients | SynapticFlows  # have two ways to run
 
 # In NAS-Bench-201 the gradients' second program is compared in `test_gradients`.
 ELSEWHERE = {"fisher", "snip", "synflow", "grasp", "grad_norm", "zico", "jacob_cov"}
@@ -207,7 +211,9 @@ def test_the_same_key_gives_the_same_bits_and_another_key_others(case):
     for metric, values in scores_of(again, case.masks).items():
         np.testing.assert_array_equal(values, case.scores[metric], err_msg=metric)
     other = scores_of(with_key(case, jax.random.key(8)), case.masks[:1])
-    structure = {f"paths.{name}" for name in PATHS} | {f"consensus.{name}" for name in STRUCTURE}
+    structure = {f"paths.{name}" for name in PATHS} | {
+        f"consensus.{name}" for name in (*SIZE, *STRUCTURE)
+    }
     counted = structure | {
         "activations", "az_nas.complexity", "depth", "macs", "params", "swap", "te_nas.regions",
         "teg_nas.regions",
@@ -221,9 +227,7 @@ def test_another_program_of_the_network_gives_the_same_scores(case):
         scorers = [
             scorer
             for scorer in case.scorers
-            if any(
-                isinstance(see, Kernels | InputCorrelation) for see in scorer.observables.values()
-            )
+            if any(isinstance(see, LINKED) for see in scorer.observables.values())
         ]
         space, options, rtol = case.space, {"pieces": None}, 1e-4  # weights are float32
     else:

@@ -31,13 +31,16 @@ def columns(rows: list[dict[str, str]], names: list[str]) -> np.ndarray:
 
 def rankers(rows: list[dict[str, str]]) -> dict[str, Ranker]:
     """What ranks cells (their numbers -> ranks among them, lower is better)."""
-    witnesses = columns(rows, [f"consensus.{name}" for name in WITNESSES])
+    # The kept scores are of the first definition, which had no MACs and activations among its own.
+    names = [f"consensus.{name}" for name in WITNESSES]
+    names = [each if f"{each} (repeat 1)" in rows[0] else each.split(".")[1] for each in names]
+    witnesses = columns(rows, names)
     kernel = columns(rows, [f"ntk_score.{name}" for name in ("S_t", "S_e", "S_g")])
     chance = np.random.default_rng(1)
     borda = (False, False, False)
     params = WITNESSES.index("params")
     return {
-        "consensus": lambda at: ranking.agreement(witnesses[at], HIGHER_IS_BETTER),
+        "consensus": lambda at: ranking.anchored(witnesses[at], HIGHER_IS_BETTER),
         "S_g": lambda at: ranking.borda(kernel[at, 2:], borda[:1]),
         "NTK-score": lambda at: ranking.borda(kernel[at], borda),
         "parameters": lambda at: ranking.borda(witnesses[at, params, None], (True,)),
