@@ -297,6 +297,17 @@ def test_a_function_of_the_choices_and_its_texts():
         space.from_string("w2|conv|conv")
 
 
+def test_an_unknown_option_of_many_names_those_written_alike():
+    texts = [f"width{width}" for width in range(40)]
+    space = module_space(
+        lambda arch: ConvNet(2), choices=(40,), option_names=[texts], image_shape=SHAPE
+    )
+    message = "'widht7' is no option; allowed: one of 40, such as width"
+    with pytest.raises(ValueError, match=message) as found:
+        space.from_string("widht7")
+    assert len(str(found.value)) < 120
+
+
 def test_costs_by_hand(space):
     conv = space.cost(np.array([0]))
     assert conv.params == (27 * 4 + 4) + 8 + (36 * 8 + 8) + (8 * 3 + 3)

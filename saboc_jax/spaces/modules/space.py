@@ -15,6 +15,7 @@ without their linear regions (`regions=False`).
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -44,6 +45,7 @@ from saboc_jax.types import (
 MAX_MEMBERS = 64  # largest number of architectures in a supernet
 CACHED = 1024  # number of cached programs
 FEW = 2  # of those that are made when they are needed
+SHOWN = 20  # options that a message lists
 SEPARATOR = "|"
 Make = Callable[[Architecture], Any]
 
@@ -352,8 +354,16 @@ def _from_string(names: tuple[tuple[str, ...], ...], text: str) -> Architecture:
         raise ValueError(f"{text!r} has {len(parts)} parts; allowed: {len(names)}")
     for part, options in zip(parts, names, strict=True):
         if part not in options:
-            raise ValueError(f"{text!r}: {part!r} is no option; allowed: {', '.join(options)}")
+            raise ValueError(f"{text!r}: {part!r} is no option; allowed: {_some(options, part)}")
     return np.array([options.index(part) for part, options in zip(parts, names, strict=True)])
+
+
+def _some(options: Sequence[str], given: str) -> str:
+    """Returns all options, or of many those that are written alike."""
+    if len(options) <= SHOWN:
+        return ", ".join(options)
+    near = get_close_matches(given, options, n=3) or options[:3]
+    return f"one of {len(options)}, such as {', '.join(near)}"
 
 
 def _members(mask: Any, choices: tuple[int, ...], name: str) -> tuple[tuple[int, ...], ...]:
