@@ -11,7 +11,7 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "experiments" / "colab"
 NAMES = (
     *("nas_bench_201_on_a_tpu", "ntk_of_many_images", "quick_start", "reproduce_table_1"),
-    "score_your_own_model",
+    *("score_your_own_model", "twenty_timm_models"),
 )
 PRINTED = {
     "nas_bench_201_on_a_tpu": r"\d+ connected cells[\s\S]*~0\|\+\|[\s\S]*tau: ",
@@ -19,6 +19,7 @@ PRINTED = {
     "quick_start": r"S_t .* ± .*\(lower is better\)[\s\S]*disconnected[\s\S]*params ",
     "reproduce_table_1": r"ntk_score borda +0\.532",
     "score_your_own_model": r"S_g: .* between width[\s\S]*latency_ms",
+    "twenty_timm_models": r"params[\s\S]*S_g[\s\S]*largest by both: test_",
 }
 TRUTH = {"nas_bench_201_on_a_tpu", "reproduce_table_1"}
 
@@ -35,6 +36,9 @@ def code(name):
 def test_a_notebook_runs_from_top_to_bottom(
     name, monkeypatch, tmp_path, tmp_path_factory, capsys, made_lines
 ):
+    if name == "twenty_timm_models":
+        pytest.importorskip("torchax")
+        pytest.importorskip("timm")
     if name in TRUTH and not os.environ.get("SABOC_DATA_DIR"):
         folder = tmp_path_factory.mktemp("table")  # made-up accuracies of all cells
         (folder / "nas_bench_201.csv").write_text("\n".join(made_lines) + "\n")
