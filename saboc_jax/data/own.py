@@ -246,7 +246,8 @@ def check_labels(labels: Any, field: str, count: int) -> HostLabels:
     if array.dtype.kind not in "iu":
         raise ValueError(
             f"{field} are {array.dtype}; allowed: integers from 0 (of names: "
-            "numpy.unique(names, return_inverse=True)[1])"
+            "numpy.unique(names, return_inverse=True)[1]; targets of a regression: a Batch with "
+            "loss='square')"
         )
     if array.min() < 0:
         at = int(array.argmin())
