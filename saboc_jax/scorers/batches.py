@@ -63,7 +63,7 @@ def check_needs(scorer: Scorer, batch: Batch) -> None:
         raise ValueError(f"scorer {scorer.name!r} needs the batch fields {missing}, got None")
 
 
-def outputs_of(scorer: Scorer) -> tuple[int | None, str | None]:
+def outputs_and_loss(scorer: Scorer) -> tuple[int | None, str | None]:
     """Returns (number of outputs, loss) of a scorer's networks; None: it observes none."""
     spaces: Any = (getattr(each, "space", None) for each in scorer.observables.values())
     space = next((space for space in spaces if space is not None), None)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from saboc_jax.devices import SHARDS
 from saboc_jax.layers.programs import ProgramCache
-from saboc_jax.scorers.batches import check_batch, check_needs, outputs_of, tells_apart
+from saboc_jax.scorers.batches import check_batch, check_needs, outputs_and_loss, tells_apart
 from saboc_jax.scorers.observables import KernelRequest
 from saboc_jax.types import (
     Batch,
@@ -233,7 +233,7 @@ def score(
     Raises:
         ValueError: if the batch lacks a field or is wrong, see `batches.check_batch`.
     """
-    batch = check_batch(batch, *outputs_of(scorer))
+    batch = check_batch(batch, *outputs_and_loss(scorer))
     check_needs(scorer, batch)
     scores, notes = scorer.finish(observe(scorer, key, gates, batch), gates, labels_only(batch))
     told = [
