@@ -198,6 +198,7 @@ def agreement(scores: Float[Any, "n k"], higher_is_better: Sequence[bool]) -> Fl
 
 
 ANCHOR = 4  # metrics at the beginning that `anchored` takes as one
+STEPS = 1 << 16  # of a logarithm of their ranks, so that the sum of four is exact in float32
 
 
 def anchored(scores: Float[Any, "n k"], higher_is_better: Sequence[bool]) -> Float[Any, " n"]:
@@ -213,8 +214,10 @@ def anchored(scores: Float[Any, "n k"], higher_is_better: Sequence[bool]) -> Flo
     """
     scores = _voided(scores)
     xp, n = _backend(scores), scores.shape[0]
-    first = log_rank(scores[:, :ANCHOR], higher_is_better[:ANCHOR])
-    anchor = per_metric_ranks(first[:, None], (False,))
+    first = per_metric_ranks(scores[:, :ANCHOR], higher_is_better[:ANCHOR])
+    # Whole steps, whose sums are exact: rounding must not decide between candidates that tie.
+    steps = xp.round(xp.log((n + 1 - first) / n) * STEPS)
+    anchor = per_metric_ranks(steps.sum(axis=1, keepdims=True), (True,))
     rest = per_metric_ranks(scores[:, ANCHOR:], higher_is_better[ANCHOR:])
     ranks = xp.concatenate([anchor, rest.reshape(n, -1)], axis=1)
     centred = ranks - (n + 1) / 2  # the mean of ranks, ties averaged
