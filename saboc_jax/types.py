@@ -100,10 +100,9 @@ class Removals(NamedTuple):
     """The options that pruning removes together, and in which order.
 
     Attributes:
-        phases: [decisions] the phase of each decision. A phase starts when all decisions of lower
-            phases have one option left.
-        bundles: [decisions, bundles, options] options that are removed together. There are as many
-            bundles as options; empty bundles are padding.
+        phases: [decisions] their phases; one starts when all lower ones have one option left.
+        bundles: [decisions, bundles, options] options that are removed together, as many bundles as
+            options; empty bundles are padding.
     """
 
     phases: Int[np.ndarray, " decisions"]
@@ -156,14 +155,11 @@ class Costs(NamedTuple):
 
     Attributes:
         of: `of(arch)` gives `Cost`.
-        cheapest: `cheapest(mask, quantity)` gives the cheapest architecture of a supernet;
-            `quantity` is a field of `Cost`. None: choosing the cheapest option of each decision
-            separately gives it.
-        trained: `trained(arch)` gives the `Cost` of the network whose accuracies are published,
-            whatever the size of the scoring network. None: it is that of `of`.
-        structure: `structure(arch)` gives the `Structure` of the network that will be trained,
-            whatever the size of the scoring network. None: it is read from the program of
-            `specialise(arch)`.
+        cheapest: `cheapest(mask, quantity)` gives the cheapest architecture of a supernet by a
+            field of `Cost`. None: the cheapest option of each decision, separately, gives it.
+        trained: `trained(arch)` gives that of the network whose accuracies are published; or None.
+        structure: `structure(arch)` gives the `Structure` of that network. None: it is read from
+            the program of `specialise(arch)`.
     """
 
     of: Callable[[Architecture], Cost]
@@ -176,8 +172,7 @@ class SearchHints(NamedTuple):
     """What searchers need to know about a space besides its choices. Functions, to be hashable.
 
     Attributes:
-        removals: `removals()` gives the options that pruning removes together; None: it removes
-            single options.
+        removals: `removals()` gives what pruning removes together; None: single options.
         evolution: `evolution()` gives the options (`start`, `mutate`, `mutate_start`) that
             evolution needs to work in this space.
     """
@@ -383,6 +378,11 @@ class SearchSpace(NamedTuple):
     def dtype(self) -> str:
         """`Networks.dtype`."""
         return self.networks.dtype
+
+    @property
+    def loss(self) -> str:
+        """`Networks.loss`."""
+        return self.networks.loss
 
 
 class Passes(NamedTuple):

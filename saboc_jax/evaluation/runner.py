@@ -116,9 +116,9 @@ class Runner:
         self.matmul_precision = chosen_precision(self.matmul_precision)
         self._devices = find_devices(self.devices)
         shared_by(self.scorer, self.shard, len(self._devices))  # raises if they cannot
-        networks = self.space.networks
+        space = self.space
         checked = [
-            check_batch(batch, networks.num_classes, networks.loss) for batch in self.draws.batches
+            check_batch(batch, space.num_classes, space.loss) for batch in self.draws.batches
         ]
         self.draws = replace(self.draws, batches=checked)
         for batch in checked:
@@ -126,7 +126,7 @@ class Runner:
             if self.shard == "images":
                 check_divides(len(self._devices), number_of(batch.images))
         if (
-            not networks.checked and self.programs.maximum > FEW_PROGRAMS
+            not self.space.networks.checked and self.programs.maximum > FEW_PROGRAMS
         ):  # else it is shared with another runner
             self.programs = ProgramCache(FEW_PROGRAMS)
         self._examined: dict[Any, Examination] = {}

@@ -67,7 +67,7 @@ def outputs_and_loss(scorer: Scorer) -> tuple[int | None, str | None]:
     """Returns (number of outputs, loss) of a scorer's networks; None: it observes none."""
     spaces: Any = (getattr(each, "space", None) for each in scorer.observables.values())
     space = next((space for space in spaces if space is not None), None)
-    return (None, None) if space is None else (space.num_classes, space.networks.loss)
+    return (None, None) if space is None else (space.num_classes, space.loss)
 
 
 def differs(batch: Batch, name: str) -> Any:

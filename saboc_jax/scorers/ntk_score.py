@@ -63,7 +63,7 @@ def ntk_score(
         ValueError: if an option does not exist.
     """
     options = check_options(NTKOptions(engine, params, "sum", batch_norm, implementation, chunk))
-    expressivity = expressivity or ("l2" if space.networks.loss == "square" else "softmax")
+    expressivity = expressivity or ("l2" if space.loss == "square" else "softmax")
     if expressivity not in regression.EXPRESSIVITIES:
         raise ValueError(
             f"expressivity={expressivity!r}; allowed: {sorted(regression.EXPRESSIVITIES)}"
