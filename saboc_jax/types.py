@@ -157,7 +157,7 @@ class Costs(NamedTuple):
         of: `of(arch)` gives `Cost`.
         cheapest: `cheapest(mask, quantity)` gives the cheapest architecture of a supernet by a
             field of `Cost`. None: the cheapest option of each decision, separately, gives it.
-        trained: `trained(arch)` gives that of the network whose accuracies are published; or None.
+        trained: `trained(arch)` gives that of the network with published accuracies; None: `of`.
         structure: `structure(arch)` gives the `Structure` of that network. None: it is read from
             the program of `specialise(arch)`.
     """

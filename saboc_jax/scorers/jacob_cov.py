@@ -15,20 +15,18 @@ Weights come from the space's initialiser; the released code keeps PyTorch's def
 ("torch_default").
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from saboc_jax.keys import Purpose, key_for
 from saboc_jax.layers.links import image_gradients
-from saboc_jax.layers.programs import ProgramCache
 from saboc_jax.ntk.network import Network
 from saboc_jax.precision import inner_products
 from saboc_jax.scorers.loss_gradients import bind_drawn
-from saboc_jax.scorers.observables import has_links, require
+from saboc_jax.scorers.observables import Linked, require
 from saboc_jax.scorers.single import single_metric
 from saboc_jax.types import (
     Batch,
@@ -87,31 +85,18 @@ def jacob_cov_value(network: Network, images: Images) -> Float[Array, ""]:
 
 
 @dataclass(frozen=True)
-class InputCorrelation:
-    """Observable: correlations of the images' gradients at the key's weights.
-
-    Attributes:
-        space: the search space.
-        pieces: the cache of compiled links; a space with a chain then runs link by link. None: one
-            program.
-    """
-
-    space: SearchSpace
-    pieces: ProgramCache | None = field(default=None, compare=False, repr=False)
-
-    @property
-    def runs_apart(self) -> bool:
-        """Does it compile its own pieces, so that it must not be traced with the rest?"""
-        return has_links(self.space, self.pieces)
+class InputCorrelation(Linked):
+    """Observable: correlations of the images' gradients at the key's weights."""
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> Float[Array, "n n"]:
         """Runs one forward and one backward pass."""
         images = require(batch, "images")
-        if self.pieces is None or not self.runs_apart:
+        links = self.links(key)
+        if links is None:
             return correlation(input_gradients(bind_drawn(self.space, key, gates), images))
-        chain, weights = self.space.one_program.chain, key_for(key, Purpose.WEIGHTS)
-        rows = image_gradients(chain, self.pieces, weights, images)
-        found: Array = self.pieces.run(
+        _, pieces, _ = links
+        rows = image_gradients(*links, images)
+        found: Array = pieces.run(
             "correlation", lambda rows: correlation(rows.reshape(rows.shape[0], -1)), rows
         )
         return found

@@ -11,7 +11,7 @@ layer has its own statistics, which are zero if it does not run.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from saboc_jax.keys import Purpose, key_for
 from saboc_jax.layers.chain import Chain, Link, shapes_of
 from saboc_jax.layers.interceptors import Interceptor, is_call, is_own
 from saboc_jax.layers.links import outputs_of, run_backward, run_forward
@@ -30,7 +29,7 @@ from saboc_jax.layers.tree import Path, Predicate, flatten
 from saboc_jax.ntk.network import Network, NoParameterError, bind, split_parameters
 from saboc_jax.ntk.reading import read_statically
 from saboc_jax.scorers import foreign
-from saboc_jax.scorers.observables import draw_weights, has_links, require
+from saboc_jax.scorers.observables import Linked, draw_weights, require
 from saboc_jax.types import Batch, Gates, Images, Labels, PRNGKey, SearchSpace
 
 LAYERS = (nn.Conv, nn.Dense)
@@ -250,51 +249,25 @@ def _link_statistics(
 
 
 @dataclass(frozen=True)
-class LossGradients:
-    """Observable: `layer_statistics` of the training images at the key's weights.
-
-    Attributes:
-        space: the search space.
-        pieces: the cache of compiled links; a space with a chain then runs link by link. None: one
-            program.
-    """
-
-    space: SearchSpace
-    pieces: ProgramCache | None = field(default=None, compare=False, repr=False)
-
-    @property
-    def runs_apart(self) -> bool:
-        """Does it compile its own pieces, so that it must not be traced with the rest?"""
-        return has_links(self.space, self.pieces)
+class LossGradients(Linked):
+    """Observable: `layer_statistics` of the training images at the key's weights."""
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> LayerStatistics:
         """Runs one forward and one backward pass."""
         images, labels = require(batch, "images"), require(batch, "labels")
-        if self.pieces is not None and self.runs_apart:
-            chain, weights = self.space.one_program.chain, key_for(key, Purpose.WEIGHTS)
-            return linked_statistics(chain, self.pieces, weights, images, labels)
+        links = self.links(key)
+        if links is not None:
+            return linked_statistics(*links, images, labels)
         return layer_statistics(bind_drawn(self.space, key, gates), images, labels)
 
 
 @dataclass(frozen=True)
-class ForeignFisher:
+class ForeignFisher(Linked):
     """Observable: `LayerStatistics.fisher` of a network of another origin, from its program.
 
-    NaN for our own networks, which `LossGradients` serves, and for networks whose layers lie in
-    loops, of which it sees Linen's.
-
-    Attributes:
-        space: the search space.
-        pieces: as `LossGradients.pieces`; then all layers of a chain are seen there.
+    NaN for our own networks and for chains, which `LossGradients` serves, and for networks whose
+    layers lie in loops, of which it sees Linen's.
     """
-
-    space: SearchSpace
-    pieces: ProgramCache | None = field(default=None, compare=False, repr=False)
-
-    @property
-    def runs_apart(self) -> bool:
-        """Is there nothing to trace with the rest?"""
-        return has_links(self.space, self.pieces)
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> Float[Array, "2"]:
         """Runs one forward and one backward pass."""

@@ -7,6 +7,7 @@ from typing import Any, Self
 from jaxtyping import Array
 
 from saboc_jax.keys import Purpose, key_for
+from saboc_jax.layers.chain import Chain
 from saboc_jax.layers.programs import ProgramCache
 from saboc_jax.ntk.options import NTKOptions
 from saboc_jax.types import Batch, PRNGKey, SearchSpace, Variables
@@ -20,6 +21,30 @@ def draw_weights(space: SearchSpace, key: PRNGKey) -> Variables:
 def has_links(space: SearchSpace, pieces: ProgramCache | None) -> bool:
     """Does an observable with these pieces run link by link, apart from the rest?"""
     return pieces is not None and space.one_program.chain is not None
+
+
+@dataclass(frozen=True)
+class Linked:
+    """Base of observables that run link by link in a space with a chain.
+
+    Attributes:
+        space: the search space.
+        pieces: the cache of compiled links; None: one program.
+    """
+
+    space: SearchSpace
+    pieces: ProgramCache | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def runs_apart(self) -> bool:
+        """Does it compile its own pieces, so that it must not be traced with the rest?"""
+        return has_links(self.space, self.pieces)
+
+    def links(self, key: PRNGKey) -> tuple[Chain, ProgramCache, PRNGKey] | None:
+        """Returns (chain, pieces, key of the weights) of a scoring key; None: one program."""
+        if self.pieces is None or not self.runs_apart:
+            return None
+        return self.space.one_program.chain, self.pieces, key_for(key, Purpose.WEIGHTS)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ Spaces give them by formula (`Costs.structure`); any other network's are read fr
 (`saboc_jax.layers.program_structure`). A supernet has no one structure and scores NaN.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Any
 
@@ -84,28 +84,24 @@ def structures_of(space: SearchSpace) -> Remembered[Structure]:
 
     To read one from a program takes seconds, about as long as a kernel of a small network.
     """
-    try:
-        return _shared_structures(space)
-    except TypeError:  # inputs that are a mapping cannot be hashed
-        return Remembered(partial(of_choices, space), KEPT)
-
-
-@lru_cache(8)
-def _shared_structures(space: SearchSpace) -> Remembered[Structure]:
-    return Remembered(partial(of_choices, space), KEPT)
-
-
-@lru_cache(8)
-def _shared_costs(space: SearchSpace) -> Remembered[Cost]:
-    return Remembered(partial(_cost_of_choices, space), KEPT)
+    return _remembered(of_choices, space)
 
 
 def costs_of(space: SearchSpace) -> Remembered[Cost]:
     """Returns what remembers the costs of the networks that will be trained."""
+    return _remembered(_cost_of_choices, space)
+
+
+def _remembered(of: Callable[..., Any], space: SearchSpace) -> Remembered[Any]:
     try:
-        return _shared_costs(space)
-    except TypeError:  # as above
-        return Remembered(partial(_cost_of_choices, space), KEPT)
+        return _shared(of, space)
+    except TypeError:  # inputs that are a mapping cannot be hashed
+        return Remembered(partial(of, space), KEPT)
+
+
+@lru_cache(16)
+def _shared(of: Callable[..., Any], space: SearchSpace) -> Remembered[Any]:
+    return Remembered(partial(of, space), KEPT)
 
 
 def _cost_of_choices(space: SearchSpace, arch: tuple[int, ...]) -> Cost:

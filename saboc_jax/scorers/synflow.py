@@ -25,7 +25,7 @@ is the logarithm of the score, which ranks equally and is computed without R, in
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -36,7 +36,6 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from saboc_jax.keys import Purpose, key_for
 from saboc_jax.layers.chain import Chain, Link
 from saboc_jax.layers.interceptors import Interceptor, is_call, is_own
 from saboc_jax.layers.links import outputs_of, run_backward, run_forward
@@ -45,7 +44,7 @@ from saboc_jax.layers.programs import ProgramCache
 from saboc_jax.layers.tree import flatten, path_names
 from saboc_jax.ntk.network import Network, split_parameters
 from saboc_jax.scorers.loss_gradients import bind_drawn, is_kernel, kernel_predicate
-from saboc_jax.scorers.observables import has_links
+from saboc_jax.scorers.observables import Linked
 from saboc_jax.scorers.single import check_choice, single_metric
 from saboc_jax.types import Batch, Diagnostics, Gates, Passes, PRNGKey, Scorer, SearchSpace
 
@@ -95,6 +94,15 @@ def _rescale_rule(power: Float[Array, ""], tap: Float[Array, ""]) -> Interceptor
     return rule
 
 
+def _flowing(params: Any, unit: Any) -> Any:
+    """Returns the absolute values of parameters, biases times the unit."""
+
+    def prepare(path: Any, leaf: Array) -> Array:
+        return jnp.abs(leaf) * (unit if path_names(path)[-1] == "bias" else 1.0)
+
+    return jax.tree_util.tree_map_with_path(prepare, params)
+
+
 def synaptic_flow(
     network: Network, image_shape: tuple[int, ...], power: Any = 0.0, unit: Any = 1.0
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -106,11 +114,7 @@ def synaptic_flow(
         power: every block is divided by this power of its maximum.
         unit: the scale of the input, the biases and the output's gradient.
     """
-
-    def prepare(path: Any, leaf: Array) -> Array:
-        return jnp.abs(leaf) * (unit if path_names(path)[-1] == "bias" else 1.0)
-
-    params = jax.tree_util.tree_map_with_path(prepare, network.variables["params"])
+    params = _flowing(network.variables["params"], unit)
     example = jnp.zeros((1, *image_shape), jax.tree.leaves(params)[0].dtype)
     kernels, restore = split_parameters(params, kernel_predicate(network, example))
     dtype = jnp.result_type(*kernels)
@@ -190,12 +194,7 @@ def linked_flows(
 
 
 def _link_outputs(unit: float, link: Link, params: Any, *xs: Array) -> Array:
-    def prepare(path: Any, leaf: Array) -> Array:
-        return jnp.abs(leaf) * (unit if path_names(path)[-1] == "bias" else 1.0)
-
-    return outputs_of(
-        link, jax.tree_util.tree_map_with_path(prepare, params), *xs, rules=(_without_norm,)
-    )
+    return outputs_of(link, _flowing(params, unit), *xs, rules=(_without_norm,))
 
 
 def _link_flow(
@@ -210,29 +209,15 @@ def _link_flow(
 
 
 @dataclass(frozen=True)
-class SynapticFlows:
-    """Observable: `synaptic_flows` at the key's weights.
-
-    Attributes:
-        space: the search space.
-        pieces: the cache of compiled links; a space with a chain then runs link by link. None: one
-            program.
-    """
-
-    space: SearchSpace
-    pieces: ProgramCache | None = field(default=None, compare=False, repr=False)
-
-    @property
-    def runs_apart(self) -> bool:
-        """Does it compile its own pieces, so that it must not be traced with the rest?"""
-        return has_links(self.space, self.pieces)
+class SynapticFlows(Linked):
+    """Observable: `synaptic_flows` at the key's weights."""
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> tuple[Array, Array]:
         """Runs two or four forward and backward passes of one image."""
         shape = self.space.image_shape
-        if self.pieces is not None and self.runs_apart:
-            chain, weights = self.space.one_program.chain, key_for(key, Purpose.WEIGHTS)
-            flows, logs = linked_flows(chain, self.pieces, weights, shape)
+        links = self.links(key)
+        if links is not None:
+            flows, logs = linked_flows(*links, shape)
             if jnp.isfinite(jnp.log(flows[2:])).any():  # else only "blocks" can be valid
                 return flows, logs
         return synaptic_flows(bind_drawn(self.space, key, gates), shape)

@@ -187,10 +187,15 @@ def agreement(scores: Float[Any, "n k"], higher_is_better: Sequence[bool]) -> Fl
     A candidate with NaN in one metric is last by all, as in the other aggregations.
     """
     ranks = per_metric_ranks(_voided(scores), higher_is_better)
+    xp = _backend(ranks)
+    return _weighted(ranks, _rank_column(xp.median(ranks, axis=1), "average"))
+
+
+def _weighted(ranks: Any, middle: Any) -> Any:
+    """Adds logarithms of ranks [n, k] by the squares of their correlations with ranks [n]."""
     xp, n = _backend(ranks), ranks.shape[0]
-    medians = _rank_column(xp.median(ranks, axis=1), "average")
-    centred = ranks - (n + 1) / 2  # the mean of ranks, ties averaged
-    middle = medians - (n + 1) / 2
+    mean = (n + 1) / 2  # of ranks, ties averaged
+    centred, middle = ranks - mean, middle - mean
     spread = xp.sqrt((centred**2).sum(0) * (middle**2).sum())
     together = (centred * middle[:, None]).sum(0) / xp.where(spread > 0, spread, 1)
     weights = xp.maximum(xp.maximum(together, 0) ** 2, LEAST_SAY)
@@ -220,11 +225,7 @@ def anchored(scores: Float[Any, "n k"], higher_is_better: Sequence[bool]) -> Flo
     anchor = per_metric_ranks(steps.sum(axis=1, keepdims=True), (True,))
     rest = per_metric_ranks(scores[:, ANCHOR:], higher_is_better[ANCHOR:])
     ranks = xp.concatenate([anchor, rest.reshape(n, -1)], axis=1)
-    centred = ranks - (n + 1) / 2  # the mean of ranks, ties averaged
-    spread = xp.sqrt((centred**2).sum(0) * (centred[:, 0] ** 2).sum())
-    together = (centred * centred[:, :1]).sum(0) / xp.where(spread > 0, spread, 1)
-    weights = xp.maximum(xp.maximum(together, 0) ** 2, LEAST_SAY)
-    return -(xp.log((n + 1 - ranks) / n) * weights).sum(axis=1) / weights.sum()
+    return _weighted(ranks, ranks[:, 0])
 
 
 AGGREGATIONS: Mapping[str, Ranking] = MappingProxyType(

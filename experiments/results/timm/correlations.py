@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import saboc_jax as sj
-from saboc_jax.benchmarks.accuracies import AccuracyTable, read_table
+from saboc_jax.benchmarks.accuracies import LEAST, AccuracyTable, read_table
 from saboc_jax.scorers.consensus import HIGHER_IS_BETTER, SIZE, WITNESSES
 from saboc_jax.statistics import correlation, ranking
 
@@ -30,7 +30,6 @@ SUMS = (
 
 KERNEL = {"S_t": False, "S_e": False, "S_g": False, "jacob_cov": True}  # is higher better?
 
-LEAST = 10  # models of a recipe
 Row = dict[str, str | int | float]
 Group = tuple[np.ndarray, np.ndarray]  # of a recipe: the models' numbers, and their accuracies
 

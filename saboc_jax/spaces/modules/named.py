@@ -9,7 +9,6 @@ import fnmatch
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -19,7 +18,7 @@ from saboc_jax.extras import needed
 from saboc_jax.frameworks import adapters
 from saboc_jax.layers.tree import Remembered
 from saboc_jax.spaces.modules.models import ADAPTERS, adapter_of, is_candidate
-from saboc_jax.spaces.modules.space import FEW, module_space
+from saboc_jax.spaces.modules.space import FEW, module_space, near
 from saboc_jax.types import SearchSpace
 
 Shape = tuple[int, int, int]
@@ -208,8 +207,8 @@ def _of_keras(model: str, classes: int, shape: Shape) -> Any:
 
 
 def _unknown(kind: str, model: str, known: Sequence[str]) -> ValueError:
-    near = get_close_matches(model, known, n=3) or list(known)[:3]
-    return ValueError(f"{kind}:{model}: {kind} has no such model; near: {', '.join(near)}")
+    alike = ", ".join(near(model, known))
+    return ValueError(f"{kind}:{model}: {kind} has no such model; near: {alike}")
 
 
 def _timm_names() -> list[str]:

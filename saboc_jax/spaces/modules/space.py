@@ -362,8 +362,12 @@ def _some(options: Sequence[str], given: str) -> str:
     """Returns all options, or of many those that are written alike."""
     if len(options) <= SHOWN:
         return ", ".join(options)
-    near = get_close_matches(given, options, n=3) or options[:3]
-    return f"one of {len(options)}, such as {', '.join(near)}"
+    return f"one of {len(options)}, such as {', '.join(near(given, options))}"
+
+
+def near(given: str, known: Sequence[str]) -> Sequence[str]:
+    """Returns up to three names that are written alike; the first three if none is."""
+    return get_close_matches(given, known, n=3) or known[:3]
 
 
 def _members(mask: Any, choices: tuple[int, ...], name: str) -> tuple[tuple[int, ...], ...]:
