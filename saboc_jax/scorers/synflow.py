@@ -181,16 +181,17 @@ def linked_flows(
         key: seeds the weights.
         image_shape: (height, width, channels).
     """
-    flows, logs = [jnp.full((), jnp.nan)] * 2, [0.0, 0.0]
-    for _, unit in SCALINGS[2:]:
+    flows, logs = np.full(4, np.nan), np.zeros(4)
+    for place, (_, unit) in list(enumerate(SCALINGS))[2:]:
         images, name = jnp.full((1, *image_shape), unit), ("flow", unit)
         run = partial(_link_outputs, unit)
         last, saved = run_forward(chain, pieces, key, images, run, *name)
         ends, pull = jnp.full_like(last, unit), partial(_link_flow, unit)
         found = run_backward(chain, pieces, saved, ends, pull, *name, "back")[1]
-        flows.append(jnp.stack(found).sum())
-        logs.append(-2 * math.log(unit))
-    return jnp.stack(flows), jnp.asarray(logs)
+        flows[place], logs[place] = jnp.stack(found).sum(), -2 * math.log(unit)
+        if 0 < flows[place] < np.inf:
+            break  # else the smaller unit may not overflow
+    return jnp.asarray(flows), jnp.asarray(logs)
 
 
 def _link_outputs(unit: float, link: Link, params: Any, *xs: Array) -> Array:
@@ -213,7 +214,7 @@ class SynapticFlows(Linked):
     """Observable: `synaptic_flows` at the key's weights."""
 
     def __call__(self, key: PRNGKey, gates: Gates, batch: Batch) -> tuple[Array, Array]:
-        """Runs two or four forward and backward passes of one image."""
+        """Runs one to four forward and backward passes of one image."""
         shape = self.space.image_shape
         links = self.links(key)
         if links is not None:
